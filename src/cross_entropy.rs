@@ -1,0 +1,329 @@
+//! The loss: its options, its calls, and all validation.
+
+use crate::backend::Instructions;
+use crate::batch::{Batch, Logits, Wide};
+use crate::kernel::row::Job;
+use crate::loss::{ClassWeights, Options};
+use crate::parallel::Schedule;
+use crate::targets::Targets;
+use crate::{Backend, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, Target};
+
+/// Softmax cross-entropy between a batch of logits and one target class for each row.
+///
+/// With p the softmax of a row x of C logits, y its target and w the class weights (1 without), the loss of the row is
+///
+/// ```text
+/// (1 - eps) w_y (-ln p_y) + (eps / C) sum_c w_c (-ln p_c)
+/// ```
+///
+/// and its gradient (1 - eps) w_y (p_i - [i = y]) + (eps / C) (W p_i - w_i) with W = sum_c w_c, where eps is the label
+/// smoothing of [Szegedy et al. 2015](https://arxiv.org/abs/1512.00567), section 7, in PyTorch's convention. The mean
+/// divides by the sum of w_y over the rows that are not ignored.
+///
+/// Options are named and behave as those of `torch.nn.functional.cross_entropy`. A `CrossEntropy` is built once and used
+/// from any number of threads; its calls allocate nothing.
+///
+/// ```
+/// use xent::{CrossEntropy, Matrix, MatrixMut};
+///
+/// let ce = CrossEntropy::builder().label_smoothing(0.1).ignore_index(-100).build()?;
+/// let logits = [2.0, 0.5, -1.0, 0.1, 0.2, 0.3];
+/// let targets = [0_i64, -100];
+/// let mut grad = [0.0; 6];
+/// let loss =
+///     ce.loss_and_grad(Matrix::new(&logits, 2, 3)?, &targets, MatrixMut::new(&mut grad, 2, 3)?)?;
+/// assert!((loss - 0.391_3).abs() < 1e-4);
+/// assert_eq!(grad[3..], [0.0; 3]);
+/// # Ok::<(), xent::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct CrossEntropy {
+    pub(crate) options: Options,
+    schedule: Schedule,
+}
+
+/// Options of a [`CrossEntropy`] on their way to being checked.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct CrossEntropyBuilder {
+    weight: Option<Vec<f32>>,
+    ignore_index: Option<i64>,
+    label_smoothing: f64,
+    reduction: Reduction,
+    backend: Option<Backend>,
+    parallelism: Parallelism,
+}
+
+/// The numbers that every call has at hand when it is done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// The reduced loss.
+    pub loss: f64,
+    /// What the mean divides by: the sum of the class weights of the targets that count.
+    pub weight: f64,
+    /// Rows that are not ignored.
+    pub counted: usize,
+    /// Rows among them whose target is the first of their largest logits.
+    pub correct: usize,
+}
+
+impl Default for CrossEntropy {
+    /// No weights, no smoothing, the mean, and -100 as the ignored index.
+    fn default() -> Self {
+        Self {
+            options: Options {
+                weight: None,
+                ignore_index: Some(DEFAULT_IGNORE_INDEX),
+                label_smoothing: 0.0,
+                reduction: Reduction::Mean,
+            },
+            schedule: Schedule { instructions: Instructions::detect(), parallelism: Parallelism::default() },
+        }
+    }
+}
+
+/// PyTorch's.
+const DEFAULT_IGNORE_INDEX: i64 = -100;
+
+impl CrossEntropyBuilder {
+    /// One weight for each class, finite and not negative. Default: all 1.
+    pub fn weight(mut self, weight: impl Into<Vec<f32>>) -> Self {
+        self.weight = Some(weight.into());
+        self
+    }
+
+    /// Rows with this target contribute nothing, and their logits are not read. It need not be a valid class; `None`
+    /// switches it off. Default: -100.
+    pub fn ignore_index(mut self, ignore_index: impl Into<Option<i64>>) -> Self {
+        self.ignore_index = ignore_index.into();
+        self
+    }
+
+    /// The share of the target distribution that is spread evenly over all classes, the target's among them, from 0 to
+    /// 1. Default: 0.
+    pub fn label_smoothing(mut self, label_smoothing: f64) -> Self {
+        self.label_smoothing = label_smoothing;
+        self
+    }
+
+    /// How the rows' losses become one. Default: the mean. For PyTorch's `"none"`, ask for [`Request::losses`].
+    pub fn reduction(mut self, reduction: Reduction) -> Self {
+        self.reduction = reduction;
+        self
+    }
+
+    /// The instruction set. Default: the fastest that this CPU has.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// Whether calls may use several threads. Default: [`Parallelism::Rayon`].
+    pub fn parallelism(mut self, parallelism: Parallelism) -> Self {
+        self.parallelism = parallelism;
+        self
+    }
+
+    /// The loss with these options.
+    ///
+    /// # Errors
+    /// [`Error::InvalidWeight`], [`Error::InvalidLabelSmoothing`] and [`Error::BackendUnavailable`].
+    pub fn build(self) -> Result<CrossEntropy, Error> {
+        let invalid = |weight: f32| !(weight >= 0.0 && weight.is_finite());
+        if let Some(weights) = &self.weight
+            && let Some((class, &weight)) = weights.iter().enumerate().find(|&(_, &weight)| invalid(weight))
+        {
+            return Err(Error::InvalidWeight { class, weight });
+        }
+        let label_smoothing = self.label_smoothing;
+        if !(0.0..=1.0).contains(&label_smoothing) {
+            return Err(Error::InvalidLabelSmoothing { label_smoothing });
+        }
+        let instructions = match self.backend {
+            Some(backend) => Instructions::of(backend)?,
+            None => Instructions::detect(),
+        };
+        Ok(CrossEntropy {
+            options: Options {
+                weight: self.weight.map(ClassWeights::new),
+                ignore_index: self.ignore_index,
+                label_smoothing,
+                reduction: self.reduction,
+            },
+            schedule: Schedule { instructions, parallelism: self.parallelism },
+        })
+    }
+}
+
+impl CrossEntropy {
+    /// The default options, to change some.
+    pub fn builder() -> CrossEntropyBuilder {
+        CrossEntropyBuilder {
+            weight: None,
+            ignore_index: Some(DEFAULT_IGNORE_INDEX),
+            label_smoothing: 0.0,
+            reduction: Reduction::Mean,
+            backend: None,
+            parallelism: Parallelism::default(),
+        }
+    }
+
+    /// The reduced loss.
+    ///
+    /// `logits` is rows x C, `targets` has one class below C, or the ignored index, for each row.
+    ///
+    /// # Errors
+    /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights) and [`Error::TargetOutOfRange`].
+    pub fn loss<T: Target>(&self, logits: Matrix<'_>, targets: &[T]) -> Result<f64, Error> {
+        self.run(logits, targets, Request::new()).map(|summary| summary.loss)
+    }
+
+    /// The reduced loss, and in `grad`, rows x C, its derivative with respect to the logits.
+    ///
+    /// # Errors
+    /// Those of [`CrossEntropy::loss`], and [`Error::ShapeMismatch`].
+    pub fn loss_and_grad<T: Target>(
+        &self,
+        logits: Matrix<'_>,
+        targets: &[T],
+        grad: MatrixMut<'_>,
+    ) -> Result<f64, Error> {
+        self.run(logits, targets, Request::new().grad(grad)).map(|summary| summary.loss)
+    }
+
+    /// The reduced loss; its gradient replaces the logits. This moves the fewest bytes.
+    ///
+    /// # Errors
+    /// Those of [`CrossEntropy::loss`].
+    pub fn loss_and_grad_in_place<T: Target>(
+        &self,
+        logits: MatrixMut<'_>,
+        targets: &[T],
+    ) -> Result<f64, Error> {
+        self.run_in_place(logits, targets, Request::new()).map(|summary| summary.loss)
+    }
+
+    /// Any set of outputs in one call. Nothing is allocated.
+    ///
+    /// # Errors
+    /// Those of [`CrossEntropy::loss`]; [`Error::ShapeMismatch`] and [`Error::LengthMismatch`] for an output that does
+    /// not fit the logits. No output has then been written.
+    pub fn run<T: Target>(
+        &self,
+        logits: Matrix<'_>,
+        targets: &[T],
+        request: Request<'_>,
+    ) -> Result<Summary, Error> {
+        self.run_batch(Logits::Keep(logits), Targets::new(targets), request)
+    }
+
+    /// Any set of outputs in one call; the gradient replaces the logits.
+    ///
+    /// # Errors
+    /// Those of [`CrossEntropy::run`], and [`Error::GradTwice`] if the request names a gradient of its own.
+    pub fn run_in_place<T: Target>(
+        &self,
+        logits: MatrixMut<'_>,
+        targets: &[T],
+        request: Request<'_>,
+    ) -> Result<Summary, Error> {
+        if request.wide(Wide::Gradient).is_some() {
+            return Err(Error::GradTwice);
+        }
+        self.run_batch(Logits::Overwrite(logits, Wide::Gradient), Targets::new(targets), request)
+    }
+
+    /// The backend that calls use.
+    pub fn backend(&self) -> Backend {
+        self.schedule.instructions.backend()
+    }
+
+    /// The class weights, if there are any.
+    pub fn weight(&self) -> Option<&[f32]> {
+        self.options.weight.as_ref().map(ClassWeights::as_slice)
+    }
+
+    /// The ignored target, if there is one.
+    pub fn ignore_index(&self) -> Option<i64> {
+        self.options.ignore_index
+    }
+
+    /// The share of the target distribution that is spread over all classes.
+    pub fn label_smoothing(&self) -> f64 {
+        self.options.label_smoothing
+    }
+
+    /// How the rows' losses become one.
+    pub fn reduction(&self) -> Reduction {
+        self.options.reduction
+    }
+
+    /// The class of each row, `None` where it is ignored; all checked.
+    pub(crate) fn classes_of_rows<T: Target>(
+        &self,
+        rows: usize,
+        classes: usize,
+        targets: &[T],
+    ) -> Result<Vec<Option<usize>>, Error> {
+        let targets = Targets::new(targets);
+        self.check(rows, classes, targets)?;
+        Ok((0..rows).map(|row| targets.class(row, self.options.ignore_index)).collect())
+    }
+
+    fn run_batch(
+        &self,
+        logits: Logits<'_>,
+        targets: Targets<'_>,
+        request: Request<'_>,
+    ) -> Result<Summary, Error> {
+        let (rows, classes) = (logits.as_matrix().rows(), logits.as_matrix().cols());
+        let (counted, weight) = self.check(rows, classes, targets)?;
+        request.check(rows, classes)?;
+
+        let divisor = match self.options.reduction {
+            Reduction::Mean => weight,
+            Reduction::Sum => 1.0,
+        };
+        // Where the divisor is 0 no row counts, and no gradient flows.
+        let factor = if divisor == 0.0 { 0.0 } else { 1.0 / divisor };
+        let batch = Batch { logits, targets: Some(targets), request };
+        let job = Job { options: &self.options, factor, streaming: self.schedule.streams(&batch) };
+        let totals = self.schedule.run(&job, batch);
+        Ok(Summary { loss: totals.loss / divisor, weight, counted, correct: totals.correct })
+    }
+
+    /// Checks all but the request; how many rows count, and the sum of their weights.
+    fn check(&self, rows: usize, classes: usize, targets: Targets<'_>) -> Result<(usize, f64), Error> {
+        if targets.len() != rows {
+            return Err(Error::LengthMismatch { argument: "targets", expected: rows, actual: targets.len() });
+        }
+        if rows > 0 && classes == 0 {
+            return Err(Error::NoClasses { rows });
+        }
+        if let Some(weight) = self.weight()
+            && weight.len() != classes
+            && rows > 0
+        {
+            return Err(Error::LengthMismatch {
+                argument: "weight",
+                expected: classes,
+                actual: weight.len(),
+            });
+        }
+        let ignore_index = self.options.ignore_index;
+        let counted = targets.census(classes, ignore_index).map_err(|row| Error::TargetOutOfRange {
+            row,
+            target: targets.get(row),
+            classes,
+        })?;
+        let weight = match self.options.weight {
+            None => counted as f64,
+            Some(_) => (0..rows)
+                .filter_map(|row| targets.class(row, ignore_index))
+                .map(|class| self.options.weight_of(class))
+                .sum(),
+        };
+        Ok((counted, weight))
+    }
+}

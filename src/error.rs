@@ -1,0 +1,125 @@
+use core::fmt;
+
+use crate::Backend;
+
+/// What was wrong with a call: which argument, where and with what value.
+///
+/// Every check is made before the first write; a call that fails has changed no output.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Error {
+    /// `rows x row_stride` does not fit in a `usize`.
+    SizeOverflow {
+        /// The number of rows.
+        rows: usize,
+        /// Elements from the start of one row to the start of the next.
+        row_stride: usize,
+    },
+    /// The rows of a matrix would overlap.
+    StrideTooSmall {
+        /// Elements from the start of one row to the start of the next.
+        row_stride: usize,
+        /// Columns of the matrix.
+        cols: usize,
+    },
+    /// A slice holds less than the matrix that was to be made of it.
+    BufferTooShort {
+        /// Elements that the matrix reaches over: `(rows - 1) * row_stride + cols`.
+        required: usize,
+        /// Elements in the slice.
+        actual: usize,
+    },
+    /// A matrix has another shape than the logits.
+    ShapeMismatch {
+        /// The argument's name.
+        argument: &'static str,
+        /// Rows and columns of the logits.
+        expected: (usize, usize),
+        /// Rows and columns of the argument.
+        actual: (usize, usize),
+    },
+    /// A slice has another length than the logits have rows, or classes.
+    LengthMismatch {
+        /// The argument's name.
+        argument: &'static str,
+        /// The length it should have.
+        expected: usize,
+        /// The length it has.
+        actual: usize,
+    },
+    /// Rows without a single class have no softmax.
+    NoClasses {
+        /// The number of rows.
+        rows: usize,
+    },
+    /// A target is neither a class nor the ignored index.
+    TargetOutOfRange {
+        /// The row.
+        row: usize,
+        /// Its target.
+        target: i128,
+        /// The number of classes; valid targets are below it.
+        classes: usize,
+    },
+    /// A class weight is negative, infinite or NaN.
+    InvalidWeight {
+        /// The class.
+        class: usize,
+        /// Its weight.
+        weight: f32,
+    },
+    /// The label smoothing is outside 0..=1, or NaN.
+    InvalidLabelSmoothing {
+        /// The value given.
+        label_smoothing: f64,
+    },
+    /// A call in place was given another gradient to write as well.
+    GradTwice,
+    /// This CPU lacks the instruction set that was asked for.
+    BackendUnavailable {
+        /// The backend asked for.
+        backend: Backend,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SizeOverflow { rows, row_stride } => {
+                write!(f, "{rows} rows of stride {row_stride} are more elements than a usize can count")
+            }
+            Self::StrideTooSmall { row_stride, cols } => {
+                write!(f, "row_stride is {row_stride}, less than the {cols} columns")
+            }
+            Self::BufferTooShort { required, actual } => {
+                write!(f, "the matrix needs {required} elements, the slice has {actual}")
+            }
+            Self::ShapeMismatch { argument, expected, actual } => write!(
+                f,
+                "{argument} is {} x {}, but the logits are {} x {}",
+                actual.0, actual.1, expected.0, expected.1
+            ),
+            Self::LengthMismatch { argument, expected, actual } => {
+                write!(f, "{argument} has {actual} elements instead of {expected}")
+            }
+            Self::NoClasses { rows } => write!(f, "the logits have {rows} rows but no classes"),
+            Self::TargetOutOfRange { row, target, classes } => {
+                write!(f, "the target of row {row} is {target}, but there are {classes} classes")
+            }
+            Self::InvalidWeight { class, weight } => {
+                write!(f, "the weight of class {class} is {weight}; weights are finite and not negative")
+            }
+            Self::InvalidLabelSmoothing { label_smoothing } => {
+                write!(f, "label_smoothing is {label_smoothing}; it lies between 0 and 1")
+            }
+            Self::GradTwice => {
+                write!(f, "grad is requested of a call in place, whose gradient replaces the logits")
+            }
+            Self::BackendUnavailable { backend } => {
+                write!(f, "this CPU cannot run the {backend} backend")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Error {}

@@ -1,0 +1,113 @@
+//! The vector-Jacobian products of softmax and log-softmax: from an upstream gradient g of the outputs to that of the
+//! logits.
+//!
+//! ```text
+//! softmax       dx_i = y_i (g_i - sum_c g_c y_c)          y the probabilities
+//! log-softmax   dx_i = g_i - exp(y_i) sum_c g_c           y the log-probabilities
+//! ```
+
+use super::exp;
+use crate::simd::{LANES, Simd};
+
+/// Which output's Jacobian.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Output {
+    Probabilities,
+    LogProbabilities,
+}
+
+/// Where the upstream gradient is read and the logits' gradient written.
+pub(crate) enum Upstream<'a> {
+    Keep(&'a [f32], &'a mut [f32]),
+    Overwrite(&'a mut [f32]),
+}
+
+trait Jacobian<S: Simd>: Copy {
+    /// What is summed over the row.
+    fn term(s: S, y: S::F32, g: S::F32) -> S::F32;
+    fn product(s: S, y: S::F32, g: S::F32, sum: S::F32) -> S::F32;
+}
+
+#[derive(Clone, Copy)]
+struct OfSoftmax;
+
+#[derive(Clone, Copy)]
+struct OfLogSoftmax;
+
+impl<S: Simd> Jacobian<S> for OfSoftmax {
+    #[inline(always)]
+    fn term(s: S, y: S::F32, g: S::F32) -> S::F32 {
+        s.mul(y, g)
+    }
+
+    #[inline(always)]
+    fn product(s: S, y: S::F32, g: S::F32, sum: S::F32) -> S::F32 {
+        s.mul(y, s.sub(g, sum))
+    }
+}
+
+impl<S: Simd> Jacobian<S> for OfLogSoftmax {
+    #[inline(always)]
+    fn term(_: S, _: S::F32, g: S::F32) -> S::F32 {
+        g
+    }
+
+    #[inline(always)]
+    fn product(s: S, y: S::F32, g: S::F32, sum: S::F32) -> S::F32 {
+        // Where exp(y) would be subnormal, nothing is taken away.
+        let p = s.mul_at_least(exp::exp(s, y), s.splat(1.0), s.splat(exp::LEAST));
+        s.sub(g, s.mul(p, sum))
+    }
+}
+
+/// One row, whose outputs were `y`.
+#[inline(always)]
+pub(crate) fn row<S: Simd>(s: S, output: Output, y: &[f32], upstream: Upstream<'_>) {
+    match output {
+        Output::Probabilities => run::<_, OfSoftmax>(s, y, upstream),
+        Output::LogProbabilities => run::<_, OfLogSoftmax>(s, y, upstream),
+    }
+}
+
+#[inline(always)]
+fn run<S: Simd, J: Jacobian<S>>(s: S, y: &[f32], upstream: Upstream<'_>) {
+    match upstream {
+        Upstream::Keep(g, dx) => {
+            let sum = sum::<_, J>(s, y, g);
+            let (y_vectors, y_rest) = y.as_chunks::<LANES>();
+            let (g_vectors, g_rest) = g.as_chunks::<LANES>();
+            let (dx_vectors, dx_rest) = dx.as_chunks_mut::<LANES>();
+            for ((y, g), dx) in y_vectors.iter().zip(g_vectors).zip(dx_vectors) {
+                s.store(J::product(s, s.load(y), s.load(g), sum), dx);
+            }
+            if !dx_rest.is_empty() {
+                let (y, g) = (s.load_partial(y_rest, 0.0), s.load_partial(g_rest, 0.0));
+                s.store_partial(J::product(s, y, g, sum), dx_rest);
+            }
+        }
+        Upstream::Overwrite(g) => {
+            let sum = sum::<_, J>(s, y, g);
+            let (y_vectors, y_rest) = y.as_chunks::<LANES>();
+            let (g_vectors, g_rest) = g.as_chunks_mut::<LANES>();
+            for (y, g) in y_vectors.iter().zip(g_vectors) {
+                s.store(J::product(s, s.load(y), s.load(g), sum), g);
+            }
+            if !g_rest.is_empty() {
+                let (y, g) = (s.load_partial(y_rest, 0.0), s.load_partial(g_rest, 0.0));
+                s.store_partial(J::product(s, y, g, sum), g_rest);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn sum<S: Simd, J: Jacobian<S>>(s: S, y: &[f32], g: &[f32]) -> S::F32 {
+    let (y_vectors, y_rest) = y.as_chunks::<LANES>();
+    let (g_vectors, g_rest) = g.as_chunks::<LANES>();
+    let mut sums = s.zero_sums();
+    for (y, g) in y_vectors.iter().zip(g_vectors) {
+        sums = s.accumulate(sums, J::term(s, s.load(y), s.load(g)));
+    }
+    let last = J::term(s, s.load_partial(y_rest, 0.0), s.load_partial(g_rest, 0.0));
+    s.splat(s.sum_lanes(s.accumulate(sums, last)) as f32)
+}

@@ -1,0 +1,192 @@
+//! Borrowed row-major matrices with a row stride.
+
+use crate::Error;
+
+/// A row-major matrix that is only read: `rows` rows of `cols` neighbouring elements each, the rows `row_stride`
+/// elements apart.
+///
+/// What lies between one row's last column and the next row's first, a padded vocabulary say, is never read.
+///
+/// ```
+/// use xent::Matrix;
+///
+/// let padded = [1.0, 2.0, 3.0, -1.0, 4.0, 5.0, 6.0, -1.0];
+/// let matrix = Matrix::with_row_stride(&padded, 2, 3, 4)?;
+/// assert_eq!(matrix.row(1), Some(&[4.0, 5.0, 6.0][..]));
+/// # Ok::<(), xent::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a, T = f32> {
+    data: &'a [T],
+    shape: Shape,
+}
+
+/// A row-major matrix that is written; otherwise as [`Matrix`]. What lies past a row's columns is never written.
+#[derive(Debug)]
+pub struct MatrixMut<'a, T = f32> {
+    data: &'a mut [T],
+    shape: Shape,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl Shape {
+    fn new(len: usize, rows: usize, cols: usize, row_stride: usize) -> Result<Self, Error> {
+        if row_stride < cols {
+            return Err(Error::StrideTooSmall { row_stride, cols });
+        }
+        let required = match rows.checked_sub(1) {
+            None => 0,
+            Some(before_last) => before_last
+                .checked_mul(row_stride)
+                .and_then(|elements| elements.checked_add(cols))
+                .ok_or(Error::SizeOverflow { rows, row_stride })?,
+        };
+        if len < required {
+            return Err(Error::BufferTooShort { required, actual: len });
+        }
+        Ok(Self { rows, cols, row_stride })
+    }
+
+    fn with_rows(self, rows: usize) -> Self {
+        Self { rows, ..self }
+    }
+
+    /// Where row `row` starts in `len` elements: their end for the row after the last, which may lack its padding.
+    fn start(&self, row: usize, len: usize) -> usize {
+        (row * self.row_stride).min(len)
+    }
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// `rows x cols` elements without padding.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooShort`] and [`Error::SizeOverflow`].
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Result<Self, Error> {
+        Self::with_row_stride(data, rows, cols, cols)
+    }
+
+    /// Rows that start `row_stride` elements apart. The last row needs no padding behind it.
+    ///
+    /// # Errors
+    /// [`Error::StrideTooSmall`], [`Error::BufferTooShort`] and [`Error::SizeOverflow`].
+    pub fn with_row_stride(
+        data: &'a [T],
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+    ) -> Result<Self, Error> {
+        let shape = Shape::new(data.len(), rows, cols, row_stride)?;
+        Ok(Self { data, shape })
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.shape.rows
+    }
+
+    /// The number of columns.
+    pub fn cols(&self) -> usize {
+        self.shape.cols
+    }
+
+    /// Elements from the start of one row to the start of the next.
+    pub fn row_stride(&self) -> usize {
+        self.shape.row_stride
+    }
+
+    /// The columns of one row.
+    pub fn row(&self, row: usize) -> Option<&'a [T]> {
+        (row < self.shape.rows).then(|| {
+            let start = row * self.shape.row_stride;
+            &self.data[start..start + self.shape.cols]
+        })
+    }
+
+    /// The first `rows` rows, and the others.
+    pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
+        let (first, second) = self.data.split_at(self.shape.start(rows, self.data.len()));
+        (
+            Self { data: first, shape: self.shape.with_rows(rows) },
+            Self { data: second, shape: self.shape.with_rows(self.shape.rows - rows) },
+        )
+    }
+}
+
+impl<'a, T> MatrixMut<'a, T> {
+    /// `rows x cols` elements without padding.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooShort`] and [`Error::SizeOverflow`].
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Result<Self, Error> {
+        Self::with_row_stride(data, rows, cols, cols)
+    }
+
+    /// Rows that start `row_stride` elements apart. The last row needs no padding behind it.
+    ///
+    /// # Errors
+    /// [`Error::StrideTooSmall`], [`Error::BufferTooShort`] and [`Error::SizeOverflow`].
+    pub fn with_row_stride(
+        data: &'a mut [T],
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+    ) -> Result<Self, Error> {
+        let shape = Shape::new(data.len(), rows, cols, row_stride)?;
+        Ok(Self { data, shape })
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.shape.rows
+    }
+
+    /// The number of columns.
+    pub fn cols(&self) -> usize {
+        self.shape.cols
+    }
+
+    /// Elements from the start of one row to the start of the next.
+    pub fn row_stride(&self) -> usize {
+        self.shape.row_stride
+    }
+
+    /// The columns of one row.
+    pub fn row(&self, row: usize) -> Option<&[T]> {
+        self.as_matrix().row(row)
+    }
+
+    /// The columns of one row, to write.
+    pub fn row_mut(&mut self, row: usize) -> Option<&mut [T]> {
+        (row < self.shape.rows).then(|| {
+            let start = row * self.shape.row_stride;
+            &mut self.data[start..start + self.shape.cols]
+        })
+    }
+
+    /// The same matrix, only read.
+    pub fn as_matrix(&self) -> Matrix<'_, T> {
+        Matrix { data: self.data, shape: self.shape }
+    }
+
+    /// The same matrix for a shorter time, so that it can be used again after a call.
+    pub fn reborrow(&mut self) -> MatrixMut<'_, T> {
+        MatrixMut { data: self.data, shape: self.shape }
+    }
+
+    /// The first `rows` rows, and the others.
+    pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
+        let start = self.shape.start(rows, self.data.len());
+        let (first, second) = self.data.split_at_mut(start);
+        (
+            Self { data: first, shape: self.shape.with_rows(rows) },
+            Self { data: second, shape: self.shape.with_rows(self.shape.rows - rows) },
+        )
+    }
+}

@@ -1,0 +1,236 @@
+//! The scalar reference: the same losses in plain loops over `f64`, to check the kernels against and to learn from.
+//!
+//! It shares no code with the kernels. It is slow, and it allocates.
+//!
+//! # A worked example
+//!
+//! Three logits, 1, 2 and 3, and the second class is the true one.
+//!
+//! ```
+//! use xent::reference;
+//!
+//! let logits = [1.0_f32, 2.0, 3.0];
+//! let target = 1;
+//!
+//! // 1. Exponentials, and their sum.
+//! let exponentials: Vec<f64> = logits.iter().map(|&x| f64::from(x).exp()).collect();
+//! let sum: f64 = exponentials.iter().sum();
+//! // 2.718, 7.389, 20.086; 30.193
+//! assert!((sum - 30.193).abs() < 1e-3);
+//!
+//! // 2. Softmax divides by the sum.
+//! let p = reference::softmax(&logits);
+//! // 0.090, 0.245, 0.665
+//! assert!((p[1] - 7.389 / 30.193).abs() < 1e-4);
+//!
+//! // 3. The loss is the negative logarithm of the true class's probability.
+//! let loss = -p[target].ln();
+//! assert!((loss - 1.407_6).abs() < 1e-4);
+//!
+//! // 4. Its derivative with respect to the probabilities: -1 / p for the true class, 0 for the others.
+//! let upstream = reference::loss_gradient_wrt_probabilities(&p, target);
+//! // 0, -4.086, 0
+//! assert!((upstream[1] + 4.086).abs() < 1e-3);
+//!
+//! // 5. The Jacobian of softmax: dp_i / dx_j = p_i (delta_ij - p_j).
+//! let jacobian = reference::softmax_jacobian(&p);
+//! //  0.0819 -0.0220 -0.0599
+//! // -0.0220  0.1848 -0.1628
+//! // -0.0599 -0.1628  0.2227
+//! assert!((jacobian[0][0] - 0.0819).abs() < 1e-4);
+//!
+//! // 6. The chain rule takes the derivative through it: dL / dx_j = sum_i dL / dp_i  dp_i / dx_j.
+//! let gradient = reference::chain_rule(&jacobian, &upstream);
+//! // 0.090, -0.755, 0.665
+//!
+//! // 7. Which is p - onehot: every term of the Jacobian but one cancels. This is what the fused kernel computes,
+//! //    without ever forming the probabilities, the logarithm of a small one, or the Jacobian.
+//! let mut fused = [0.0_f32; 3];
+//! let ce = xent::CrossEntropy::default();
+//! ce.loss_and_grad(
+//!     xent::Matrix::new(&logits, 1, 3)?,
+//!     &[target],
+//!     xent::MatrixMut::new(&mut fused, 1, 3)?,
+//! )?;
+//! for i in 0..3 {
+//!     assert!((gradient[i] - f64::from(fused[i])).abs() < 1e-7);
+//! }
+//! # Ok::<(), xent::Error>(())
+//! ```
+
+use crate::{CrossEntropy, Error, Matrix, Reduction, Target};
+
+/// What [`cross_entropy`] finds.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The reduced loss.
+    pub loss: f64,
+    /// What the mean divides by.
+    pub weight: f64,
+    /// The row losses before the reduction; 0 for ignored rows.
+    pub losses: Vec<f64>,
+    /// The softmax of each row; zeros for ignored rows.
+    pub softmax: Vec<SoftmaxRow>,
+    /// The gradient of the reduced loss with respect to the logits, row after row, without padding.
+    pub grad: Vec<f64>,
+}
+
+/// The softmax of one row.
+#[derive(Clone, Debug, Default)]
+pub struct SoftmaxRow {
+    /// exp(x_i - lse).
+    pub probabilities: Vec<f64>,
+    /// x_i - lse.
+    pub log_probabilities: Vec<f64>,
+    /// 1 - p_i, as a sum of the others.
+    pub complements: Vec<f64>,
+    /// ln(sum_c exp(x_c)).
+    pub lse: f64,
+}
+
+/// exp(x_i) / sum_c exp(x_c).
+pub fn softmax(logits: &[f32]) -> Vec<f64> {
+    softmax_row(logits).probabilities
+}
+
+/// x_i - ln(sum_c exp(x_c)).
+pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    softmax_row(logits).log_probabilities
+}
+
+/// The softmax of a row and its logarithm, each without cancellation.
+pub fn softmax_row(logits: &[f32]) -> SoftmaxRow {
+    let x: Vec<f64> = logits.iter().map(|&x| f64::from(x)).collect();
+    let mut largest = 0;
+    for i in 0..x.len() {
+        if x[i] > x[largest] {
+            largest = i;
+        }
+    }
+    // The largest term is 1; what the others add to it is kept apart, because 1 + 1e-20 is 1.
+    let Some(&max) = x.get(largest) else { return SoftmaxRow::default() };
+    let exps: Vec<f64> = x.iter().map(|x| (x - max).exp()).collect();
+    let sum_without = |left_out: usize| {
+        let mut sum = 0.0;
+        for (i, e) in exps.iter().enumerate() {
+            if i != left_out {
+                sum += e;
+            }
+        }
+        sum
+    };
+    let rest = sum_without(largest);
+    let ln_sum = rest.ln_1p();
+    let sum = 1.0 + rest;
+    // Leaving out one small term from a large sum needs no second pass; leaving out a large one does.
+    let complement =
+        |i: usize| if exps[i] < 0.25 * sum { (sum - exps[i]) / sum } else { sum_without(i) / sum };
+    SoftmaxRow {
+        probabilities: exps.iter().map(|e| e / sum).collect(),
+        log_probabilities: x.iter().map(|x| (x - max) - ln_sum).collect(),
+        complements: (0..x.len()).map(complement).collect(),
+        lse: max + ln_sum,
+    }
+}
+
+/// The Jacobian of softmax at probabilities p: row i, column j is dp_i / dx_j = p_i (delta_ij - p_j).
+pub fn softmax_jacobian(p: &[f64]) -> Vec<Vec<f64>> {
+    let mut jacobian = vec![vec![0.0; p.len()]; p.len()];
+    for i in 0..p.len() {
+        for j in 0..p.len() {
+            let delta = if i == j { 1.0 } else { 0.0 };
+            jacobian[i][j] = p[i] * (delta - p[j]);
+        }
+    }
+    jacobian
+}
+
+/// The derivative of -ln(p_target) with respect to each probability.
+pub fn loss_gradient_wrt_probabilities(p: &[f64], target: usize) -> Vec<f64> {
+    let mut gradient = vec![0.0; p.len()];
+    for (i, g) in gradient.iter_mut().enumerate() {
+        if i == target {
+            *g = -1.0 / p[i];
+        }
+    }
+    gradient
+}
+
+/// From a Jacobian dy_i / dx_j and an upstream gradient dL / dy_i to dL / dx_j = sum_i dL / dy_i dy_i / dx_j.
+pub fn chain_rule(jacobian: &[Vec<f64>], upstream: &[f64]) -> Vec<f64> {
+    let columns = jacobian.first().map_or(0, Vec::len);
+    let mut gradient = vec![0.0; columns];
+    for (row, g) in jacobian.iter().zip(upstream) {
+        for (j, derivative) in row.iter().enumerate() {
+            gradient[j] += g * derivative;
+        }
+    }
+    gradient
+}
+
+/// Everything that `ce` can compute, in `f64`.
+///
+/// # Errors
+/// Those of [`CrossEntropy::loss`].
+pub fn cross_entropy<T: Target>(
+    ce: &CrossEntropy,
+    logits: Matrix<'_>,
+    targets: &[T],
+) -> Result<Outcome, Error> {
+    let (rows, classes) = (logits.rows(), logits.cols());
+    let classes_of_rows = ce.classes_of_rows(rows, classes, targets)?;
+    let weight_of = |class: usize| ce.weight().map_or(1.0, |weight| f64::from(weight[class]));
+    let smoothing = ce.label_smoothing();
+    let each = smoothing / classes as f64;
+    let all_weights: f64 = (0..classes).map(weight_of).sum();
+
+    let mut total = 0.0;
+    let mut weight = 0.0;
+    let mut losses = vec![0.0; rows];
+    let mut softmax = vec![SoftmaxRow::default(); rows];
+    let mut grad = vec![0.0; rows * classes];
+    for (row, class) in classes_of_rows.iter().enumerate() {
+        let Some(target) = *class else { continue };
+        let row_softmax = softmax_row(logits.row(row).unwrap_or_default());
+
+        let mut loss = product((1.0 - smoothing) * weight_of(target), -row_softmax.log_probabilities[target]);
+        if smoothing > 0.0 {
+            for c in 0..classes {
+                loss += product(each * weight_of(c), -row_softmax.log_probabilities[c]);
+            }
+        }
+        // The loss is a sum of terms v_c (-ln p_c), and d(-ln p_c) / dx_i = p_i - [i = c].
+        for i in 0..classes {
+            let mut g = 0.0;
+            if smoothing > 0.0 {
+                g += each * (all_weights - weight_of(i)) * row_softmax.probabilities[i];
+                g -= each * weight_of(i) * row_softmax.complements[i];
+            }
+            let hard = (1.0 - smoothing) * weight_of(target);
+            if i == target {
+                g -= hard * row_softmax.complements[i];
+            } else {
+                g += hard * row_softmax.probabilities[i];
+            }
+            grad[row * classes + i] = g;
+        }
+        losses[row] = loss;
+        softmax[row] = row_softmax;
+        total += loss;
+        weight += weight_of(target);
+    }
+
+    let divisor = match ce.reduction() {
+        Reduction::Mean => weight,
+        Reduction::Sum => 1.0,
+    };
+    for g in &mut grad {
+        *g = if divisor == 0.0 { 0.0 } else { *g / divisor };
+    }
+    Ok(Outcome { loss: total / divisor, weight, losses, softmax, grad })
+}
+
+/// A term of weight 0 is 0, also where its value is infinite.
+fn product(weight: f64, term: f64) -> f64 {
+    if weight == 0.0 && !term.is_nan() { 0.0 } else { weight * term }
+}

@@ -1,0 +1,193 @@
+//! What a call shall deliver.
+
+use crate::batch::Wide;
+use crate::{Error, MatrixMut};
+
+/// The argmax of a row that is ignored.
+pub(crate) const IGNORED: usize = usize::MAX;
+
+/// The outputs of one call, each of them optional, written to memory of the caller's. Each costs only itself.
+///
+/// For rows x C logits x, of dtype `f32` all:
+///
+/// | output | shape | value for row r |
+/// |---|---|---|
+/// | [`grad`](Self::grad) | rows x C | derivative of the reduced loss with respect to the logits |
+/// | [`losses`](Self::losses) | rows | the loss of the row, before the reduction |
+/// | [`lse`](Self::lse) | rows | ln(sum_c exp(x_c)) |
+/// | [`argmax`](Self::argmax) | rows, `usize` | the first index of the largest logit |
+/// | [`probabilities`](Self::probabilities) | rows x C | exp(x_i - lse) |
+/// | [`log_probabilities`](Self::log_probabilities) | rows x C | x_i - lse |
+///
+/// An ignored row's logits are not read: its outputs are 0, and its argmax is `usize::MAX`. A row with a NaN, with +inf,
+/// or with nothing but -inf has NaN in every output, and the argmax counts NaN as the largest.
+///
+/// ```
+/// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
+///
+/// let logits = [1.0, 2.0, 3.0, 0.5, 0.0, -0.5];
+/// let (mut grad, mut losses, mut best) = ([0.0; 6], [0.0; 2], [0; 2]);
+/// let request =
+///     Request::new().grad(MatrixMut::new(&mut grad, 2, 3)?).losses(&mut losses).argmax(&mut best);
+/// let summary = CrossEntropy::default().run(Matrix::new(&logits, 2, 3)?, &[1_u8, 0], request)?;
+///
+/// assert_eq!(best, [2, 0]);
+/// assert_eq!(summary.correct, 1);
+/// assert!((summary.loss - f64::from(losses[0] + losses[1]) / 2.0).abs() < 1e-6);
+/// # Ok::<(), xent::Error>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Request<'a> {
+    pub(crate) grad: Option<MatrixMut<'a>>,
+    pub(crate) upstream: Option<&'a [f32]>,
+    pub(crate) losses: Option<&'a mut [f32]>,
+    pub(crate) lse: Option<&'a mut [f32]>,
+    pub(crate) argmax: Option<&'a mut [usize]>,
+    pub(crate) probabilities: Option<MatrixMut<'a>>,
+    pub(crate) log_probabilities: Option<MatrixMut<'a>>,
+}
+
+impl<'a> Request<'a> {
+    /// Nothing but the reduced loss.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The gradient of the reduced loss, rows x C; with [`upstream`](Self::upstream), that of the losses before the
+    /// reduction, each times its upstream gradient.
+    pub fn grad(mut self, grad: MatrixMut<'a>) -> Self {
+        self.grad = Some(grad);
+        self
+    }
+
+    /// The derivative of what the caller computes from [`losses`](Self::losses), one for each row. The gradient of row
+    /// r is `upstream[r]` times that of its own loss, and no reduction enters: the backward pass of PyTorch's
+    /// `reduction="none"`.
+    pub fn upstream(mut self, upstream: &'a [f32]) -> Self {
+        self.upstream = Some(upstream);
+        self
+    }
+
+    /// The loss of each row before the reduction, as PyTorch's `reduction="none"` returns it.
+    pub fn losses(mut self, losses: &'a mut [f32]) -> Self {
+        self.losses = Some(losses);
+        self
+    }
+
+    /// The logarithm of the sum of exponentials of each row.
+    pub fn lse(mut self, lse: &'a mut [f32]) -> Self {
+        self.lse = Some(lse);
+        self
+    }
+
+    /// The class with the largest logit of each row.
+    pub fn argmax(mut self, argmax: &'a mut [usize]) -> Self {
+        self.argmax = Some(argmax);
+        self
+    }
+
+    /// The softmax, rows x C.
+    pub fn probabilities(mut self, probabilities: MatrixMut<'a>) -> Self {
+        self.probabilities = Some(probabilities);
+        self
+    }
+
+    /// The logarithm of the softmax, rows x C.
+    pub fn log_probabilities(mut self, log_probabilities: MatrixMut<'a>) -> Self {
+        self.log_probabilities = Some(log_probabilities);
+        self
+    }
+
+    pub(crate) fn wide(&self, wide: Wide) -> Option<&MatrixMut<'a>> {
+        match wide {
+            Wide::Gradient => self.grad.as_ref(),
+            Wide::Probabilities => self.probabilities.as_ref(),
+            Wide::LogProbabilities => self.log_probabilities.as_ref(),
+        }
+    }
+
+    pub(crate) fn wide_mut(&mut self, wide: Wide) -> Option<&mut MatrixMut<'a>> {
+        match wide {
+            Wide::Gradient => self.grad.as_mut(),
+            Wide::Probabilities => self.probabilities.as_mut(),
+            Wide::LogProbabilities => self.log_probabilities.as_mut(),
+        }
+    }
+
+    /// Every output has the shape that goes with rows x classes logits.
+    pub(crate) fn check(&self, rows: usize, classes: usize) -> Result<(), Error> {
+        let wide = [
+            ("grad", &self.grad),
+            ("probabilities", &self.probabilities),
+            ("log_probabilities", &self.log_probabilities),
+        ];
+        for (argument, matrix) in wide {
+            if let Some(matrix) = matrix {
+                check_shape(argument, (rows, classes), (matrix.rows(), matrix.cols()))?;
+            }
+        }
+        let narrow = [
+            ("upstream", self.upstream.map(<[f32]>::len)),
+            ("losses", self.losses.as_ref().map(|losses| losses.len())),
+            ("lse", self.lse.as_ref().map(|lse| lse.len())),
+            ("argmax", self.argmax.as_ref().map(|argmax| argmax.len())),
+        ];
+        for (argument, len) in narrow {
+            if let Some(actual) = len.filter(|&len| len != rows) {
+                return Err(Error::LengthMismatch { argument, expected: rows, actual });
+            }
+        }
+        Ok(())
+    }
+
+    /// The outputs of the first `rows` rows, and of the others.
+    pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
+        let (grad, grad_rest) = split(self.grad, |grad| grad.split_at(rows));
+        let (upstream, upstream_rest) = split(self.upstream, |upstream| upstream.split_at(rows));
+        let (losses, losses_rest) = split(self.losses, |losses| losses.split_at_mut(rows));
+        let (lse, lse_rest) = split(self.lse, |lse| lse.split_at_mut(rows));
+        let (argmax, argmax_rest) = split(self.argmax, |argmax| argmax.split_at_mut(rows));
+        let (probabilities, probabilities_rest) = split(self.probabilities, |matrix| matrix.split_at(rows));
+        let (log_probabilities, log_probabilities_rest) =
+            split(self.log_probabilities, |matrix| matrix.split_at(rows));
+        (
+            Self { grad, upstream, losses, lse, argmax, probabilities, log_probabilities },
+            Self {
+                grad: grad_rest,
+                upstream: upstream_rest,
+                losses: losses_rest,
+                lse: lse_rest,
+                argmax: argmax_rest,
+                probabilities: probabilities_rest,
+                log_probabilities: log_probabilities_rest,
+            },
+        )
+    }
+
+    /// One value in all outputs of a row, and `best` for its argmax.
+    pub(crate) fn fill_row(&mut self, row: usize, value: f32, best: usize) {
+        for matrix in [&mut self.grad, &mut self.probabilities, &mut self.log_probabilities] {
+            if let Some(out) = matrix.as_mut().and_then(|matrix| matrix.row_mut(row)) {
+                out.fill(value);
+            }
+        }
+        for out in [&mut self.losses, &mut self.lse].into_iter().flatten() {
+            out[row] = value;
+        }
+        if let Some(argmax) = &mut self.argmax {
+            argmax[row] = best;
+        }
+    }
+}
+
+pub(crate) fn check_shape(
+    argument: &'static str,
+    expected: (usize, usize),
+    actual: (usize, usize),
+) -> Result<(), Error> {
+    if actual == expected { Ok(()) } else { Err(Error::ShapeMismatch { argument, expected, actual }) }
+}
+
+fn split<T>(whole: Option<T>, split: impl FnOnce(T) -> (T, T)) -> (Option<T>, Option<T>) {
+    whole.map(split).unzip()
+}

@@ -1,0 +1,160 @@
+//! The portable instruction set: `wide`, in the registers that the crate was compiled for.
+
+use wide::{f32x16, f64x8, u32x16};
+
+use super::{LANES, Simd, Task};
+
+/// What every target has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portable;
+
+impl Simd for Portable {
+    type F32 = f32x16;
+    type F64 = [f64x8; 2];
+
+    const IS_ONE_REGISTER: bool = cfg!(target_feature = "avx512f");
+
+    #[inline]
+    fn vectorize<T: Task>(self, task: T) -> T::Output {
+        task.run(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> f32x16 {
+        f32x16::splat(x)
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> f32x16 {
+        f32x16::new(*x)
+    }
+
+    #[inline(always)]
+    fn load_partial(self, x: &[f32], fill: f32) -> f32x16 {
+        let mut lanes = [fill; LANES];
+        let count = x.len().min(LANES);
+        lanes[..count].copy_from_slice(&x[..count]);
+        f32x16::new(lanes)
+    }
+
+    #[inline(always)]
+    fn store(self, v: f32x16, out: &mut [f32; LANES]) {
+        *out = v.to_array();
+    }
+
+    #[inline(always)]
+    fn store_partial(self, v: f32x16, out: &mut [f32]) {
+        let count = out.len().min(LANES);
+        out[..count].copy_from_slice(&v.to_array()[..count]);
+    }
+
+    #[inline(always)]
+    fn stream(self, v: f32x16, out: &mut [f32; LANES]) {
+        self.store(v, out);
+    }
+
+    #[inline(always)]
+    fn fence(self) {}
+
+    #[inline(always)]
+    fn add(self, a: f32x16, b: f32x16) -> f32x16 {
+        a + b
+    }
+
+    #[inline(always)]
+    fn sub(self, a: f32x16, b: f32x16) -> f32x16 {
+        a - b
+    }
+
+    #[inline(always)]
+    fn mul(self, a: f32x16, b: f32x16) -> f32x16 {
+        a * b
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: f32x16, b: f32x16, c: f32x16) -> f32x16 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn max(self, a: f32x16, b: f32x16) -> f32x16 {
+        if cfg!(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")) {
+            // On x86 the second operand where either is NaN, on aarch64 NaN.
+            a.fast_max(b)
+        } else {
+            a.simd_gt(b).select(a, b)
+        }
+    }
+
+    #[inline(always)]
+    fn max_lane(self, v: f32x16) -> f32 {
+        let mut lanes = v.to_array();
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] = if lanes[i] > lanes[i + half] { lanes[i] } else { lanes[i + half] };
+            }
+            half /= 2;
+        }
+        lanes[0]
+    }
+
+    #[inline(always)]
+    fn low_bits_to_exponent(self, v: f32x16) -> f32x16 {
+        let bits: u32x16 = bytemuck::cast(v);
+        bytemuck::cast(bits << 23_u32)
+    }
+
+    #[inline(always)]
+    fn mul_at_least(self, a: f32x16, b: f32x16, least: f32x16) -> f32x16 {
+        a.simd_ge(least) & (a * b)
+    }
+
+    #[inline(always)]
+    fn zero_below(self, v: f32x16, least: f32x16) -> f32x16 {
+        v.abs().simd_lt(least).select(f32x16::splat(0.0), v)
+    }
+
+    #[inline(always)]
+    fn with_lane(self, v: f32x16, lane: usize, value: f32) -> f32x16 {
+        const INDICES: f32x16 =
+            f32x16::new([0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.]);
+        let here = INDICES.simd_eq(f32x16::splat(lane.min(LANES) as f32));
+        here.select(f32x16::splat(value), v)
+    }
+
+    #[inline(always)]
+    fn equal_bits(self, v: f32x16, x: f32) -> u32 {
+        if x.is_nan() { v.is_nan().to_bitmask() } else { v.simd_eq(f32x16::splat(x)).to_bitmask() }
+    }
+
+    #[inline(always)]
+    fn zero_sums(self) -> [f64x8; 2] {
+        [f64x8::splat(0.0); 2]
+    }
+
+    #[inline(always)]
+    fn accumulate(self, sums: [f64x8; 2], v: f32x16) -> [f64x8; 2] {
+        let lanes = v.to_array();
+        let mut low = [0.0; 8];
+        let mut high = [0.0; 8];
+        for i in 0..8 {
+            low[i] = f64::from(lanes[i]);
+            high[i] = f64::from(lanes[i + 8]);
+        }
+        [sums[0] + f64x8::new(low), sums[1] + f64x8::new(high)]
+    }
+
+    #[inline(always)]
+    fn sum_lanes(self, sums: [f64x8; 2]) -> f64 {
+        let mut lanes = (sums[0] + sums[1]).to_array();
+        let mut half = 4;
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+            half /= 2;
+        }
+        lanes[0]
+    }
+}

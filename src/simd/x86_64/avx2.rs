@@ -1,0 +1,265 @@
+//! AVX2 with FMA: a vector is two registers.
+
+use core::arch::x86_64::*;
+
+use crate::simd::{LANES, Simd, Task};
+
+const HALF: usize = LANES / 2;
+
+/// Proof that this CPU has AVX2 and FMA.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(crate) fn detect() -> Option<Self> {
+        let present = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        present.then_some(Self(()))
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn run<T: Task>(token: Avx2, task: T) -> T::Output {
+    task.run(token)
+}
+
+impl Avx2 {
+    /// All bits set in the lanes below `len`.
+    #[inline(always)]
+    fn mask_of(self, len: usize) -> [__m256i; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let len = _mm256_set1_epi32(len.min(LANES) as i32);
+            let low = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let high = _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15);
+            [_mm256_cmpgt_epi32(len, low), _mm256_cmpgt_epi32(len, high)]
+        }
+    }
+}
+
+/// Where the second half of a slice starts; its end, where the slice is shorter than that.
+#[inline(always)]
+fn second_half(len: usize) -> usize {
+    if len < HALF { len } else { HALF }
+}
+
+impl Simd for Avx2 {
+    type F32 = [__m256; 2];
+    type F64 = [__m256d; 4];
+
+    const IS_ONE_REGISTER: bool = false;
+
+    #[inline(always)]
+    fn vectorize<T: Task>(self, task: T) -> T::Output {
+        // SAFETY: `self` exists, so `detect` found the features that `run` enables.
+        unsafe { run(self, task) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { [_mm256_set1_ps(x), _mm256_set1_ps(x)] }
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do; `x` is 16 readable floats, and no alignment is asked.
+        unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(HALF))] }
+    }
+
+    #[inline(always)]
+    fn load_partial(self, x: &[f32], fill: f32) -> [__m256; 2] {
+        let [low, high] = self.mask_of(x.len());
+        let high_start = x[second_half(x.len())..].as_ptr();
+        // SAFETY: `self` exists, so the instructions do; the masks stop at the slice's end, and masked lanes are not
+        // accessed.
+        unsafe {
+            let fill = _mm256_set1_ps(fill);
+            [
+                _mm256_blendv_ps(fill, _mm256_maskload_ps(x.as_ptr(), low), _mm256_castsi256_ps(low)),
+                _mm256_blendv_ps(fill, _mm256_maskload_ps(high_start, high), _mm256_castsi256_ps(high)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn store(self, v: [__m256; 2], out: &mut [f32; LANES]) {
+        // SAFETY: `self` exists, so the instructions do; `out` is 16 writable floats, and no alignment is asked.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(HALF), v[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn store_partial(self, v: [__m256; 2], out: &mut [f32]) {
+        let [low, high] = self.mask_of(out.len());
+        let (first, second) = out.split_at_mut(second_half(out.len()));
+        // SAFETY: `self` exists, so the instructions do; the masks stop at the slice's end, and masked lanes are not
+        // accessed.
+        unsafe {
+            _mm256_maskstore_ps(first.as_mut_ptr(), low, v[0]);
+            _mm256_maskstore_ps(second.as_mut_ptr(), high, v[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn stream(self, v: [__m256; 2], out: &mut [f32; LANES]) {
+        if out.as_ptr().addr().is_multiple_of(64) {
+            // SAFETY: `self` exists, so the instructions do; `out` is 16 writable floats, aligned to 64 bytes.
+            unsafe {
+                _mm256_stream_ps(out.as_mut_ptr(), v[0]);
+                _mm256_stream_ps(out.as_mut_ptr().add(HALF), v[1]);
+            }
+        } else {
+            self.store(v, out);
+        }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: SSE is part of x86-64.
+        unsafe { _mm_sfence() }
+    }
+
+    #[inline(always)]
+    fn add(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    fn max(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn max_lane(self, v: [__m256; 2]) -> f32 {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let eight = _mm256_max_ps(v[0], v[1]);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+
+    #[inline(always)]
+    fn low_bits_to_exponent(self, v: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v[0]))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v[1]))),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn mul_at_least(self, a: [__m256; 2], b: [__m256; 2], least: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            [
+                _mm256_and_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a[0], least[0]), _mm256_mul_ps(a[0], b[0])),
+                _mm256_and_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a[1], least[1]), _mm256_mul_ps(a[1], b[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn zero_below(self, v: [__m256; 2], least: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let sign = _mm256_set1_ps(-0.0);
+            let keep = [
+                _mm256_cmp_ps::<_CMP_NLT_UQ>(_mm256_andnot_ps(sign, v[0]), least[0]),
+                _mm256_cmp_ps::<_CMP_NLT_UQ>(_mm256_andnot_ps(sign, v[1]), least[1]),
+            ];
+            [_mm256_and_ps(keep[0], v[0]), _mm256_and_ps(keep[1], v[1])]
+        }
+    }
+
+    #[inline(always)]
+    fn with_lane(self, v: [__m256; 2], lane: usize, value: f32) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let lane = _mm256_set1_epi32(lane.min(LANES) as i32);
+            let low = _mm256_cmpeq_epi32(lane, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+            let high = _mm256_cmpeq_epi32(lane, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15));
+            let value = _mm256_set1_ps(value);
+            [
+                _mm256_blendv_ps(v[0], value, _mm256_castsi256_ps(low)),
+                _mm256_blendv_ps(v[1], value, _mm256_castsi256_ps(high)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn equal_bits(self, v: [__m256; 2], x: f32) -> u32 {
+        // SAFETY: `self` exists, so the instructions do.
+        let [low, high] = unsafe {
+            let x_lanes = _mm256_set1_ps(x);
+            if x.is_nan() {
+                [
+                    _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(v[0], v[0])),
+                    _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(v[1], v[1])),
+                ]
+            } else {
+                [
+                    _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(v[0], x_lanes)),
+                    _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(v[1], x_lanes)),
+                ]
+            }
+        };
+        low as u32 | (high as u32) << HALF
+    }
+
+    #[inline(always)]
+    fn zero_sums(self) -> [__m256d; 4] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { [_mm256_setzero_pd(); 4] }
+    }
+
+    #[inline(always)]
+    fn accumulate(self, sums: [__m256d; 4], v: [__m256; 2]) -> [__m256d; 4] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            [
+                _mm256_add_pd(sums[0], _mm256_cvtps_pd(_mm256_castps256_ps128(v[0]))),
+                _mm256_add_pd(sums[1], _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v[0]))),
+                _mm256_add_pd(sums[2], _mm256_cvtps_pd(_mm256_castps256_ps128(v[1]))),
+                _mm256_add_pd(sums[3], _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v[1]))),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn sum_lanes(self, sums: [__m256d; 4]) -> f64 {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let low = _mm256_add_pd(sums[0], sums[2]);
+            let high = _mm256_add_pd(sums[1], sums[3]);
+            let four = _mm256_add_pd(low, high);
+            let two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd::<1>(four));
+            _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)))
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Softmax, log-softmax and their vector-Jacobian products, from the kernels of the loss.
+
+use crate::backend::Instructions;
+use crate::batch::{Backward, Batch, Logits, Upstream, Wide};
+use crate::kernel::backward::Output;
+use crate::kernel::row::Job;
+use crate::loss::{Options, Reduction};
+use crate::parallel::Schedule;
+use crate::request::check_shape;
+use crate::{Backend, Error, Matrix, MatrixMut, Parallelism, Request};
+
+/// Softmax functions with a choice of backend and threads. The free functions [`softmax`](crate::softmax()),
+/// [`log_softmax`](crate::log_softmax()) and so on are those of `Softmax::default()`.
+///
+/// With m the largest logit of a row:
+///
+/// ```text
+/// softmax      p_i = exp(x_i - m) / sum_c exp(x_c - m)
+/// log_softmax  (x_i - m) - ln(sum_c exp(x_c - m))
+/// ```
+///
+/// A logit of -inf has probability 0. A row with a NaN, with +inf, or with nothing but -inf becomes NaN.
+///
+/// ```
+/// use xent::{Backend, Matrix, MatrixMut, Softmax};
+///
+/// let logits = [1.0, 2.0, 3.0];
+/// let mut p = [0.0; 3];
+/// Softmax::default()
+///     .backend(Backend::Portable)?
+///     .softmax(Matrix::new(&logits, 1, 3)?, MatrixMut::new(&mut p, 1, 3)?)?;
+/// assert!((p[2] - 0.665).abs() < 1e-3);
+/// # Ok::<(), xent::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Softmax {
+    schedule: Schedule,
+}
+
+impl Default for Softmax {
+    fn default() -> Self {
+        Self {
+            schedule: Schedule { instructions: Instructions::detect(), parallelism: Parallelism::default() },
+        }
+    }
+}
+
+/// What a softmax without a loss has for options.
+const NO_OPTIONS: Options =
+    Options { weight: None, ignore_index: None, label_smoothing: 0.0, reduction: Reduction::Sum };
+
+impl Softmax {
+    /// With this instruction set.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`].
+    pub fn backend(mut self, backend: Backend) -> Result<Self, Error> {
+        self.schedule.instructions = Instructions::of(backend)?;
+        Ok(self)
+    }
+
+    /// With or without threads.
+    pub fn parallelism(mut self, parallelism: Parallelism) -> Self {
+        self.schedule.parallelism = parallelism;
+        self
+    }
+
+    /// The softmax of each row of `logits`, in `probabilities`; both rows x C.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
+    pub fn softmax(&self, logits: Matrix<'_>, probabilities: MatrixMut<'_>) -> Result<(), Error> {
+        self.run(Logits::Keep(logits), Request::new().probabilities(probabilities))
+    }
+
+    /// The softmax of each row, in its place.
+    ///
+    /// # Errors
+    /// [`Error::NoClasses`].
+    pub fn softmax_in_place(&self, logits: MatrixMut<'_>) -> Result<(), Error> {
+        self.run(Logits::Overwrite(logits, Wide::Probabilities), Request::new())
+    }
+
+    /// The logarithm of the softmax of each row of `logits`, in `log_probabilities`; both rows x C.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
+    pub fn log_softmax(&self, logits: Matrix<'_>, log_probabilities: MatrixMut<'_>) -> Result<(), Error> {
+        self.run(Logits::Keep(logits), Request::new().log_probabilities(log_probabilities))
+    }
+
+    /// The logarithm of the softmax of each row, in its place.
+    ///
+    /// # Errors
+    /// [`Error::NoClasses`].
+    pub fn log_softmax_in_place(&self, logits: MatrixMut<'_>) -> Result<(), Error> {
+        self.run(Logits::Overwrite(logits, Wide::LogProbabilities), Request::new())
+    }
+
+    /// From the gradient with respect to softmax's output, `upstream`, to that with respect to its input, in `grad`:
+    /// p_i (g_i - sum_c g_c p_c). All three are rows x C.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    pub fn softmax_backward(
+        &self,
+        probabilities: Matrix<'_>,
+        upstream: Matrix<'_>,
+        grad: MatrixMut<'_>,
+    ) -> Result<(), Error> {
+        self.backward(Output::Probabilities, probabilities, Upstream::Keep(upstream, grad))
+    }
+
+    /// The same; the gradient replaces `upstream`.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    pub fn softmax_backward_in_place(
+        &self,
+        probabilities: Matrix<'_>,
+        upstream: MatrixMut<'_>,
+    ) -> Result<(), Error> {
+        self.backward(Output::Probabilities, probabilities, Upstream::Overwrite(upstream))
+    }
+
+    /// From the gradient with respect to log-softmax's output, `upstream`, to that with respect to its input, in `grad`:
+    /// g_i - p_i sum_c g_c. All three are rows x C.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    pub fn log_softmax_backward(
+        &self,
+        log_probabilities: Matrix<'_>,
+        upstream: Matrix<'_>,
+        grad: MatrixMut<'_>,
+    ) -> Result<(), Error> {
+        self.backward(Output::LogProbabilities, log_probabilities, Upstream::Keep(upstream, grad))
+    }
+
+    /// The same; the gradient replaces `upstream`.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`].
+    pub fn log_softmax_backward_in_place(
+        &self,
+        log_probabilities: Matrix<'_>,
+        upstream: MatrixMut<'_>,
+    ) -> Result<(), Error> {
+        self.backward(Output::LogProbabilities, log_probabilities, Upstream::Overwrite(upstream))
+    }
+
+    fn run(&self, logits: Logits<'_>, request: Request<'_>) -> Result<(), Error> {
+        let (rows, classes) = (logits.as_matrix().rows(), logits.as_matrix().cols());
+        if rows > 0 && classes == 0 {
+            return Err(Error::NoClasses { rows });
+        }
+        request.check(rows, classes)?;
+        let batch = Batch { logits, targets: None, request };
+        let job = Job { options: &NO_OPTIONS, factor: 1.0, streaming: self.schedule.streams(&batch) };
+        self.schedule.run(&job, batch);
+        Ok(())
+    }
+
+    fn backward(&self, output: Output, y: Matrix<'_>, upstream: Upstream<'_>) -> Result<(), Error> {
+        let expected = (y.rows(), y.cols());
+        match &upstream {
+            Upstream::Keep(g, dx) => {
+                check_shape("upstream", expected, (g.rows(), g.cols()))?;
+                check_shape("grad", expected, (dx.rows(), dx.cols()))?;
+            }
+            Upstream::Overwrite(g) => check_shape("upstream", expected, (g.rows(), g.cols()))?,
+        }
+        self.schedule.run_backward(Backward { output, y, upstream });
+        Ok(())
+    }
+}
+
+/// [`Softmax::softmax`] with the default backend and threads.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
+pub fn softmax(logits: Matrix<'_>, probabilities: MatrixMut<'_>) -> Result<(), Error> {
+    Softmax::default().softmax(logits, probabilities)
+}
+
+/// [`Softmax::softmax_in_place`] with the default backend and threads.
+///
+/// # Errors
+/// [`Error::NoClasses`].
+pub fn softmax_in_place(logits: MatrixMut<'_>) -> Result<(), Error> {
+    Softmax::default().softmax_in_place(logits)
+}
+
+/// [`Softmax::log_softmax`] with the default backend and threads.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
+pub fn log_softmax(logits: Matrix<'_>, log_probabilities: MatrixMut<'_>) -> Result<(), Error> {
+    Softmax::default().log_softmax(logits, log_probabilities)
+}
+
+/// [`Softmax::log_softmax_in_place`] with the default backend and threads.
+///
+/// # Errors
+/// [`Error::NoClasses`].
+pub fn log_softmax_in_place(logits: MatrixMut<'_>) -> Result<(), Error> {
+    Softmax::default().log_softmax_in_place(logits)
+}
+
+/// [`Softmax::softmax_backward`] with the default backend and threads.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub fn softmax_backward(
+    probabilities: Matrix<'_>,
+    upstream: Matrix<'_>,
+    grad: MatrixMut<'_>,
+) -> Result<(), Error> {
+    Softmax::default().softmax_backward(probabilities, upstream, grad)
+}
+
+/// [`Softmax::log_softmax_backward`] with the default backend and threads.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub fn log_softmax_backward(
+    log_probabilities: Matrix<'_>,
+    upstream: Matrix<'_>,
+    grad: MatrixMut<'_>,
+) -> Result<(), Error> {
+    Softmax::default().log_softmax_backward(log_probabilities, upstream, grad)
+}

@@ -1,0 +1,113 @@
+//! Integer targets of whatever type the user's data has.
+
+/// An integer type that names classes.
+///
+/// Implemented for `u8`, `u16`, `u32`, `u64`, `usize`, `i32` and `i64`.
+pub trait Target: sealed::Target {}
+
+/// A slice of targets, its type erased: the kernels exist once, not once per integer type.
+#[derive(Clone, Copy)]
+pub(crate) enum Targets<'a> {
+    U8(&'a [u8]),
+    U16(&'a [u16]),
+    U32(&'a [u32]),
+    U64(&'a [u64]),
+    Usize(&'a [usize]),
+    I32(&'a [i32]),
+    I64(&'a [i64]),
+}
+
+mod sealed {
+    pub trait Target: Copy {
+        #[doc(hidden)]
+        #[allow(private_interfaces)]
+        fn erase(targets: &[Self]) -> super::Targets<'_>;
+    }
+}
+
+macro_rules! target_types {
+    ($($integer:ty => $variant:ident),+) => {
+        $(
+            impl Target for $integer {}
+
+            impl sealed::Target for $integer {
+                #[allow(private_interfaces)]
+                fn erase(targets: &[Self]) -> Targets<'_> {
+                    Targets::$variant(targets)
+                }
+            }
+        )+
+
+        impl<'a> Targets<'a> {
+            pub(crate) fn len(self) -> usize {
+                match self {
+                    $(Self::$variant(targets) => targets.len(),)+
+                }
+            }
+
+            pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
+                match self {
+                    $(Self::$variant(targets) => {
+                        let (first, second) = targets.split_at(rows);
+                        (Self::$variant(first), Self::$variant(second))
+                    })+
+                }
+            }
+
+            /// The target of a row as it was written.
+            pub(crate) fn get(self, row: usize) -> i128 {
+                match self {
+                    $(Self::$variant(targets) => targets[row] as i128,)+
+                }
+            }
+
+            /// The class of a row; `None` where it is the ignored one. Targets have been checked by [`Self::census`].
+            #[inline]
+            pub(crate) fn class(self, row: usize, ignore_index: Option<i64>) -> Option<usize> {
+                match self {
+                    $(Self::$variant(targets) => {
+                        let target = targets[row];
+                        let ignored = ignore_index.is_some_and(|ignored| i128::from(ignored) == target as i128);
+                        (!ignored).then_some(target as usize)
+                    })+
+                }
+            }
+
+            /// How many targets count, or the first row whose target is neither a class nor the ignored index.
+            pub(crate) fn census(self, classes: usize, ignore_index: Option<i64>) -> Result<usize, usize> {
+                match self {
+                    $(Self::$variant(targets) => {
+                        // Outside the type's range, no target is ignored.
+                        let ignored = ignore_index.and_then(|ignored| <$integer>::try_from(ignored).ok());
+                        census(targets, ignored, |target| usize::try_from(target).is_ok_and(|class| class < classes))
+                    })+
+                }
+            }
+        }
+    };
+}
+
+target_types!(u8 => U8, u16 => U16, u32 => U32, u64 => U64, usize => Usize, i32 => I32, i64 => I64);
+
+impl<'a> Targets<'a> {
+    pub(crate) fn new<T: Target>(targets: &'a [T]) -> Self {
+        T::erase(targets)
+    }
+}
+
+/// Counts without a branch on the data; only when something is wrong does it look for where.
+fn census<T: Copy + PartialEq>(
+    targets: &[T],
+    ignored: Option<T>,
+    is_class: impl Fn(T) -> bool,
+) -> Result<usize, usize> {
+    let mut counted = 0;
+    let mut wrong = false;
+    for &target in targets {
+        let is_ignored = Some(target) == ignored;
+        counted += usize::from(!is_ignored);
+        wrong |= !is_ignored & !is_class(target);
+    }
+    let first_wrong = |&target: &T| Some(target) != ignored && !is_class(target);
+    if wrong { targets.iter().position(first_wrong).map_or(Ok(counted), Err) } else { Ok(counted) }
+}
