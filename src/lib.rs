@@ -2,6 +2,7 @@
 
 mod backend;
 mod batch;
+pub mod contract;
 mod cross_entropy;
 mod error;
 mod kernel;

@@ -1,0 +1,49 @@
+//! The numeric contract: how far a result may be from the exact one, as constants that the tests use too.
+//!
+//! For a row of `f32` logits x with maximum m and softmax p, let d_i = x_i - m, D = sum_i p_i |d_i| the row's mean gap,
+//! and D' the same over the classes other than the target, with their p renormalised. The terms in d and D are what
+//! rounding each d_i to `f32` costs, whatever is done afterwards; the constants are what the kernels may add.
+//!
+//! | quantity | bound |
+//! |---|---|
+//! | probability; gradient away from the target | relative error at most (\|d_i\| + D + [`PROBABILITY`]) [`U`] where the exact value is a normal number; exactly 0 below `f32::MIN_POSITIVE` |
+//! | loss of a row | relative error at most (D' + [`LOSS`]) [`U`], also for confident rows |
+//! | gradient at the target | relative error at most (D' + [`TARGET_GRADIENT`]) [`U`], also as p approaches 1 |
+//! | lse | error at most (D + [`LSE`]) [`U`] (\|m\| + ln S), S the sum of exp(d_i) |
+//! | log-probability | error at most ([`LOG_PROBABILITY`] (\|d_i\| + ln S) + D) [`U`] |
+//! | reduced loss | the rows' bound plus [`U`] |
+//!
+//! No subnormal number is ever stored. With label smoothing or class weights, the loss is a sum of positive terms and
+//! keeps its bound, with the weights in D'; the gradient is a difference, and its bound holds relative to the sum of
+//! the magnitudes of its two terms. Of a coefficient above 1 (a class weight, an upstream gradient) the gradient is 0
+//! where the probability is.
+//!
+//! A confident row is one where the target leads by a wide gap. PyTorch and JAX form the loss as `lse - x_t`, which at a
+//! gap of 20 is 0 in `f32`; its exact value is 2e-9, and here it has all 24 bits.
+//!
+//! # Bits
+//!
+//! A row's results depend on the row's bits and on the options, and on nothing else: not on the batch, the position, the
+//! thread count, the alignment, in place or not, or the other outputs of the call. Nor on the instruction set, on every
+//! CPU with fused multiply-add. The reduced loss is summed along a tree that depends on the shape alone.
+
+/// The unit that bounds are stated in: half the distance from 1 to the next `f32`, 2^-24.
+pub const U: f64 = 1.0 / 16_777_216.0;
+
+/// Of probabilities, and of the gradient away from the target.
+pub const PROBABILITY: f64 = 4.0;
+
+/// Of a row's loss.
+pub const LOSS: f64 = 4.0;
+
+/// Of the gradient at the target.
+pub const TARGET_GRADIENT: f64 = 8.0;
+
+/// Of the logarithm of the sum of exponentials.
+pub const LSE: f64 = 4.0;
+
+/// Of log-probabilities.
+pub const LOG_PROBABILITY: f64 = 4.0;
+
+/// Of loss and target gradient of confident rows, where the gap between the target and the rest is exact in `f32`.
+pub const CONFIDENT: f64 = 2.0;
