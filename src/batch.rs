@@ -2,6 +2,7 @@
 
 use crate::kernel::backward;
 use crate::kernel::map::Columns;
+use crate::loss::Options;
 use crate::parallel::SplitRows;
 use crate::request::Request;
 use crate::simd::{Simd, Task};
@@ -89,11 +90,25 @@ impl Batch<'_> {
         elements.saturating_mul(size_of::<f32>()).saturating_mul(if count == 0 { 0 } else { count + 1 })
     }
 
+    /// The class of a row; `None` where there is none, or it is ignored.
+    #[inline(always)]
+    pub(crate) fn class(&self, row: usize, options: &Options) -> Option<usize> {
+        self.targets.and_then(|targets| targets.class(row, options.ignore_index))
+    }
+
+    /// What the gradient of a row's loss is multiplied by.
+    #[inline(always)]
+    pub(crate) fn factor(&self, row: usize, factor: f64) -> f64 {
+        self.request.upstream.map_or(factor, |upstream| f64::from(upstream[row]))
+    }
+
+    #[inline(always)]
     fn overwrites(&self, wide: Wide) -> bool {
         matches!(&self.logits, Logits::Overwrite(_, overwrite) if *overwrite == wide)
     }
 
-    fn writes(&self, wide: Wide) -> bool {
+    #[inline(always)]
+    pub(crate) fn writes(&self, wide: Wide) -> bool {
         self.overwrites(wide) || self.request.wide(wide).is_some()
     }
 
@@ -107,6 +122,12 @@ impl Batch<'_> {
     #[inline(always)]
     pub(crate) fn writes_lse(&self) -> bool {
         self.request.lse.is_some() || self.writes(Wide::LogProbabilities)
+    }
+
+    /// Whether some output needs another look at the row than loss and affine outputs do.
+    #[inline(always)]
+    pub(crate) fn writes_narrow(&self) -> bool {
+        self.writes_lse() || self.request.argmax.is_some()
     }
 
     /// Where the pass that writes `wide` reads and writes, if it was asked for.
@@ -129,14 +150,31 @@ impl Batch<'_> {
         }
     }
 
+    /// The rows of `wide` from `row` on, and their stride, if it was asked for.
+    #[inline(always)]
+    pub(crate) fn wide_rows(&mut self, row: usize, wide: Wide) -> Option<(&mut [f32], usize)> {
+        match &mut self.logits {
+            Logits::Overwrite(matrix, overwrite) if *overwrite == wide => Some(matrix.rows_from_mut(row)),
+            _ => self.request.wide_mut(wide).map(|matrix| matrix.rows_from_mut(row)),
+        }
+    }
+
     /// One value in all outputs of a row, and `best` for its argmax.
     pub(crate) fn fill_row(&mut self, row: usize, value: f32, best: usize) {
-        if let Logits::Overwrite(matrix, _) = &mut self.logits
-            && let Some(out) = matrix.row_mut(row)
-        {
+        for wide in [Wide::Gradient, Wide::Probabilities] {
+            if let Some(out) = self.wide_row(row, wide) {
+                out.fill(value);
+            }
+        }
+        self.fill_but_affine(row, value, best);
+    }
+
+    /// The same, but for the outputs that are made of the row's exponentials.
+    pub(crate) fn fill_but_affine(&mut self, row: usize, value: f32, best: usize) {
+        if let Some(out) = self.wide_row(row, Wide::LogProbabilities) {
             out.fill(value);
         }
-        self.request.fill_row(row, value, best);
+        self.request.fill_narrow(row, value, best);
     }
 }
 

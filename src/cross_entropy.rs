@@ -288,7 +288,8 @@ impl CrossEntropy {
         // Where the divisor is 0 no row counts, and no gradient flows.
         let factor = if divisor == 0.0 { 0.0 } else { 1.0 / divisor };
         let batch = Batch { logits, targets: Some(targets), request };
-        let job = Job { options: &self.options, factor, streaming: self.schedule.streams(&batch) };
+        let terms = self.options.terms(classes);
+        let job = Job { options: &self.options, terms, factor, streaming: self.schedule.streams(&batch) };
         let totals = self.schedule.run(&job, batch);
         Ok(Summary { loss: totals.loss / divisor, weight, counted, correct: totals.correct })
     }

@@ -7,6 +7,7 @@ use crate::kernel::exp::LEAST;
 use crate::kernel::map::{Affine, Shift};
 use crate::kernel::scalar::{exp, log1p, to_f32};
 use crate::kernel::statistics::{Gaps, Statistics};
+use crate::simd::LANES;
 
 /// How the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,20 +35,16 @@ pub(crate) struct ClassWeights {
     padded: Vec<f32>,
     classes: usize,
     total: f64,
-}
-
-/// What is left of a row when the kernels need it no more.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Target {
-    pub(crate) class: usize,
-    pub(crate) logit: f32,
+    /// For each class, the sum of the others.
+    of_others: Vec<f64>,
 }
 
 /// A row's softmax, in the terms of the essay in `kernel`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Softmax {
     statistics: Statistics,
-    target: Option<Target>,
+    /// The target's logit; -inf where there is no target.
+    target_logit: f32,
     /// The largest logit, the target's included.
     pub(crate) max: f32,
     /// ln of the sum relative to `max`.
@@ -57,8 +54,27 @@ pub(crate) struct Softmax {
     target_probability: f64,
     /// 1 - target_probability, without cancellation.
     others_probability: f64,
-    /// max - the target's logit.
+    /// max - target_logit.
     target_gap: f64,
+}
+
+/// The options' share in the loss, for some number of classes: (1 - eps), eps / C and W of
+/// (1 - eps) w_y (-ln p_y) + (eps / C) sum_c w_c (-ln p_c), where W = sum_c w_c.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    hard: f64,
+    smooth: f64,
+    total_weight: f64,
+}
+
+/// An output as wide as the row: `scale` and `least` as in [`Affine`], minus `shift` times the class's weight; and the
+/// target's own value.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Coefficients {
+    pub(crate) scale: f32,
+    pub(crate) least: f32,
+    pub(crate) shift: f32,
+    pub(crate) at_target: f32,
 }
 
 impl ClassWeights {
@@ -66,8 +82,19 @@ impl ClassWeights {
         const PADDING: usize = 64;
         let classes = weights.len();
         let total = weights.iter().map(|&weight| f64::from(weight)).sum();
+        // From both ends, because total - weight would not be 0 where it should.
+        let mut of_others = vec![0.0; classes];
+        let (mut before, mut after) = (0.0, 0.0);
+        for class in 0..classes {
+            of_others[class] += before;
+            before += f64::from(weights[class]);
+        }
+        for class in (0..classes).rev() {
+            of_others[class] += after;
+            after += f64::from(weights[class]);
+        }
         weights.resize(classes + PADDING, 0.0);
-        Self { padded: weights, classes, total }
+        Self { padded: weights, classes, total, of_others }
     }
 
     pub(crate) fn as_slice(&self) -> &[f32] {
@@ -77,16 +104,27 @@ impl ClassWeights {
 
 impl Options {
     /// The class weight of a target.
+    #[inline(always)]
     pub(crate) fn weight_of(&self, class: usize) -> f64 {
         self.weight.as_ref().map_or(1.0, |weight| f64::from(weight.padded[class]))
     }
 
-    /// The sum of all class weights.
-    fn total_weight(&self, classes: usize) -> f64 {
-        self.weight.as_ref().map_or(classes as f64, |weight| weight.total)
+    /// The sum of the class weights of all classes but this one.
+    #[inline(always)]
+    pub(crate) fn weight_of_others(&self, class: usize, classes: usize) -> f64 {
+        self.weight.as_ref().map_or((classes - 1) as f64, |weight| weight.of_others[class])
+    }
+
+    pub(crate) fn terms(&self, classes: usize) -> Terms {
+        Terms {
+            hard: 1.0 - self.label_smoothing,
+            smooth: self.label_smoothing / classes as f64,
+            total_weight: self.weight.as_ref().map_or(classes as f64, |weight| weight.total),
+        }
     }
 
     /// The gaps that the loss needs of each row.
+    #[inline(always)]
     pub(crate) fn gaps(&self) -> Gaps<'_> {
         match &self.weight {
             _ if self.label_smoothing == 0.0 => Gaps::None,
@@ -95,97 +133,109 @@ impl Options {
         }
     }
 
-    /// The weights of a row's two terms, (1 - eps) w_y and eps / C.
-    fn term_weights(&self, class: usize, classes: usize) -> (f64, f64) {
-        let hard = (1.0 - self.label_smoothing) * self.weight_of(class);
-        (hard, self.label_smoothing / classes as f64)
-    }
-
-    /// The loss of a row, before any reduction:
-    /// (1 - eps) w_y (-ln p_y) + (eps / C) sum_c w_c (-ln p_c).
+    /// What a gradient with these coefficients does to the columns.
     #[inline(always)]
-    pub(crate) fn row_loss(&self, softmax: &Softmax, target: Target, classes: usize) -> f64 {
-        let nll = softmax.target_gap + softmax.ln_sum;
-        if self.label_smoothing == 0.0 {
-            return if self.weight.is_none() { nll } else { weighted(self.weight_of(target.class), nll) };
+    pub(crate) fn affine(&self, coefficients: &Coefficients) -> Affine<'_> {
+        let shift = match &self.weight {
+            _ if self.label_smoothing == 0.0 => Shift::None,
+            None => Shift::Equal(coefficients.shift),
+            Some(weight) => Shift::Weighted { weights: &weight.padded, scale: coefficients.shift },
+        };
+        Affine { shift, ..coefficients.affine() }
+    }
+}
+
+impl Terms {
+    /// The loss of a row whose target has class weight `own`, before any reduction.
+    #[inline(always)]
+    pub(crate) fn row_loss(&self, softmax: &Softmax, own: f64) -> f64 {
+        let nll = softmax.nll();
+        let hard = weighted(self.hard * own, nll);
+        if self.smooth == 0.0 {
+            return hard;
         }
-        let (hard, smooth) = self.term_weights(target.class, classes);
         // -ln p_c = (max - x_c) + ln_sum, and the statistics have the gaps below their own maximum.
         let statistics = &softmax.statistics;
         let raise = f64::from(softmax.max) - f64::from(statistics.max);
-        let gaps = statistics.gap
-            + weighted(statistics.weight, raise)
-            + weighted(self.weight_of(target.class), softmax.target_gap);
-        let spread = gaps + self.total_weight(classes) * softmax.ln_sum;
-        if nll.is_nan() { nll } else { weighted(hard, nll) + weighted(smooth, spread) }
+        let gaps = statistics.gap + weighted(statistics.weight, raise) + weighted(own, softmax.target_gap);
+        let spread = gaps + self.total_weight * softmax.ln_sum;
+        let loss = hard + weighted(self.smooth, spread);
+        if nll.is_nan() { nll } else { loss }
     }
 
-    /// The gradient of a row's loss times `factor`: away from the target as a function of the logits, and at the target
-    /// as a number. factor [(1 - eps) w_y (p_i - [i = y]) + (eps / C) (W p_i - w_i)].
+    /// The gradient of a row's loss times `factor`: factor [(1 - eps) w_y (p_i - [i = y]) + (eps / C) (W p_i - w_i)].
     #[inline(always)]
-    pub(crate) fn gradient(
-        &self,
-        softmax: &Softmax,
-        target: Target,
-        classes: usize,
-        factor: f64,
-    ) -> (Affine<'_>, f32) {
+    pub(crate) fn gradient(&self, softmax: &Softmax, own: f64, factor: f64) -> Coefficients {
         let (p, q) = (softmax.target_probability, softmax.others_probability);
-        let (hard, smooth) = self.term_weights(target.class, classes);
-        if smooth == 0.0 {
-            return (softmax.affine(hard * factor, Shift::None), to_f32(-q * hard * factor));
+        let hard = self.hard * own;
+        let spread = self.smooth * ((self.total_weight - own) * p - own * q);
+        let at_target = (spread - hard * q) * factor;
+        let coefficient = (hard + self.smooth * self.total_weight) * factor;
+        Coefficients {
+            shift: to_f32(self.smooth * factor),
+            at_target: to_f32(at_target),
+            ..Coefficients::new(coefficient * softmax.scale)
         }
-        let total = self.total_weight(classes);
-        let own = self.weight_of(target.class);
-        let shift = match &self.weight {
-            None => Shift::Equal((smooth * factor) as f32),
-            Some(weight) => Shift::Weighted { weights: &weight.padded, scale: (smooth * factor) as f32 },
-        };
-        let at_target = smooth * ((total - own) * p - own * q) - hard * q;
-        (softmax.affine((hard + smooth * total) * factor, shift), to_f32(at_target * factor))
+    }
+}
+
+impl Coefficients {
+    /// Of a row that comes out as zeros.
+    pub(crate) const NOTHING: Self = Self { scale: 0.0, least: f32::NAN, shift: 0.0, at_target: 0.0 };
+
+    #[inline(always)]
+    fn new(scale: f64) -> Self {
+        let scale = to_f32(scale);
+        // The least exponential whose product with the scale is a normal number. The factor keeps it one after rounding.
+        const SMALLEST: f64 = f32::MIN_POSITIVE as f64 * (1.0 + 1.0 / 4_194_304.0);
+        let least = (SMALLEST / f64::from(scale.abs())) as f32;
+        let least = if least < LEAST { LEAST } else { least };
+        Self { scale, least: if scale == 0.0 { f32::NAN } else { least }, ..Self::default() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn affine(&self) -> Affine<'static> {
+        Affine { scale: self.scale, least: self.least, shift: Shift::None }
     }
 }
 
 impl Softmax {
-    /// From the statistics of all columns but the target; of all columns, where there is none.
+    /// From the statistics of all columns but the target, and the target's logit; without a target, from those of all
+    /// columns and -inf.
     #[inline(always)]
-    pub(crate) fn new(statistics: Statistics, target: Option<Target>) -> Self {
+    pub(crate) fn new(statistics: Statistics, target_logit: f32) -> Self {
         let Statistics { max: others_max, sum, .. } = statistics;
-        let Some(target) = target else {
-            let scale = if sum == 0.0 { f64::NAN } else { 1.0 / sum };
-            return Self {
-                statistics,
-                target: None,
-                max: others_max,
-                ln_sum: if sum == 0.0 { f64::NAN } else { log1p(sum - 1.0) },
-                scale,
-                target_probability: 0.0,
-                others_probability: 1.0,
-                target_gap: 0.0,
-            };
-        };
-        let target_leads = target.logit >= others_max;
-        let (max, min) = if target_leads { (target.logit, others_max) } else { (others_max, target.logit) };
+        let target_leads = target_logit >= others_max;
+        let max = if target_leads { target_logit } else { others_max };
+        let min = if target_leads { others_max } else { target_logit };
         let e = exp(f64::from(min) - f64::from(max));
-        let (others, own) = if target_leads { (sum * e, 1.0) } else { (sum, e) };
-        let y = if target_leads { others } else { (sum - 1.0) + e };
+        let scaled = sum * e;
+        let others = if target_leads { scaled } else { sum };
+        let own = if target_leads { 1.0 } else { e };
+        let y = if target_leads { scaled } else { (sum - 1.0) + e };
         let reciprocal = 1.0 / (1.0 + y);
         Self {
             statistics,
-            target: Some(target),
+            target_logit,
             max,
             ln_sum: log1p(y),
             scale: if target_leads { e * reciprocal } else { reciprocal },
             target_probability: own * reciprocal,
             others_probability: others * reciprocal,
-            target_gap: f64::from(max) - f64::from(target.logit),
+            target_gap: f64::from(max) - f64::from(target_logit),
         }
+    }
+
+    /// -ln p of the target.
+    #[inline(always)]
+    pub(crate) fn nll(&self) -> f64 {
+        self.target_gap + self.ln_sum
     }
 
     /// Whether the row has a NaN, +inf, or nothing but -inf.
     #[inline(always)]
     pub(crate) fn is_nan(&self) -> bool {
-        (self.target_gap + self.ln_sum).is_nan()
+        self.nll().is_nan()
     }
 
     /// ln of the sum of exp(x).
@@ -193,43 +243,108 @@ impl Softmax {
         f64::from(self.max) + self.ln_sum
     }
 
-    /// -ln p of the target, where there is one.
-    pub(crate) fn target_log_probability(&self) -> f64 {
-        -(self.target_gap + self.ln_sum)
-    }
-
-    pub(crate) fn target_probability(&self) -> f32 {
-        to_f32(self.target_probability)
-    }
-
     /// Whether the small sum next to the largest term may have been lost to the rounding of that term: the largest
     /// logit is not the target, and the rest is little beside it.
     pub(crate) fn has_dominant_other(&self) -> bool {
-        self.ln_sum < 1.0 && self.target.is_none_or(|target| target.logit < self.statistics.max)
-    }
-
-    /// The probabilities away from the target.
-    pub(crate) fn probabilities(&self) -> Affine<'static> {
-        self.affine(1.0, Shift::None)
+        self.ln_sum < 1.0 && self.target_logit < self.statistics.max
     }
 
     /// The largest logit away from the target, which the exponentials are relative to.
+    #[inline(always)]
     pub(crate) fn others_max(&self) -> f32 {
         self.statistics.max
     }
 
     #[inline(always)]
-    fn affine<'a>(&self, coefficient: f64, shift: Shift<'a>) -> Affine<'a> {
-        let scale = to_f32(coefficient * self.scale);
-        // The least exponential whose product with the scale is a normal number. The factor keeps it one after rounding.
-        let least =
-            (f64::from(f32::MIN_POSITIVE) / f64::from(scale.abs()) * (1.0 + 1.0 / 4_194_304.0)) as f32;
-        let least = if scale == 0.0 { f32::NAN } else { least.max(LEAST) };
-        Affine { scale, least, shift }
+    pub(crate) fn target_logit(&self) -> f32 {
+        self.target_logit
+    }
+
+    /// The probabilities.
+    #[inline(always)]
+    pub(crate) fn probabilities(&self) -> Coefficients {
+        Coefficients { at_target: to_f32(self.target_probability), ..Coefficients::new(self.scale) }
+    }
+}
+
+/// [`Statistics`] of 16 rows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StatisticsLanes {
+    pub(crate) max: [f32; LANES],
+    pub(crate) sum: [f64; LANES],
+    pub(crate) gap: [f64; LANES],
+    pub(crate) weight: [f64; LANES],
+}
+
+/// [`Softmax`] of 16 rows, by fields: loops over them compile to vectors.
+#[derive(Clone, Debug)]
+pub(crate) struct SoftmaxLanes {
+    statistics: StatisticsLanes,
+    target_logit: [f32; LANES],
+    max: [f32; LANES],
+    ln_sum: [f64; LANES],
+    scale: [f64; LANES],
+    target_probability: [f64; LANES],
+    others_probability: [f64; LANES],
+    target_gap: [f64; LANES],
+}
+
+impl StatisticsLanes {
+    #[inline(always)]
+    fn row(&self, row: usize) -> Statistics {
+        Statistics { max: self.max[row], sum: self.sum[row], gap: self.gap[row], weight: self.weight[row] }
+    }
+}
+
+impl SoftmaxLanes {
+    #[inline(always)]
+    pub(crate) fn new(statistics: &StatisticsLanes, target_logit: &[f32; LANES]) -> Self {
+        let zeros = [0.0; LANES];
+        let mut lanes = Self {
+            statistics: statistics.clone(),
+            target_logit: *target_logit,
+            max: [0.0; LANES],
+            ln_sum: zeros,
+            scale: zeros,
+            target_probability: zeros,
+            others_probability: zeros,
+            target_gap: zeros,
+        };
+        for row in 0..LANES {
+            let softmax = Softmax::new(statistics.row(row), target_logit[row]);
+            lanes.max[row] = softmax.max;
+            lanes.ln_sum[row] = softmax.ln_sum;
+            lanes.scale[row] = softmax.scale;
+            lanes.target_probability[row] = softmax.target_probability;
+            lanes.others_probability[row] = softmax.others_probability;
+            lanes.target_gap[row] = softmax.target_gap;
+        }
+        lanes
+    }
+
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> Softmax {
+        Softmax {
+            statistics: self.statistics.row(row),
+            target_logit: self.target_logit[row],
+            max: self.max[row],
+            ln_sum: self.ln_sum[row],
+            scale: self.scale[row],
+            target_probability: self.target_probability[row],
+            others_probability: self.others_probability[row],
+            target_gap: self.target_gap[row],
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_nan(&self, row: usize) -> bool {
+        (self.target_gap[row] + self.ln_sum[row]).is_nan()
     }
 }
 
 /// A term of weight 0 is 0, also where its value is infinite.
+#[inline(always)]
 fn weighted(weight: f64, term: f64) -> f64 {
-    if weight == 0.0 && !term.is_nan() { 0.0 } else { weight * term }
+    let product = weight * term;
+    if weight == 0.0 && !term.is_nan() { 0.0 } else { product }
 }

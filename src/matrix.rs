@@ -109,6 +109,11 @@ impl<'a, T> Matrix<'a, T> {
         })
     }
 
+    /// The rows from `row` on, with their padding, and their stride.
+    pub(crate) fn rows_from(self, row: usize) -> (&'a [T], usize) {
+        (&self.data[self.shape.start(row, self.data.len())..], self.shape.row_stride)
+    }
+
     /// The first `rows` rows, and the others.
     pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
         let (first, second) = self.data.split_at(self.shape.start(rows, self.data.len()));
@@ -178,6 +183,12 @@ impl<'a, T> MatrixMut<'a, T> {
     /// The same matrix for a shorter time, so that it can be used again after a call.
     pub fn reborrow(&mut self) -> MatrixMut<'_, T> {
         MatrixMut { data: self.data, shape: self.shape }
+    }
+
+    /// The rows from `row` on, with their padding, and their stride.
+    pub(crate) fn rows_from_mut(&mut self, row: usize) -> (&mut [T], usize) {
+        let start = self.shape.start(row, self.data.len());
+        (&mut self.data[start..], self.shape.row_stride)
     }
 
     /// The first `rows` rows, and the others.

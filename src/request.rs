@@ -164,13 +164,8 @@ impl<'a> Request<'a> {
         )
     }
 
-    /// One value in all outputs of a row, and `best` for its argmax.
-    pub(crate) fn fill_row(&mut self, row: usize, value: f32, best: usize) {
-        for matrix in [&mut self.grad, &mut self.probabilities, &mut self.log_probabilities] {
-            if let Some(out) = matrix.as_mut().and_then(|matrix| matrix.row_mut(row)) {
-                out.fill(value);
-            }
-        }
+    /// One value in the outputs that have one of each row, and `best` for the argmax.
+    pub(crate) fn fill_narrow(&mut self, row: usize, value: f32, best: usize) {
         for out in [&mut self.losses, &mut self.lse].into_iter().flatten() {
             out[row] = value;
         }

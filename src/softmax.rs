@@ -156,7 +156,8 @@ impl Softmax {
         }
         request.check(rows, classes)?;
         let batch = Batch { logits, targets: None, request };
-        let job = Job { options: &NO_OPTIONS, factor: 1.0, streaming: self.schedule.streams(&batch) };
+        let terms = NO_OPTIONS.terms(classes);
+        let job = Job { options: &NO_OPTIONS, terms, factor: 1.0, streaming: self.schedule.streams(&batch) };
         self.schedule.run(&job, batch);
         Ok(())
     }

@@ -22,7 +22,7 @@ pub(crate) const LEAST: f32 = f32::MIN_POSITIVE * 1.000_008;
 /// Adding it rounds to an integer and leaves that integer plus 127 in the low bits.
 const ROUND: f32 = 12_582_912.0 + 127.0;
 /// 9 bits: its product with n is exact, where there is no fused multiply-add as well.
-const LN_2_HIGH: f32 = 0.693_359_375;
+const LN_2_HIGH: f32 = 355.0 / 512.0;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Largest relative error 0.053 u before rounding.
 const Q: [f32; 5] = [

@@ -35,6 +35,7 @@
 
 pub(crate) mod backward;
 pub(crate) mod exp;
+pub(crate) mod few_classes;
 pub(crate) mod map;
 pub(crate) mod row;
 pub(crate) mod scalar;

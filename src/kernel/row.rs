@@ -4,9 +4,9 @@
 
 use super::map::{self, Affine, Columns};
 use super::statistics::{self, BLOCK, Gaps, Statistics};
-use super::{first_equal, scalar};
+use super::{few_classes, first_equal, scalar};
 use crate::batch::{Batch, Wide};
-use crate::loss::{Options, Softmax, Target};
+use crate::loss::{Options, Softmax, Terms};
 use crate::parallel::SplitRows;
 use crate::request::IGNORED;
 use crate::simd::{Simd, Task};
@@ -15,6 +15,7 @@ use crate::simd::{Simd, Task};
 #[derive(Clone, Copy)]
 pub(crate) struct Job<'a> {
     pub(crate) options: &'a Options,
+    pub(crate) terms: Terms,
     /// What the gradient of each row's loss is multiplied by, where rows bring no upstream gradients: one over the
     /// reduction's divisor.
     pub(crate) factor: f64,
@@ -57,7 +58,12 @@ impl Task for Rows<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Totals {
         let mut exps = [0.0; BLOCK];
-        run(&mut Whole { simd, exps: &mut exps, kept: false }, self.job, self.batch)
+        let mut passes = Whole { simd, exps: &mut exps, kept: false };
+        if self.batch.classes() <= few_classes::MOST {
+            few_classes::run(simd, &mut passes, self.job, self.batch)
+        } else {
+            run(&mut passes, self.job, self.batch)
+        }
     }
 }
 
@@ -111,88 +117,107 @@ pub(crate) fn run<P: Passes>(passes: &mut P, job: &Job<'_>, mut batch: Batch<'_>
 #[inline(always)]
 fn run_row<P: Passes>(passes: &mut P, job: &Job<'_>, batch: &mut Batch<'_>, row: usize) -> Totals {
     let options = job.options;
-    let class = match batch.targets {
-        None => None,
-        Some(targets) => match targets.class(row, options.ignore_index) {
-            None => {
-                batch.fill_row(row, 0.0, IGNORED);
-                return Totals::default();
-            }
-            class => class,
-        },
-    };
-
+    let class = batch.class(row, options);
+    if batch.targets.is_some() && class.is_none() {
+        batch.fill_row(row, 0.0, IGNORED);
+        return Totals::default();
+    }
     let x = batch.logits.row(row);
-    let classes = x.len();
-    let target = class.map(|class| Target { class, logit: x[class] });
-    let gaps = if target.is_some() { options.gaps() } else { Gaps::None };
-    let softmax = Softmax::new(passes.statistics(x, class, gaps, batch.writes_affine()), target);
-    let largest = if softmax.is_nan() { f32::NAN } else { softmax.max };
+    let target_logit = class.map_or(f32::NEG_INFINITY, |class| x[class]);
+    let gaps = if class.is_some() { options.gaps() } else { Gaps::None };
+    let softmax = Softmax::new(passes.statistics(x, class, gaps, batch.writes_affine()), target_logit);
     if softmax.is_nan() {
-        let best = if batch.request.argmax.is_some() { first_nan_or_largest(passes, x) } else { 0 };
+        let best = nan_argmax(passes, batch, row);
         batch.fill_row(row, f32::NAN, best);
         return Totals { loss: if class.is_some() { f64::NAN } else { 0.0 }, correct: 0 };
     }
 
-    let mut totals = Totals::default();
-    if let Some(target) = target {
-        totals.loss = options.row_loss(&softmax, target, classes);
-        if let Some(losses) = &mut batch.request.losses {
-            losses[row] = scalar::to_f32(totals.loss);
-        }
-        // The first of equally large logits is the answer.
-        let is_largest = target.logit == largest;
-        let is_first = is_largest
-            && (softmax.others_max() < largest || passes.first_equal(x, largest) == Some(target.class));
-        totals.correct = usize::from(is_first);
-    }
-    if let Some(argmax) = &mut batch.request.argmax {
-        argmax[row] = passes.first_equal(x, largest).unwrap_or(0);
-    }
-
-    let mut log_softmax = softmax;
-    if batch.writes_lse() && softmax.has_dominant_other() {
-        // Once more with the largest logit as the pivot, whose rounding would else drown the rest.
-        if let Some(class) = passes.first_equal(x, softmax.max) {
-            let pivot = Target { class, logit: softmax.max };
-            log_softmax = Softmax::new(passes.statistics(x, Some(class), Gaps::None, false), Some(pivot));
-        }
-    }
-    if let Some(lse) = &mut batch.request.lse {
-        lse[row] = scalar::to_f32(log_softmax.lse());
-    }
-
-    for wide in [Wide::LogProbabilities, Wide::Probabilities, Wide::Gradient] {
-        let factor = match batch.request.upstream {
-            Some(upstream) => f64::from(upstream[row]),
-            None => job.factor,
-        };
+    let own = class.map_or(0.0, |class| options.weight_of(class));
+    let loss = if class.is_some() { job.terms.row_loss(&softmax, own) } else { 0.0 };
+    let totals = finish_row(passes, batch, row, class, &softmax, loss);
+    for wide in [Wide::Probabilities, Wide::Gradient] {
+        let factor = batch.factor(row, job.factor);
         let Some(columns) = batch.columns(row, wide, job.streaming) else { continue };
-        let at_target = match (wide, target) {
-            (Wide::LogProbabilities, _) => {
-                passes.log_probabilities(columns, log_softmax.max, log_softmax.ln_sum as f32);
-                scalar::to_f32(softmax.target_log_probability())
+        let (coefficients, affine) = match wide {
+            Wide::Gradient if class.is_some() => {
+                let coefficients = job.terms.gradient(&softmax, own, factor);
+                (coefficients, options.affine(&coefficients))
             }
-            (Wide::Gradient, Some(target)) => {
-                let (affine, at_target) = options.gradient(&softmax, target, classes, factor);
-                passes.affine(columns, softmax.others_max(), affine);
-                at_target
-            }
-            _ => {
-                passes.affine(columns, softmax.others_max(), softmax.probabilities());
-                softmax.target_probability()
-            }
+            _ => (softmax.probabilities(), softmax.probabilities().affine()),
         };
+        passes.affine(columns, softmax.others_max(), affine);
         if let (Some(class), Some(out)) = (class, batch.wide_row(row, wide)) {
-            out[class] = at_target;
+            out[class] = coefficients.at_target;
         }
     }
     totals
 }
 
-/// NaN counts as larger than everything.
+/// The argmax of a row that has a NaN, +inf, or nothing but -inf. NaN counts as larger than everything.
 #[inline(always)]
-fn first_nan_or_largest<P: Passes>(passes: &mut P, x: &[f32]) -> usize {
-    let largest = if x.contains(&f32::INFINITY) { f32::INFINITY } else { f32::NEG_INFINITY };
-    passes.first_equal(x, f32::NAN).or_else(|| passes.first_equal(x, largest)).unwrap_or(0)
+pub(crate) fn nan_argmax<P: Passes>(passes: &mut P, batch: &Batch<'_>, row: usize) -> usize {
+    let x = batch.logits.row(row);
+    [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+        .into_iter()
+        .find_map(|value| passes.first_equal(x, value))
+        .unwrap_or(0)
+}
+
+/// All outputs of a row but the affine ones, which may overwrite its logits.
+#[inline(always)]
+pub(crate) fn finish_row<P: Passes>(
+    passes: &mut P,
+    batch: &mut Batch<'_>,
+    row: usize,
+    class: Option<usize>,
+    softmax: &Softmax,
+    loss: f64,
+) -> Totals {
+    let x = batch.logits.row(row);
+    let mut correct = 0;
+    if let Some(class) = class
+        && softmax.target_logit() == softmax.max
+    {
+        // The first of equally large logits is the answer.
+        let alone = softmax.others_max() < softmax.max;
+        correct = usize::from(alone || passes.first_equal(x, softmax.max) == Some(class));
+    }
+    if let Some(losses) = &mut batch.request.losses {
+        losses[row] = scalar::to_f32(loss);
+    }
+    if let Some(argmax) = &mut batch.request.argmax {
+        argmax[row] = passes.first_equal(x, softmax.max).unwrap_or(0);
+    }
+    if batch.writes_lse() {
+        finish_lse(passes, batch, row, class, softmax);
+    }
+    Totals { loss, correct }
+}
+
+/// The outputs that are made of the logarithm of the sum.
+#[inline(always)]
+fn finish_lse<P: Passes>(
+    passes: &mut P,
+    batch: &mut Batch<'_>,
+    row: usize,
+    class: Option<usize>,
+    softmax: &Softmax,
+) {
+    let x = batch.logits.row(row);
+    let mut log_softmax = *softmax;
+    if softmax.has_dominant_other()
+        && let Some(largest) = passes.first_equal(x, softmax.max)
+    {
+        // Once more with the largest logit as the pivot, whose rounding would else drown the rest.
+        log_softmax = Softmax::new(passes.statistics(x, Some(largest), Gaps::None, false), softmax.max);
+    }
+    if let Some(lse) = &mut batch.request.lse {
+        lse[row] = scalar::to_f32(log_softmax.lse());
+    }
+    if let Some(columns) = batch.columns(row, Wide::LogProbabilities, false) {
+        passes.log_probabilities(columns, log_softmax.max, log_softmax.ln_sum as f32);
+        if let (Some(class), Some(out)) = (class, batch.wide_row(row, Wide::LogProbabilities)) {
+            out[class] = scalar::to_f32(-softmax.nll());
+        }
+    }
 }

@@ -38,7 +38,8 @@ pub(crate) fn log1p(y: f64) -> f64 {
     let lost = if y < 1.0 { y - (u - 1.0) } else { 1.0 - (u - y) };
     // u = 2^k f with f between sqrt(1/2) and sqrt(2).
     let offset = u.to_bits().wrapping_sub(SQRT_HALF_BITS);
-    let k = (offset as i64 >> 52) as f64;
+    // The exponent becomes a number by way of the bits of 2^52, where the last bit is worth 1.
+    let k = f64::from_bits((offset >> 52) | 0x4330_0000_0000_0000) - 4_503_599_627_370_496.0;
     let f = f64::from_bits((offset & 0x000f_ffff_ffff_ffff) + SQRT_HALF_BITS);
     // ln f = 2 artanh z, by its series; |z| <= 0.172.
     let z = (f - 1.0) / (f + 1.0);

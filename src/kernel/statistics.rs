@@ -12,7 +12,7 @@ pub(crate) const BLOCK: usize = 2048;
 /// Four vectors, whose exponentials are added pairwise in `f32` before their sum goes to the `f64` lanes: two roundings
 /// in all, whatever the row's length.
 const GROUP: usize = 4 * LANES;
-type Group = [[f32; LANES]; 4];
+pub(super) type Group = [[f32; LANES]; 4];
 
 /// What a range of a row's columns amounts to, the pivot left out of everything.
 ///
@@ -55,6 +55,18 @@ pub(crate) enum Gaps<'a> {
     Equal,
     /// Class c weighs `weights[c]`. At least [`GROUP`] zeros follow the last.
     Weighted(&'a [f32]),
+}
+
+impl Gaps<'_> {
+    /// What the gap of a class weighs.
+    #[inline(always)]
+    pub(super) fn weight(&self, class: usize) -> f32 {
+        match self {
+            Gaps::None => 0.0,
+            Gaps::Equal => 1.0,
+            Gaps::Weighted(weights) => weights[class],
+        }
+    }
 }
 
 /// [`Gaps`], one type each, so that a pass without them has no trace of them.
@@ -274,7 +286,7 @@ fn block<S: Simd, W: Weigh<S>, const KEEP: bool>(
 /// exp(x - max) of a group. Two registers hold a vector of the narrower instruction sets, so that fewer vectors at a
 /// time fill the pipelines and the register file.
 #[inline(always)]
-fn exp_of_group<S: Simd>(s: S, x: &Group, max: S::F32) -> [S::F32; 4] {
+pub(super) fn exp_of_group<S: Simd>(s: S, x: &Group, max: S::F32) -> [S::F32; 4] {
     let d = differences(s, x, max);
     if S::IS_ONE_REGISTER {
         exp::exp_of_each(s, d)
@@ -307,7 +319,7 @@ fn differences<S: Simd>(s: S, x: &Group, max: S::F32) -> [S::F32; 4] {
 }
 
 #[inline(always)]
-fn sum_of_four<S: Simd>(s: S, e: [S::F32; 4]) -> S::F32 {
+pub(super) fn sum_of_four<S: Simd>(s: S, e: [S::F32; 4]) -> S::F32 {
     s.add(s.add(e[0], e[1]), s.add(e[2], e[3]))
 }
 
@@ -321,6 +333,6 @@ fn keep<S: Simd>(s: S, e: [S::F32; 4], exps: &mut [f32]) {
 
 /// w (max - x), and 0 for the pivot and for a masked class of weight 0, where the product is NaN.
 #[inline(always)]
-fn weigh_gap<S: Simd>(s: S, gap: S::F32, weights: S::F32, pivot_lane: usize) -> S::F32 {
+pub(super) fn weigh_gap<S: Simd>(s: S, gap: S::F32, weights: S::F32, pivot_lane: usize) -> S::F32 {
     s.with_lane(s.max(s.mul(gap, weights), s.splat(0.0)), pivot_lane, 0.0)
 }

@@ -23,6 +23,14 @@ pub(crate) use x86_64::{Avx2, Avx512, last_level_cache_bytes};
 /// Virtual lanes of a vector, on every instruction set.
 pub(crate) const LANES: usize = 16;
 
+/// Whether columns `column..column + 4` of 16 rows are within `len` elements.
+#[cfg(xent_runtime_dispatch)]
+#[inline(always)]
+fn holds_columns(len: usize, row_stride: usize, column: usize) -> bool {
+    let last = row_stride.checked_mul(LANES - 1).and_then(|start| start.checked_add(column)?.checked_add(4));
+    last.is_some_and(|end| end <= len)
+}
+
 /// Something to do with vectors, whatever the instruction set.
 pub(crate) trait Task {
     type Output;
@@ -55,6 +63,12 @@ pub(crate) trait Simd: Copy {
     /// Makes earlier [`Simd::stream`]s visible before later stores.
     fn fence(self);
 
+    /// Columns `column..column + 4` of 16 rows that start `row_stride` apart: one vector for each column, one lane for
+    /// each row.
+    fn load_columns(self, rows: &[f32], row_stride: usize, column: usize) -> [Self::F32; 4];
+    /// The reverse of [`Simd::load_columns`].
+    fn store_columns(self, columns: [Self::F32; 4], rows: &mut [f32], row_stride: usize, column: usize);
+
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -78,6 +92,7 @@ pub(crate) trait Simd: Copy {
     fn zero_sums(self) -> Self::F64;
     /// Adds each lane, widened, to its sum.
     fn accumulate(self, sums: Self::F64, v: Self::F32) -> Self::F64;
+    fn store_sums(self, sums: Self::F64, out: &mut [f64; LANES]);
     /// The sum of the lanes, halves added to halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
     fn sum_lanes(self, sums: Self::F64) -> f64;
 }

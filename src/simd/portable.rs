@@ -57,6 +57,29 @@ impl Simd for Portable {
     fn fence(self) {}
 
     #[inline(always)]
+    fn load_columns(self, rows: &[f32], row_stride: usize, column: usize) -> [f32x16; 4] {
+        let mut columns = [[0.0; LANES]; 4];
+        for row in 0..LANES {
+            let quad = &rows[row * row_stride + column..][..4];
+            for i in 0..4 {
+                columns[i][row] = quad[i];
+            }
+        }
+        columns.map(f32x16::new)
+    }
+
+    #[inline(always)]
+    fn store_columns(self, columns: [f32x16; 4], rows: &mut [f32], row_stride: usize, column: usize) {
+        let columns = columns.map(f32x16::to_array);
+        for row in 0..LANES {
+            let quad = &mut rows[row * row_stride + column..][..4];
+            for i in 0..4 {
+                quad[i] = columns[i][row];
+            }
+        }
+    }
+
+    #[inline(always)]
     fn add(self, a: f32x16, b: f32x16) -> f32x16 {
         a + b
     }
@@ -143,6 +166,12 @@ impl Simd for Portable {
             high[i] = f64::from(lanes[i + 8]);
         }
         [sums[0] + f64x8::new(low), sums[1] + f64x8::new(high)]
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: [f64x8; 2], out: &mut [f64; LANES]) {
+        out[..8].copy_from_slice(&sums[0].to_array());
+        out[8..].copy_from_slice(&sums[1].to_array());
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use crate::simd::{LANES, Simd, Task};
+use crate::simd::{LANES, Simd, Task, holds_columns};
 
 const HALF: usize = LANES / 2;
 
@@ -32,6 +32,24 @@ impl Avx2 {
             let low = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
             let high = _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15);
             [_mm256_cmpgt_epi32(len, low), _mm256_cmpgt_epi32(len, high)]
+        }
+    }
+}
+
+impl Avx2 {
+    /// Transposes each 4 x 4 block that the 128-bit parts of four registers make. Its own reverse.
+    #[inline(always)]
+    fn transpose_parts(self, [a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            [
+                _mm256_shuffle_ps::<0x44>(ab_low, cd_low),
+                _mm256_shuffle_ps::<0xee>(ab_low, cd_low),
+                _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+                _mm256_shuffle_ps::<0xee>(ab_high, cd_high),
+            ]
         }
     }
 }
@@ -119,6 +137,49 @@ impl Simd for Avx2 {
     fn fence(self) {
         // SAFETY: SSE is part of x86-64.
         unsafe { _mm_sfence() }
+    }
+
+    #[inline(always)]
+    fn load_columns(self, rows: &[f32], row_stride: usize, column: usize) -> [[__m256; 2]; 4] {
+        assert!(holds_columns(rows.len(), row_stride, column));
+        let mut columns = [self.splat(0.0); 4];
+        for half in 0..2 {
+            let mut parts = [self.splat(0.0)[0]; 4];
+            for i in 0..4 {
+                let row = half * HALF + i;
+                // SAFETY: `self` exists, so the instructions do; four floats at `column` of each of 16 rows are within
+                // `rows`.
+                parts[i] = unsafe {
+                    let start = rows.as_ptr().add(column);
+                    let low = _mm256_castps128_ps256(_mm_loadu_ps(start.add(row * row_stride)));
+                    _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(start.add((row + 4) * row_stride)))
+                };
+            }
+            let parts = self.transpose_parts(parts);
+            for i in 0..4 {
+                columns[i][half] = parts[i];
+            }
+        }
+        columns
+    }
+
+    #[inline(always)]
+    fn store_columns(self, columns: [[__m256; 2]; 4], rows: &mut [f32], row_stride: usize, column: usize) {
+        assert!(holds_columns(rows.len(), row_stride, column));
+        for half in 0..2 {
+            let [a, b, c, d] = columns;
+            let parts = self.transpose_parts([a[half], b[half], c[half], d[half]]);
+            for i in 0..4 {
+                let row = half * HALF + i;
+                // SAFETY: `self` exists, so the instructions do; four floats at `column` of each of 16 rows are within
+                // `rows`.
+                unsafe {
+                    let start = rows.as_mut_ptr().add(column);
+                    _mm_storeu_ps(start.add(row * row_stride), _mm256_castps256_ps128(parts[i]));
+                    _mm_storeu_ps(start.add((row + 4) * row_stride), _mm256_extractf128_ps::<1>(parts[i]));
+                }
+            }
+        }
     }
 
     #[inline(always)]
@@ -248,6 +309,16 @@ impl Simd for Avx2 {
                 _mm256_add_pd(sums[2], _mm256_cvtps_pd(_mm256_castps256_ps128(v[1]))),
                 _mm256_add_pd(sums[3], _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v[1]))),
             ]
+        }
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: [__m256d; 4], out: &mut [f64; LANES]) {
+        // SAFETY: `self` exists, so the instructions do; `out` is 16 writable doubles, and no alignment is asked.
+        unsafe {
+            for i in 0..4 {
+                _mm256_storeu_pd(out.as_mut_ptr().add(4 * i), sums[i]);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use crate::simd::{LANES, Simd, Task};
+use crate::simd::{LANES, Simd, Task, holds_columns};
 
 /// Proof that this CPU has AVX-512 F and VL, AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,24 @@ fn run<T: Task>(token: Avx512, task: T) -> T::Output {
 #[inline(always)]
 fn mask_of(len: usize) -> __mmask16 {
     ((1_u32 << len.min(LANES)) - 1) as __mmask16
+}
+
+impl Avx512 {
+    /// Transposes each 4 x 4 block that the 128-bit parts of four registers make. Its own reverse.
+    #[inline(always)]
+    fn transpose_parts(self, [a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let (ab_low, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            [
+                _mm512_shuffle_ps::<0x44>(ab_low, cd_low),
+                _mm512_shuffle_ps::<0xee>(ab_low, cd_low),
+                _mm512_shuffle_ps::<0x44>(ab_high, cd_high),
+                _mm512_shuffle_ps::<0xee>(ab_high, cd_high),
+            ]
+        }
+    }
 }
 
 impl Simd for Avx512 {
@@ -86,6 +104,40 @@ impl Simd for Avx512 {
     fn fence(self) {
         // SAFETY: SSE is part of x86-64.
         unsafe { _mm_sfence() }
+    }
+
+    #[inline(always)]
+    fn load_columns(self, rows: &[f32], row_stride: usize, column: usize) -> [__m512; 4] {
+        assert!(holds_columns(rows.len(), row_stride, column));
+        // SAFETY: `self` exists, so the instructions do; four floats at `column` of each of 16 rows are within `rows`.
+        let parts = unsafe {
+            let start = rows.as_ptr().add(column);
+            let mut parts = [_mm512_setzero_ps(); 4];
+            for i in 0..4 {
+                let part = _mm512_castps128_ps512(_mm_loadu_ps(start.add(i * row_stride)));
+                let part = _mm512_insertf32x4::<1>(part, _mm_loadu_ps(start.add((4 + i) * row_stride)));
+                let part = _mm512_insertf32x4::<2>(part, _mm_loadu_ps(start.add((8 + i) * row_stride)));
+                parts[i] = _mm512_insertf32x4::<3>(part, _mm_loadu_ps(start.add((12 + i) * row_stride)));
+            }
+            parts
+        };
+        self.transpose_parts(parts)
+    }
+
+    #[inline(always)]
+    fn store_columns(self, columns: [__m512; 4], rows: &mut [f32], row_stride: usize, column: usize) {
+        assert!(holds_columns(rows.len(), row_stride, column));
+        let parts = self.transpose_parts(columns);
+        // SAFETY: `self` exists, so the instructions do; four floats at `column` of each of 16 rows are within `rows`.
+        unsafe {
+            let start = rows.as_mut_ptr().add(column);
+            for i in 0..4 {
+                _mm_storeu_ps(start.add(i * row_stride), _mm512_castps512_ps128(parts[i]));
+                _mm_storeu_ps(start.add((4 + i) * row_stride), _mm512_extractf32x4_ps::<1>(parts[i]));
+                _mm_storeu_ps(start.add((8 + i) * row_stride), _mm512_extractf32x4_ps::<2>(parts[i]));
+                _mm_storeu_ps(start.add((12 + i) * row_stride), _mm512_extractf32x4_ps::<3>(parts[i]));
+            }
+        }
     }
 
     #[inline(always)]
@@ -177,6 +229,15 @@ impl Simd for Avx512 {
             let low = _mm512_castps512_ps256(v);
             let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
             [_mm512_add_pd(sums[0], _mm512_cvtps_pd(low)), _mm512_add_pd(sums[1], _mm512_cvtps_pd(high))]
+        }
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: [__m512d; 2], out: &mut [f64; LANES]) {
+        // SAFETY: `self` exists, so the instructions do; `out` is 16 writable doubles, and no alignment is asked.
+        unsafe {
+            _mm512_storeu_pd(out.as_mut_ptr(), sums[0]);
+            _mm512_storeu_pd(out.as_mut_ptr().add(8), sums[1]);
         }
     }
 
