@@ -92,7 +92,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             let start = Instant::now();
             let matrix = MatrixMut::new(&mut logits, batch.labels.len(), CLASSES)?;
             let loss = ce.loss_and_grad_in_place(matrix, &batch.labels)?;
-            comparison.fused += start.elapsed();
+            comparison.fused.push(start.elapsed());
 
             let grad = logits; // The call above has replaced them.
             comparison.check(&ce, &before, &batch.labels, loss, &grad)?;
@@ -296,9 +296,9 @@ fn add_scaled(sum: &mut [f32], factor: f32, values: &[f32]) {
 /// What `xent` and the scalar reference make of the same batches.
 #[derive(Default)]
 struct Comparison {
-    calls: u32,
-    fused: Duration,
-    reference: Duration,
+    /// The time of each call.
+    fused: Vec<Duration>,
+    reference: Vec<Duration>,
     /// The largest relative differences so far.
     loss_difference: f64,
     grad_difference: f64,
@@ -316,8 +316,7 @@ impl Comparison {
     ) -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         let expected = reference::cross_entropy(ce, Matrix::new(logits, labels.len(), CLASSES)?, labels)?;
-        self.reference += start.elapsed();
-        self.calls += 1;
+        self.reference.push(start.elapsed());
 
         self.loss_difference = self.loss_difference.max(relative_difference(loss, expected.loss));
         for (&grad, expected) in grad.iter().zip(expected.grad) {
@@ -328,29 +327,34 @@ impl Comparison {
             }
         }
         if self.loss_difference.max(self.grad_difference) > TOLERANCE {
-            return Err(format!("xent and the reference disagree in batch {}", self.calls).into());
+            return Err(format!("xent and the reference disagree in batch {}", self.reference.len()).into());
         }
         Ok(())
     }
 
     fn report(&self, ce: &CrossEntropy) {
-        let line = |name: &str, time: Duration| {
-            let each = time / self.calls;
-            println!(
-                "  {name:24} {:9.3} ms  {:8.2} us per call",
-                1e3 * time.as_secs_f64(),
-                1e6 * each.as_secs_f64()
-            );
+        println!("\nloss and gradient of {} batches of up to {BATCH} x {CLASSES} logits:", self.fused.len());
+        let line = |name: &str, times: &[Duration]| {
+            let total = times.iter().sum::<Duration>().as_secs_f64();
+            let median = median(times).as_secs_f64();
+            println!("  {name:24} {:9.3} ms in all  {:8.2} us per call (median)", 1e3 * total, 1e6 * median);
         };
-        println!("\nloss and gradient of {} batches of up to {BATCH} x {CLASSES} logits:", self.calls);
-        line(&format!("xent ({})", ce.backend()), self.fused);
-        line("scalar reference in f64", self.reference);
-        println!("  xent is {:.1} times as fast", self.reference.as_secs_f64() / self.fused.as_secs_f64());
+        line(&format!("xent ({})", ce.backend()), &self.fused);
+        line("scalar reference in f64", &self.reference);
+        let ratio = median(&self.reference).as_secs_f64() / median(&self.fused).as_secs_f64();
+        println!("  xent is {ratio:.1} times as fast, by the medians");
         println!(
             "  largest relative difference: loss {:.1e}, gradient {:.1e} (at most {TOLERANCE:.1e} is allowed)",
             self.loss_difference, self.grad_difference
         );
     }
+}
+
+/// The time that a call takes when no other program interrupts it, which the sum of all calls can't tell.
+fn median(times: &[Duration]) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 /// Infinite for NaN, which a comparison with the tolerance would let pass.
