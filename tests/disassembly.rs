@@ -1,0 +1,128 @@
+//! What the compiler made of the kernels: their loops are fused multiply-adds on whole registers, and call nothing.
+//!
+//! A closure between a `#[target_feature]` entry and an intrinsic, or a missing `#[inline(always)]`, turns each
+//! intrinsic into a function call. Results stay right and speed drops by a factor of 27, so no other test would notice.
+#![cfg(target_arch = "x86_64")]
+
+use std::collections::BTreeMap;
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use object::{Object, ObjectSection, ObjectSymbol};
+use xent::{CrossEntropy, Matrix, MatrixMut};
+
+/// Exponentials take 8 fused multiply-adds; a loop with as many works on logits.
+const MULTIPLY_ADDS_OF_EXP: usize = 8;
+
+/// Row loops that there are at least: the sum of exponentials, kept or not, with and without the gaps of label
+/// smoothing, and the passes of the gradient.
+const LEAST_ROW_LOOPS: usize = 10;
+
+struct Function {
+    name: String,
+    instructions: Vec<Instruction>,
+}
+
+/// The functions of this very program, the kernels among them, whose demangled name has `part`.
+fn functions_named(part: &str) -> Vec<Function> {
+    let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    let object = object::File::parse(&*program).unwrap();
+    // By address: identical functions have several names.
+    let mut functions = BTreeMap::new();
+    for symbol in object.symbols() {
+        let Ok(mangled) = symbol.name() else { continue };
+        let name = format!("{:#}", rustc_demangle::demangle(mangled));
+        if !name.contains(part) || symbol.size() == 0 {
+            continue;
+        }
+        let section = object.section_by_index(symbol.section_index().unwrap()).unwrap();
+        let code = section.data_range(symbol.address(), symbol.size()).unwrap().unwrap();
+        let decoder = Decoder::with_ip(64, code, symbol.address(), DecoderOptions::NONE);
+        functions.insert(symbol.address(), Function { name, instructions: decoder.into_iter().collect() });
+    }
+    functions.into_values().collect()
+}
+
+/// The bodies of the innermost loops: what lies between a backward jump and its target, with no other such inside.
+fn innermost_loops(function: &Function) -> Vec<&[Instruction]> {
+    let instructions = &function.instructions;
+    let index_of = |address: u64| instructions.binary_search_by_key(&address, Instruction::ip).ok();
+    let mut ranges = Vec::new();
+    for (end, instruction) in instructions.iter().enumerate() {
+        let jumps = matches!(
+            instruction.flow_control(),
+            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
+        );
+        if jumps
+            && let Some(start) = index_of(instruction.near_branch_target())
+            && start <= end
+        {
+            ranges.push((start, end));
+        }
+    }
+    let is_innermost = |&(start, end): &(usize, usize)| {
+        !ranges.iter().any(|&(s, e)| start <= s && e <= end && (s, e) != (start, end))
+    };
+    ranges
+        .iter()
+        .filter(|range| is_innermost(range))
+        .map(|&(start, end)| &instructions[start..=end])
+        .collect()
+}
+
+fn is_multiply_add(instruction: &Instruction) -> bool {
+    let name = format!("{:?}", instruction.mnemonic());
+    name.starts_with("Vfm") && name.ends_with("ps")
+}
+
+fn is_call(instruction: &Instruction) -> bool {
+    matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall)
+        || instruction.mnemonic() == Mnemonic::Call
+}
+
+/// Every loop of `module`'s functions that takes exponentials uses `register` and calls nothing.
+fn check(module: &str, register: &str) {
+    // The kernels must be in this program.
+    let logits = [0.5_f32; 300];
+    let mut grad = [0.0; 300];
+    CrossEntropy::default()
+        .loss_and_grad(
+            Matrix::new(&logits, 3, 100).unwrap(),
+            &[1, 2, 3],
+            MatrixMut::new(&mut grad, 3, 100).unwrap(),
+        )
+        .unwrap();
+
+    let functions = functions_named(&format!("x86_64::{module}::run"));
+    assert!(!functions.is_empty(), "no function of {module} in this program");
+    let mut row_loops = 0;
+    for function in &functions {
+        for body in innermost_loops(function) {
+            let multiply_adds: Vec<_> = body.iter().filter(|i| is_multiply_add(i)).collect();
+            if multiply_adds.len() < MULTIPLY_ADDS_OF_EXP {
+                continue;
+            }
+            row_loops += 1;
+            let at = format!("the loop at {:#x} of {}", body[0].ip(), function.name);
+            for instruction in multiply_adds {
+                let used = format!("{:?}", instruction.op0_register()).to_lowercase();
+                assert!(used.starts_with(register), "{used} instead of {register} in {at}");
+            }
+            assert!(!body.iter().any(is_call), "a call in {at}");
+        }
+    }
+    println!(
+        "{module}: {} functions, {row_loops} row loops on {register}, none with a call",
+        functions.len()
+    );
+    assert!(row_loops >= LEAST_ROW_LOOPS, "{module} has only {row_loops} loops of multiply-adds");
+}
+
+#[test]
+fn row_loops_of_avx512_are_zmm_multiply_adds_without_calls() {
+    check("avx512", "zmm");
+}
+
+#[test]
+fn row_loops_of_avx2_are_ymm_multiply_adds_without_calls() {
+    check("avx2", "ymm");
+}
