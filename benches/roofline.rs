@@ -14,6 +14,7 @@
 
 #[path = "roofline/buffers.rs"]
 mod buffers;
+mod calls;
 #[path = "roofline/kernel.rs"]
 mod kernel;
 #[path = "roofline/machine.rs"]
@@ -30,10 +31,10 @@ mod x86_64;
 
 use std::error::Error;
 
-use xent::Parallelism;
+use xent::{CrossEntropy, Parallelism};
 
 use crate::buffers::{Buffers, last_cache_bytes};
-use crate::kernel::Call;
+use crate::calls::Call;
 use crate::machine::{ExpLoop, MemoryLoop};
 use crate::report::{Report, Roofline};
 use crate::rounds::{Contestant, Regime, take_turns};
@@ -98,7 +99,8 @@ fn roofline(
 ) -> Result<Roofline, Box<dyn Error>> {
     let mut buffers = Buffers::new(rows, classes, sets);
     let targets = buffers.targets.clone();
-    kernel::check(&mut buffers, threads)?;
+    let (x, out) = buffers.set(0);
+    calls::check(&CrossEntropy::builder().parallelism(threads).build()?, x, out, &targets)?;
 
     let exp_arguments = machine::exp_arguments();
     let mut contestants: Vec<Contestant<'_>> = Vec::new();
@@ -106,7 +108,7 @@ fn roofline(
     contestants
         .extend(ExpLoop::available().iter().map(|exp_loop| exp_loop.contestant(&exp_arguments, threads)));
     for call in Call::ALL {
-        contestants.push(call.contestant(&targets, classes, threads)?);
+        contestants.push(kernel::contestant(call, &targets, threads)?);
     }
     let rounds = rounds_of(buffers.elements() * sets, rounds);
     let times = take_turns(&contestants, &mut buffers, regime, rounds);

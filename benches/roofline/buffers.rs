@@ -1,5 +1,7 @@
 //! Logits, and as much memory again for what is computed from them.
 
+use crate::calls::Random;
+
 /// A cache line, which streaming stores fill as a whole.
 const LINE: usize = 64 / size_of::<f32>();
 
@@ -19,23 +21,13 @@ impl Buffers {
     pub fn new(rows: usize, classes: usize, sets: usize) -> Self {
         let set_len = (rows * classes).next_multiple_of(LINE);
         let mut logits = Aligned::new(set_len * sets);
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut random = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state >> 40
-        };
+        let mut random = Random::new();
         let (first, others) = logits.as_mut_slice().split_at_mut(set_len);
-        for x in &mut *first {
-            // The sum of four is bell-shaped, here from -8 to 8, with a standard deviation of 2.3.
-            let sum: u64 = (0..4).map(|_| random()).sum();
-            *x = sum as f32 * (4.0 / (1 << 24) as f32) - 8.0;
-        }
+        random.logits(first);
         for set in others.chunks_exact_mut(set_len) {
             set.copy_from_slice(first);
         }
-        let targets = (0..rows).map(|_| (random() % classes as u64) as i64).collect();
+        let targets = random.targets(rows, classes);
         let out = Aligned::new(set_len * sets);
         let mut buffers = Self { rows, classes, sets, targets, set_len, logits, out };
         buffers.restore();

@@ -6,7 +6,7 @@ use std::path::Path;
 use xent::{Backend, Parallelism};
 
 use crate::buffers::last_cache_bytes;
-use crate::kernel::Call;
+use crate::calls::Call;
 use crate::machine::Motion;
 use crate::rounds::{Regime, Times, Work};
 use crate::rten::VersusRten;
@@ -234,9 +234,10 @@ impl Report {
 /// Of the bytes that cannot be avoided.
 fn gigabytes_per_second(times: &Times, elements: f64) -> f64 {
     let bytes_per_element = match times.work {
-        Work::Memory(Motion::Sum, _) | Work::Kernel(Call::Loss) => 4.0,
+        Work::Kernel(call) => call.bytes_per_element() as f64,
+        Work::Memory(Motion::Sum, _) => 4.0,
+        Work::Memory(..) | Work::RtenSoftmax => 8.0,
         Work::Exp(_) => 0.0,
-        Work::Memory(..) | Work::Kernel(_) | Work::RtenSoftmax => 8.0,
     };
     bytes_per_element * elements / times.median() * 1e-9
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::buffers::Buffers;
-use crate::kernel::Call;
+use crate::calls::Call;
 use crate::machine::Motion;
 
 /// What is timed.

@@ -10,7 +10,8 @@ use rten_vecmath::Softmax;
 use xent::{Matrix, MatrixMut, Parallelism};
 
 use crate::buffers::Buffers;
-use crate::kernel::Call;
+use crate::calls::Call;
+use crate::kernel;
 use crate::rounds::{Contestant, Regime, Times, Work, take_turns};
 use crate::rounds_of;
 
@@ -33,11 +34,11 @@ pub fn versus((rows, classes): (usize, usize), rounds: usize) -> Result<VersusRt
 
     let targets = buffers.targets.clone();
     let contestants = [
-        Call::OutOfPlace.contestant(&targets, classes, Parallelism::Rayon)?,
-        Call::OutOfPlace.contestant(&targets, classes, Parallelism::Serial)?,
+        kernel::contestant(Call::OutOfPlace, &targets, Parallelism::Rayon)?,
+        kernel::contestant(Call::OutOfPlace, &targets, Parallelism::Serial)?,
         softmax_contestant(classes, false),
-        Call::InPlace.contestant(&targets, classes, Parallelism::Rayon)?,
-        Call::InPlace.contestant(&targets, classes, Parallelism::Serial)?,
+        kernel::contestant(Call::InPlace, &targets, Parallelism::Rayon)?,
+        kernel::contestant(Call::InPlace, &targets, Parallelism::Serial)?,
         softmax_contestant(classes, true),
     ];
     let rounds = rounds_of(buffers.elements() * sets, rounds);
