@@ -7,6 +7,15 @@ use crate::Error;
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Portable, Simd, Task};
 
+/// What this crate was compiled with: compiler, target and target features. For reports of measurements.
+pub const BUILD: &str = concat!(
+    env!("XENT_RUSTC"),
+    "; target ",
+    env!("XENT_TARGET"),
+    "; features ",
+    env!("XENT_TARGET_FEATURES")
+);
+
 /// An instruction set that the kernels exist for. Every name exists on every platform; [`Backend::available`] lists
 /// those that this CPU can run.
 ///

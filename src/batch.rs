@@ -96,6 +96,14 @@ impl Batch<'_> {
         self.targets.and_then(|targets| targets.class(row, options.ignore_index))
     }
 
+    /// [`Batch::class`] of the rows from `first` on.
+    #[inline(always)]
+    pub(crate) fn classes_of(&self, first: usize, options: &Options, classes: &mut [Option<usize>]) {
+        if let Some(targets) = self.targets {
+            targets.classes(first, options.ignore_index, classes);
+        }
+    }
+
     /// What the gradient of a row's loss is multiplied by.
     #[inline(always)]
     pub(crate) fn factor(&self, row: usize, factor: f64) -> f64 {

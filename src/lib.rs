@@ -1,4 +1,59 @@
-//! Fused softmax cross-entropy on CPUs.
+//! Fused softmax cross-entropy on CPUs: loss and gradient of a row-major batch of logits in one pass of one kernel, with
+//! stated error bounds and the same bits on every run.
+//!
+//! ```
+//! use xent::{CrossEntropy, Matrix, MatrixMut, Request};
+//!
+//! let (rows, classes) = (2, 3);
+//! let mut x = vec![1.0, 2.0, 3.0, 2.0, 1.0, 0.5];
+//! let targets = [1_i64, 0];
+//! let mut dx = vec![0.0; rows * classes];
+//!
+//! let ce = CrossEntropy::builder().label_smoothing(0.1).ignore_index(-100).build()?;
+//! let logits = Matrix::new(&x, rows, classes)?;
+//! let loss: f64 = ce.loss(logits, &targets)?;
+//! let same: f64 = ce.loss_and_grad(logits, &targets, MatrixMut::new(&mut dx, rows, classes)?)?;
+//! assert_eq!(loss, same);
+//!
+//! // Any set of outputs in one call.
+//! let (mut losses, mut best) = (vec![0.0; rows], vec![0; rows]);
+//! let request = Request::new().losses(&mut losses).argmax(&mut best);
+//! assert_eq!(ce.run(logits, &targets, request)?.correct, 1);
+//!
+//! // The gradient in the place of the logits: the fewest bytes moved.
+//! ce.loss_and_grad_in_place(MatrixMut::new(&mut x, rows, classes)?, &targets)?;
+//! assert_eq!(x, dx);
+//! # Ok::<(), xent::Error>(())
+//! ```
+//!
+//! # What it promises
+//!
+//! * **Accuracy**: the bounds of [`contract`]. A confident row keeps its loss and its gradient.
+//! * **The same bits**: over thread counts, batch splits, alignments, in or out of place, and instruction sets with fused
+//!   multiply-add.
+//! * **No panic, no partial result**: arguments are checked before the first write, and an [`Error`] names what is wrong
+//!   and where.
+//! * **No allocation**: in any call on a built [`CrossEntropy`], but for what rayon does when it starts its threads.
+//!
+//! # Input that is not a finite number
+//!
+//! | input | result |
+//! |---|---|
+//! | ignored row | loss 0, gradient exactly 0, whatever its logits are |
+//! | logit -inf | probability and gradient exactly 0 (a masked class); finite loss if the target is finite |
+//! | target's logit -inf | loss +inf, gradient finite (-1 at the target) |
+//! | NaN or +inf in a row, or every logit -inf | loss and gradient of that row NaN, no other row touched |
+//! | all rows ignored, mean | loss NaN, gradient 0 |
+//! | label smoothing with -inf logits | loss +inf |
+//! | 0 rows | sum 0, mean NaN |
+//!
+//! # Features
+//!
+//! * `rayon` (default): threads, in the pool that the call is made in. See [`Parallelism`].
+//!
+//! # The formulas, step by step
+//!
+//! [`reference`](mod@reference) goes from the formula to the fused kernel on three logits, by hand.
 
 mod backend;
 mod batch;
@@ -15,7 +70,7 @@ mod simd;
 mod softmax;
 mod targets;
 
-pub use backend::Backend;
+pub use backend::{BUILD, Backend};
 pub use cross_entropy::{CrossEntropy, CrossEntropyBuilder, Summary};
 pub use error::Error;
 pub use loss::Reduction;
@@ -23,7 +78,7 @@ pub use matrix::{Matrix, MatrixMut};
 pub use parallel::Parallelism;
 pub use request::Request;
 pub use softmax::{
-    Softmax, log_softmax, log_softmax_backward, log_softmax_in_place, softmax, softmax_backward,
-    softmax_in_place,
+    Softmax, log_softmax, log_softmax_backward, log_softmax_backward_in_place, log_softmax_in_place, softmax,
+    softmax_backward, softmax_backward_in_place, softmax_in_place,
 };
 pub use targets::Target;

@@ -180,12 +180,21 @@ impl Terms {
 }
 
 impl Coefficients {
-    /// Of a row that comes out as zeros.
-    pub(crate) const NOTHING: Self = Self { scale: 0.0, least: f32::NAN, shift: 0.0, at_target: 0.0 };
+    /// The same, or those of a row that comes out as zeros.
+    #[inline(always)]
+    pub(crate) fn only_if(self, counts: bool) -> Self {
+        Self {
+            scale: if counts { self.scale } else { 0.0 },
+            least: if counts { self.least } else { f32::NAN },
+            shift: if counts { self.shift } else { 0.0 },
+            at_target: if counts { self.at_target } else { 0.0 },
+        }
+    }
 
     #[inline(always)]
     fn new(scale: f64) -> Self {
-        let scale = to_f32(scale);
+        // Finite, so that its product with 0 is 0.
+        let scale = to_f32(scale.clamp(-f64::from(f32::MAX), f64::from(f32::MAX)));
         // The least exponential whose product with the scale is a normal number. The factor keeps it one after rounding.
         const SMALLEST: f64 = f32::MIN_POSITIVE as f64 * (1.0 + 1.0 / 4_194_304.0);
         let least = (SMALLEST / f64::from(scale.abs())) as f32;
@@ -267,6 +276,15 @@ impl Softmax {
     }
 }
 
+/// [`Coefficients`] of 16 rows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CoefficientsLanes {
+    pub(crate) scale: [f32; LANES],
+    pub(crate) least: [f32; LANES],
+    pub(crate) shift: [f32; LANES],
+    pub(crate) at_target: [f32; LANES],
+}
+
 /// [`Statistics`] of 16 rows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StatisticsLanes {
@@ -287,6 +305,16 @@ pub(crate) struct SoftmaxLanes {
     target_probability: [f64; LANES],
     others_probability: [f64; LANES],
     target_gap: [f64; LANES],
+}
+
+impl CoefficientsLanes {
+    #[inline(always)]
+    pub(crate) fn set_row(&mut self, row: usize, coefficients: Coefficients) {
+        self.scale[row] = coefficients.scale;
+        self.least[row] = coefficients.least;
+        self.shift[row] = coefficients.shift;
+        self.at_target[row] = coefficients.at_target;
+    }
 }
 
 impl StatisticsLanes {

@@ -231,3 +231,22 @@ pub fn log_softmax_backward(
 ) -> Result<(), Error> {
     Softmax::default().log_softmax_backward(log_probabilities, upstream, grad)
 }
+
+/// [`Softmax::softmax_backward_in_place`] with the default backend and threads.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub fn softmax_backward_in_place(probabilities: Matrix<'_>, upstream: MatrixMut<'_>) -> Result<(), Error> {
+    Softmax::default().softmax_backward_in_place(probabilities, upstream)
+}
+
+/// [`Softmax::log_softmax_backward_in_place`] with the default backend and threads.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`].
+pub fn log_softmax_backward_in_place(
+    log_probabilities: Matrix<'_>,
+    upstream: MatrixMut<'_>,
+) -> Result<(), Error> {
+    Softmax::default().log_softmax_backward_in_place(log_probabilities, upstream)
+}

@@ -64,11 +64,21 @@ macro_rules! target_types {
             /// The class of a row; `None` where it is the ignored one. Targets have been checked by [`Self::census`].
             #[inline]
             pub(crate) fn class(self, row: usize, ignore_index: Option<i64>) -> Option<usize> {
+                let mut class = [None];
+                self.classes(row, ignore_index, &mut class);
+                class[0]
+            }
+
+            /// [`Self::class`] of the rows from `first` on.
+            #[inline]
+            pub(crate) fn classes(self, first: usize, ignore_index: Option<i64>, classes: &mut [Option<usize>]) {
                 match self {
                     $(Self::$variant(targets) => {
-                        let target = targets[row];
-                        let ignored = ignore_index.is_some_and(|ignored| i128::from(ignored) == target as i128);
-                        (!ignored).then_some(target as usize)
+                        // Outside the type's range, no target is ignored.
+                        let ignored = ignore_index.and_then(|ignored| <$integer>::try_from(ignored).ok());
+                        for (class, &target) in classes.iter_mut().zip(&targets[first..]) {
+                            *class = if Some(target) == ignored { None } else { Some(target as usize) };
+                        }
                     })+
                 }
             }

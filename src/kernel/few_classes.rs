@@ -18,7 +18,7 @@ use super::row::{Job, Passes, Totals, finish_row, nan_argmax};
 use super::scalar;
 use super::statistics::{Gaps, exp_of_group, sum_of_four, weigh_gap};
 use crate::batch::{Batch, Wide};
-use crate::loss::{Coefficients, SoftmaxLanes, StatisticsLanes};
+use crate::loss::{CoefficientsLanes, SoftmaxLanes, StatisticsLanes};
 use crate::parallel::SplitRows;
 use crate::request::IGNORED;
 use crate::simd::{LANES, Simd};
@@ -27,18 +27,36 @@ use crate::simd::{LANES, Simd};
 pub(crate) const MOST: usize = 64;
 
 /// 16 rows, class by class.
-struct Tile {
-    logits: [[f32; LANES]; MOST],
-    exps: [[f32; LANES]; MOST],
+struct Tile<const CLASSES: usize> {
+    logits: [[f32; LANES]; CLASSES],
+    exps: [[f32; LANES]; CLASSES],
     /// The rows themselves, where the matrix has no 16 whole rows of at least four columns.
-    rows: [f32; LANES * MOST],
+    rows: [[f32; CLASSES]; LANES],
 }
 
 /// All rows of a batch.
 #[inline(always)]
-pub(crate) fn run<S: Simd, P: Passes>(s: S, passes: &mut P, job: &Job<'_>, mut batch: Batch<'_>) -> Totals {
-    let mut tile =
-        Tile { logits: [[0.0; LANES]; MOST], exps: [[0.0; LANES]; MOST], rows: [0.0; LANES * MOST] };
+pub(crate) fn run<S: Simd, P: Passes>(s: S, passes: &mut P, job: &Job<'_>, batch: Batch<'_>) -> Totals {
+    // Clearing a tile for 64 classes costs as much as a tile of 4.
+    if batch.classes() <= 16 {
+        run_tiles::<_, _, 16>(s, passes, job, batch)
+    } else {
+        run_tiles::<_, _, MOST>(s, passes, job, batch)
+    }
+}
+
+#[inline(always)]
+fn run_tiles<S: Simd, P: Passes, const CLASSES: usize>(
+    s: S,
+    passes: &mut P,
+    job: &Job<'_>,
+    mut batch: Batch<'_>,
+) -> Totals {
+    let mut tile = Tile::<CLASSES> {
+        logits: [[0.0; LANES]; CLASSES],
+        exps: [[0.0; LANES]; CLASSES],
+        rows: [[0.0; CLASSES]; LANES],
+    };
     let mut totals = Totals::default();
     for first in (0..batch.rows()).step_by(LANES) {
         totals = totals.add(run_tile(s, passes, job, &mut batch, &mut tile, first));
@@ -47,12 +65,12 @@ pub(crate) fn run<S: Simd, P: Passes>(s: S, passes: &mut P, job: &Job<'_>, mut b
 }
 
 #[inline(always)]
-fn run_tile<S: Simd, P: Passes>(
+fn run_tile<S: Simd, P: Passes, const CLASSES: usize>(
     s: S,
     passes: &mut P,
     job: &Job<'_>,
     batch: &mut Batch<'_>,
-    tile: &mut Tile,
+    tile: &mut Tile<CLASSES>,
     first: usize,
 ) -> Totals {
     let options = job.options;
@@ -67,8 +85,8 @@ fn run_tile<S: Simd, P: Passes>(
     let mut target_logit = [f32::NEG_INFINITY; LANES];
     // Ignored rows, and those past the last, come out as zeros.
     let mut counts = [false; LANES];
+    batch.classes_of(first, options, &mut class[..count]);
     for row in 0..count {
-        class[row] = batch.class(first + row, options);
         counts[row] = class[row].is_some() || batch.targets.is_none();
         factor[row] = batch.factor(first + row, job.factor);
         if let Some(class) = class[row] {
@@ -130,14 +148,16 @@ fn run_tile<S: Simd, P: Passes>(
         if !batch.writes(wide) {
             continue;
         }
-        let mut coefficients = [Coefficients::default(); LANES];
-        for row in 0..LANES {
-            let softmax = softmax.row(row);
-            let found = match wide {
-                Wide::Gradient => job.terms.gradient(&softmax, own[row], factor[row]),
-                _ => softmax.probabilities(),
-            };
-            coefficients[row] = if counts[row] { found } else { Coefficients::NOTHING };
+        let mut coefficients = CoefficientsLanes::default();
+        if wide == Wide::Gradient {
+            for row in 0..LANES {
+                let found = job.terms.gradient(&softmax.row(row), own[row], factor[row]);
+                coefficients.set_row(row, found.only_if(counts[row]));
+            }
+        } else {
+            for row in 0..LANES {
+                coefficients.set_row(row, softmax.row(row).probabilities().only_if(counts[row]));
+            }
         }
         let gaps = if wide == Wide::Gradient { options.gaps() } else { Gaps::None };
         tile.write(s, batch, wide, first, count, gaps, &coefficients);
@@ -146,7 +166,7 @@ fn run_tile<S: Simd, P: Passes>(
                 if is_nan[row] {
                     out.fill(f32::NAN);
                 } else if let Some(class) = class[row] {
-                    out[class] = coefficients[row].at_target;
+                    out[class] = coefficients.at_target[row];
                 }
             }
         }
@@ -154,17 +174,16 @@ fn run_tile<S: Simd, P: Passes>(
     totals
 }
 
-impl Tile {
+impl<const CLASSES: usize> Tile<CLASSES> {
     #[inline(always)]
     fn load<S: Simd>(&mut self, s: S, batch: &Batch<'_>, first: usize, count: usize) {
         let classes = batch.classes();
         let (mut rows, mut row_stride) = batch.logits.as_matrix().rows_from(first);
         if count < LANES || classes < 4 {
-            row_stride = classes.max(4);
             for row in 0..count {
-                self.rows[row * row_stride..][..classes].copy_from_slice(batch.logits.row(first + row));
+                self.rows[row][..classes].copy_from_slice(batch.logits.row(first + row));
             }
-            rows = &self.rows;
+            (rows, row_stride) = (self.rows.as_flattened(), CLASSES);
         }
         for column in (0..classes).step_by(4) {
             // The last four columns may overlap those before.
@@ -255,21 +274,16 @@ impl Tile {
         first: usize,
         count: usize,
         gaps: Gaps<'_>,
-        coefficients: &[Coefficients; LANES],
+        coefficients: &CoefficientsLanes,
     ) {
         let classes = batch.classes();
         let Some((out, out_stride)) = batch.wide_rows(first, wide) else { return };
         let is_whole = count == LANES && classes >= 4;
         let (rows, row_stride) =
-            if is_whole { (out, out_stride) } else { (&mut self.rows[..], classes.max(4)) };
+            if is_whole { (out, out_stride) } else { (self.rows.as_flattened_mut(), CLASSES) };
 
-        let (mut scale, mut least, mut shift) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-        for row in 0..LANES {
-            scale[row] = coefficients[row].scale;
-            least[row] = coefficients[row].least;
-            shift[row] = coefficients[row].shift;
-        }
-        let (scale, least, shift) = (s.load(&scale), s.load(&least), s.load(&shift));
+        let (scale, least) = (s.load(&coefficients.scale), s.load(&coefficients.least));
+        let shift = s.load(&coefficients.shift);
         for column in (0..classes).step_by(4) {
             let column = column.min(classes.max(4) - 4);
             let mut columns = [scale; 4];
@@ -286,7 +300,7 @@ impl Tile {
         if !is_whole {
             for row in 0..count {
                 if let Some(out) = batch.wide_row(first + row, wide) {
-                    out.copy_from_slice(&self.rows[row * row_stride..][..classes]);
+                    out.copy_from_slice(&self.rows[row][..classes]);
                 }
             }
         }

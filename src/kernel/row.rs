@@ -57,38 +57,52 @@ impl Task for Rows<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Totals {
-        let mut exps = [0.0; BLOCK];
-        let mut passes = Whole { simd, exps: &mut exps, kept: false };
         if self.batch.classes() <= few_classes::MOST {
+            let mut passes = Whole { simd, exps: None };
             few_classes::run(simd, &mut passes, self.job, self.batch)
         } else {
-            run(&mut passes, self.job, self.batch)
+            let mut exps = [0.0; BLOCK];
+            run(
+                &mut Whole { simd, exps: Some(Exps { values: &mut exps, kept: false }) },
+                self.job,
+                self.batch,
+            )
         }
     }
 }
 
 struct Whole<'a, S> {
     simd: S,
-    exps: &'a mut [f32; BLOCK],
+    exps: Option<Exps<'a>>,
+}
+
+/// Room for the exponentials of a row, and whether they are there.
+struct Exps<'a> {
+    values: &'a mut [f32; BLOCK],
     kept: bool,
 }
 
 impl<S: Simd> Passes for Whole<'_, S> {
     #[inline(always)]
     fn statistics(&mut self, x: &[f32], pivot: Option<usize>, gaps: Gaps<'_>, keep: bool) -> Statistics {
-        self.kept = keep && x.len() <= BLOCK;
-        let exps = if self.kept { Some(&mut *self.exps) } else { None };
-        statistics::statistics(self.simd, x, pivot, gaps, exps)
+        let mut values = None;
+        if let Some(exps) = &mut self.exps {
+            exps.kept = keep && x.len() <= BLOCK;
+            if exps.kept {
+                values = Some(&mut *exps.values);
+            }
+        }
+        statistics::statistics(self.simd, x, pivot, gaps, values)
     }
 
     #[inline(always)]
     fn affine(&mut self, columns: Columns<'_>, max: f32, affine: Affine<'_>) {
-        if !self.kept {
+        let Some(Exps { values, kept: true }) = &self.exps else {
             return map::affine_of_logits(self.simd, columns, max, affine);
-        }
+        };
         let columns = match columns {
-            Columns::Between(_, to) | Columns::InPlace(to) => Columns::Between(&self.exps[..to.len()], to),
-            Columns::Streaming(_, to) => Columns::Streaming(&self.exps[..to.len()], to),
+            Columns::Between(_, to) | Columns::InPlace(to) => Columns::Between(&values[..to.len()], to),
+            Columns::Streaming(_, to) => Columns::Streaming(&values[..to.len()], to),
         };
         map::affine_of_exps(self.simd, columns, affine);
     }

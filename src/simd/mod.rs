@@ -80,7 +80,7 @@ pub(crate) trait Simd: Copy {
     fn max_lane(self, v: Self::F32) -> f32;
     /// The lane's low 9 bits moved to sign and exponent: 2^n for a lane that ends in the integer n + 127.
     fn low_bits_to_exponent(self, v: Self::F32) -> Self::F32;
-    /// `a * b` where `a >= least`, else +0.
+    /// `a * b` where `a >= least`, else +0. `b` is finite.
     fn mul_at_least(self, a: Self::F32, b: Self::F32, least: Self::F32) -> Self::F32;
     /// `v`, with +0 in place of lanes whose magnitude is below `least`. NaN stays.
     fn zero_below(self, v: Self::F32, least: Self::F32) -> Self::F32;
