@@ -103,12 +103,18 @@ impl Instructions {
         }
     }
 
-    /// Bytes of the last cache level; without an answer from the CPU, as many as no buffer has.
+    /// Bytes of cache that the threads of a call can count on; without an answer from the CPU, as many as no buffer has.
     pub(crate) fn cache_bytes(self) -> usize {
         #[cfg(xent_runtime_dispatch)]
         {
+            // The CPUs of a virtual machine often state the whole cache of their host. No CPU has more than this.
+            const MOST_PER_CPU: usize = 8 << 20;
             static BYTES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-            *BYTES.get_or_init(|| crate::simd::last_level_cache_bytes().unwrap_or(usize::MAX))
+            *BYTES.get_or_init(|| {
+                let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+                let share = crate::simd::last_level_cache_share();
+                share.map_or(usize::MAX, |share| share.min(MOST_PER_CPU).saturating_mul(cpus))
+            })
         }
         #[cfg(not(xent_runtime_dispatch))]
         usize::MAX

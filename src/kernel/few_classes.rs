@@ -258,7 +258,7 @@ impl<const CLASSES: usize> Tile<CLASSES> {
         let mut sums = s.zero_sums();
         for (class, x) in self.logits[..classes].iter().enumerate() {
             let gap = s.sub(reference, s.load(x));
-            sums = s.accumulate(sums, weigh_gap(s, gap, s.splat(gaps.weight(class)), LANES));
+            sums = s.accumulate(sums, weigh_gap(s, gap, s.splat(gaps.weight(class))));
         }
         s.store_sums(sums, &mut statistics.gap);
     }

@@ -158,62 +158,41 @@ fn block<S: Simd, W: Weigh<S>, const KEEP: bool>(
     weigh: W,
     exps: &mut [f32],
 ) -> Statistics {
-    let (vectors, rest_lanes) = x.as_chunks::<LANES>();
-    let (groups, rest_vectors) = vectors.as_chunks::<4>();
-    let rest_start = groups.len() * GROUP;
-    let lanes_start = vectors.len() * LANES;
+    let groups = Groups::new(s, x, pivot);
     let masked = f32::NEG_INFINITY;
 
-    // The group with the pivot is read from a copy without it. Choosing the pointer costs less than a branch that is
-    // taken at another place in each row.
-    let pivot_group = pivot / GROUP;
-    let mut without_pivot = [[masked; LANES]; 4];
-    if let Some(group) = groups.get(pivot_group) {
-        for (i, (from, to)) in group.iter().zip(&mut without_pivot).enumerate() {
-            s.store(s.with_lane(s.load(from), (pivot % GROUP).wrapping_sub(i * LANES), masked), to);
-        }
-    }
-
     let mut max = [s.splat(masked); 8];
-    let (pairs, odd) = groups.as_chunks::<2>();
-    for (index, pair) in pairs.iter().enumerate() {
-        let first = select_unpredictable(2 * index == pivot_group, &without_pivot, &pair[0]);
-        let second = select_unpredictable(2 * index + 1 == pivot_group, &without_pivot, &pair[1]);
+    for pair in 0..groups.len / 2 {
+        let (first, second) = (groups.get(2 * pair), groups.get(2 * pair + 1));
         for i in 0..4 {
             max[i] = s.max(max[i], s.load(&first[i]));
             max[i + 4] = s.max(max[i + 4], s.load(&second[i]));
         }
     }
-    if let [group] = odd {
-        let group = select_unpredictable(2 * pairs.len() == pivot_group, &without_pivot, group);
+    if groups.len % 2 == 1 {
+        let group = groups.get(groups.len - 1);
         for i in 0..4 {
             max[i] = s.max(max[i], s.load(&group[i]));
         }
     }
-    for (index, x) in rest_vectors.iter().enumerate() {
-        let x = s.with_lane(s.load(x), pivot.wrapping_sub(rest_start + index * LANES), masked);
-        max[0] = s.max(max[0], x);
-    }
-    let last = s.with_lane(s.load_partial(rest_lanes, masked), pivot.wrapping_sub(lanes_start), masked);
     for half in [4, 2, 1] {
         for i in 0..half {
             max[i] = s.max(max[i], max[i + half]);
         }
     }
-    let max = s.max_lane(s.max(max[0], last));
+    let max = s.max_lane(max[0]);
 
-    let mut sums = s.zero_sums();
-    let mut gap_sums = s.zero_sums();
-    let mut weight_sums = s.zero_sums();
     // Without a finite maximum x - max would be NaN; the sum is then 0, and the gaps are 0 or infinite.
     let all_masked = max == masked;
     let reference = s.splat(if all_masked { 0.0 } else { max });
-
-    for (index, pair) in pairs.iter().enumerate() {
-        let index = 2 * index;
-        let first = select_unpredictable(index == pivot_group, &without_pivot, &pair[0]);
-        let second = select_unpredictable(index + 1 == pivot_group, &without_pivot, &pair[1]);
-        let [e, f] = exp_of_pair(s, first, second, reference);
+    let mut sums = s.zero_sums();
+    for pair in 0..groups.len / 2 {
+        let index = 2 * pair;
+        // This loop computes while memory would idle: it fetches what the next block will need.
+        for line in 0..8 {
+            s.prefetch(x, index * GROUP + line * LANES + BLOCK);
+        }
+        let [e, f] = exp_of_pair(s, groups.get(index), groups.get(index + 1), reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
         sums = s.accumulate(sums, sum_of_four(s, f));
         if KEEP {
@@ -221,65 +200,91 @@ fn block<S: Simd, W: Weigh<S>, const KEEP: bool>(
             keep(s, f, &mut exps[(index + 1) * GROUP..]);
         }
     }
-    if let [group] = odd {
-        let index = 2 * pairs.len();
-        let group = select_unpredictable(index == pivot_group, &without_pivot, group);
-        let e = exp_of_group(s, group, reference);
+    if groups.len % 2 == 1 {
+        let index = groups.len - 1;
+        let e = exp_of_group(s, groups.get(index), reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
         if KEEP {
             keep(s, e, &mut exps[index * GROUP..]);
         }
     }
-    if W::PRESENT {
-        for (index, group) in groups.iter().enumerate() {
-            for (i, x) in group.iter().enumerate() {
-                let at = index * GROUP + i * LANES;
-                let lane = pivot.wrapping_sub(at);
-                let weights = weigh.weights(s, start + at);
-                let gap = s.sub(reference, s.load(x));
-                gap_sums = s.accumulate(gap_sums, weigh_gap(s, gap, weights, lane));
-                weight_sums = s.accumulate(weight_sums, s.with_lane(weights, lane, 0.0));
+    let sum = s.sum_lanes(sums);
+    let (gap, weight) = if W::PRESENT {
+        weighted_gaps(s, &groups, x.len(), start, pivot, weigh, reference)
+    } else {
+        (0.0, 0.0)
+    };
+    Statistics { max, sum: if all_masked && !sum.is_nan() { 0.0 } else { sum }, gap, weight }
+}
+
+/// Sum of w (max - x) and of w over the columns of a block but the pivot.
+#[inline(always)]
+fn weighted_gaps<S: Simd, W: Weigh<S>>(
+    s: S,
+    groups: &Groups<'_>,
+    columns: usize,
+    start: usize,
+    pivot: usize,
+    weigh: W,
+    max: S::F32,
+) -> (f64, f64) {
+    let (mut gap_sums, mut weight_sums) = (s.zero_sums(), s.zero_sums());
+    for index in 0..groups.len {
+        for (i, x) in groups.get(index).iter().enumerate() {
+            let at = index * GROUP + i * LANES;
+            // Lanes past the end, and the pivot, weigh nothing.
+            let mut weights = weigh.weights(s, start + at);
+            if at + LANES > columns {
+                let mut lanes = [0.0; LANES];
+                s.store(weights, &mut lanes);
+                weights = s.load_partial(&lanes[..columns.saturating_sub(at)], 0.0);
             }
+            let weights = s.with_lane(weights, pivot.wrapping_sub(at), 0.0);
+            gap_sums = s.accumulate(gap_sums, weigh_gap(s, s.sub(max, s.load(x)), weights));
+            weight_sums = s.accumulate(weight_sums, weights);
         }
     }
-    for (index, x) in rest_vectors.iter().enumerate() {
-        let at = rest_start + index * LANES;
-        let lane = pivot.wrapping_sub(at);
-        let x = s.with_lane(s.load(x), lane, masked);
-        let e = exp::exp(s, s.sub(x, reference));
-        sums = s.accumulate(sums, e);
-        if KEEP {
-            s.store(e, &mut exps[at..][..LANES].as_chunks_mut().0[0]);
+    (s.sum_lanes(gap_sums), s.sum_lanes(weight_sums))
+}
+
+/// The columns of a block in whole groups: -inf behind the last column, and in place of the pivot.
+struct Groups<'a> {
+    whole: &'a [Group],
+    last: Group,
+    len: usize,
+    pivot_group: usize,
+    without_pivot: Group,
+}
+
+impl<'a> Groups<'a> {
+    #[inline(always)]
+    fn new<S: Simd>(s: S, x: &'a [f32], pivot: usize) -> Self {
+        let masked = f32::NEG_INFINITY;
+        let (whole, rest) = x.as_chunks::<LANES>().0.as_chunks::<4>();
+        let rest_start = whole.len() * GROUP;
+        let mut last = [[masked; LANES]; 4];
+        for i in 0..rest.len() {
+            s.store(s.load(&rest[i]), &mut last[i]);
         }
-        if W::PRESENT {
-            let weights = weigh.weights(s, start + at);
-            gap_sums = s.accumulate(gap_sums, weigh_gap(s, s.sub(reference, x), weights, lane));
-            weight_sums = s.accumulate(weight_sums, s.with_lane(weights, lane, 0.0));
+        let partial = &x[rest_start + rest.len() * LANES..];
+        if !partial.is_empty() {
+            s.store(s.load_partial(partial, masked), &mut last[rest.len() % 4]);
         }
-    }
-    if !rest_lanes.is_empty() {
-        let lane = pivot.wrapping_sub(lanes_start);
-        let e = exp::exp(s, s.sub(last, reference));
-        sums = s.accumulate(sums, e);
-        if KEEP {
-            s.store_partial(e, &mut exps[lanes_start..][..rest_lanes.len()]);
+        let pivot_group = pivot / GROUP;
+        let mut without_pivot = [[masked; LANES]; 4];
+        let with_pivot = whole.get(pivot_group).unwrap_or(&last);
+        for i in 0..4 {
+            let x = s.with_lane(s.load(&with_pivot[i]), (pivot % GROUP).wrapping_sub(i * LANES), masked);
+            s.store(x, &mut without_pivot[i]);
         }
-        if W::PRESENT {
-            // Lanes past the end weigh nothing.
-            let mut ones = [0.0; LANES];
-            s.store(weigh.weights(s, start + lanes_start), &mut ones);
-            let weights = s.load_partial(&ones[..rest_lanes.len()], 0.0);
-            gap_sums = s.accumulate(gap_sums, weigh_gap(s, s.sub(reference, last), weights, lane));
-            weight_sums = s.accumulate(weight_sums, s.with_lane(weights, lane, 0.0));
-        }
+        Self { whole, last, len: x.len().div_ceil(GROUP), pivot_group, without_pivot }
     }
 
-    let sum = s.sum_lanes(sums);
-    Statistics {
-        max,
-        sum: if all_masked && !sum.is_nan() { 0.0 } else { sum },
-        gap: if W::PRESENT { s.sum_lanes(gap_sums) } else { 0.0 },
-        weight: if W::PRESENT { s.sum_lanes(weight_sums) } else { 0.0 },
+    /// Choosing the pointer costs less than a branch that is taken at another place in each row.
+    #[inline(always)]
+    fn get(&self, index: usize) -> &Group {
+        let group = self.whole.get(index).unwrap_or(&self.last);
+        select_unpredictable(index == self.pivot_group, &self.without_pivot, group)
     }
 }
 
@@ -331,8 +336,8 @@ fn keep<S: Simd>(s: S, e: [S::F32; 4], exps: &mut [f32]) {
     }
 }
 
-/// w (max - x), and 0 for the pivot and for a masked class of weight 0, where the product is NaN.
+/// w (max - x), and 0 for a class of weight 0, where the product may be NaN.
 #[inline(always)]
-pub(super) fn weigh_gap<S: Simd>(s: S, gap: S::F32, weights: S::F32, pivot_lane: usize) -> S::F32 {
-    s.with_lane(s.max(s.mul(gap, weights), s.splat(0.0)), pivot_lane, 0.0)
+pub(super) fn weigh_gap<S: Simd>(s: S, gap: S::F32, weights: S::F32) -> S::F32 {
+    s.max(s.mul(gap, weights), s.splat(0.0))
 }

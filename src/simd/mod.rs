@@ -18,7 +18,7 @@ mod x86_64;
 
 pub(crate) use portable::Portable;
 #[cfg(xent_runtime_dispatch)]
-pub(crate) use x86_64::{Avx2, Avx512, last_level_cache_bytes};
+pub(crate) use x86_64::{Avx2, Avx512, last_level_cache_share};
 
 /// Virtual lanes of a vector, on every instruction set.
 pub(crate) const LANES: usize = 16;
@@ -60,6 +60,8 @@ pub(crate) trait Simd: Copy {
     /// Stores past the caches where the instruction set can and `out` is aligned to 64 bytes, else as [`Simd::store`].
     /// [`Simd::fence`] must follow the last one before another thread may read.
     fn stream(self, v: Self::F32, out: &mut [f32; LANES]);
+    /// Starts to bring the cache line of `x[index]` into the first-level cache. `index` may be past the end.
+    fn prefetch(self, x: &[f32], index: usize);
     /// Makes earlier [`Simd::stream`]s visible before later stores.
     fn fence(self);
 

@@ -54,6 +54,9 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: &[f32], _: usize) {}
+
+    #[inline(always)]
     fn fence(self) {}
 
     #[inline(always)]

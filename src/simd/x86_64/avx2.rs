@@ -136,6 +136,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, x: &[f32], index: usize) {
+        // SAFETY: SSE is part of x86-64; a prefetch of any address is allowed and accesses nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(index).cast()) }
+    }
+
+    #[inline(always)]
     fn fence(self) {
         // SAFETY: SSE is part of x86-64.
         unsafe { _mm_sfence() }

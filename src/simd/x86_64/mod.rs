@@ -11,8 +11,8 @@ mod avx512;
 pub(crate) use avx2::Avx2;
 pub(crate) use avx512::Avx512;
 
-/// The size of the last cache level as the CPU states it, if it does.
-pub(crate) fn last_level_cache_bytes() -> Option<usize> {
+/// The bytes of the last cache level that fall to one of the logical CPUs which share it, as far as the CPU tells.
+pub(crate) fn last_level_cache_share() -> Option<usize> {
     use core::arch::x86_64::{__cpuid, __cpuid_count};
 
     // Leaf 4 (Intel) and leaf 0x8000_001D (AMD) list caches in the same form, smallest level first.
@@ -23,7 +23,7 @@ pub(crate) fn last_level_cache_bytes() -> Option<usize> {
         (false, true) => 0x8000_001d,
         (false, false) => return None,
     };
-    let mut largest = None;
+    let mut share = None;
     for index in 0..8 {
         let cache = __cpuid_count(leaf, index);
         if cache.eax & 0x1f == 0 {
@@ -33,7 +33,9 @@ pub(crate) fn last_level_cache_bytes() -> Option<usize> {
         let partitions = (cache.ebx >> 12 & 0x3ff) as usize + 1;
         let ways = (cache.ebx >> 22) as usize + 1;
         let sets = cache.ecx as usize + 1;
-        largest = largest.max(Some(line * partitions * ways * sets));
+        let sharing = (cache.eax >> 14 & 0xfff) as usize + 1;
+        // A level that many share can leave each of them less than the level before does.
+        share = share.max(Some(line * partitions * ways * sets / sharing));
     }
-    largest
+    share
 }
