@@ -8,11 +8,11 @@ use core::ops::Range;
 
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch};
-use crate::kernel::first_equal;
-use crate::kernel::map::{self, Affine, Columns};
+use crate::kernel::map::{Affine, Columns};
 use crate::kernel::row::{self, Job, Passes, Rows, Totals};
-use crate::kernel::statistics::{self, BLOCK, Gaps, Statistics};
-use crate::simd::{LANES, Simd, Task};
+use crate::kernel::statistics::{BLOCK, Gaps, Statistics};
+use crate::kernel::tasks::{FirstEqual, MapTask, StatisticsTask, WideMap};
+use crate::simd::LANES;
 
 /// Elements that a thread takes at a time: some 15 us of work, several times what it costs to hand it over.
 const PIECE: usize = 1 << 16;
@@ -120,12 +120,12 @@ impl Schedule {
         first.merge(second)
     }
 
-    fn map(self, columns: Columns<'_>, start: usize, map: WideMap<'_>) {
+    fn map(self, columns: Columns<'_>, map: WideMap<'_>) {
         let Some(middle) = middle(columns.len()) else {
-            return self.instructions.run(MapTask { columns, start, map });
+            return self.instructions.run(MapTask { columns, map });
         };
         let (first, second) = columns.split_at(middle);
-        self.join(|| self.map(first, start, map), || self.map(second, start + middle, map));
+        self.join(|| self.map(first, map), || self.map(second, map.starting_at(middle)));
     }
 }
 
@@ -149,72 +149,19 @@ impl Passes for Cut {
         self.0.statistics(x, 0..x.len(), pivot, gaps)
     }
 
+    fn statistics_again(&mut self, x: &[f32], pivot: Option<usize>) -> Statistics {
+        self.0.statistics(x, 0..x.len(), pivot, Gaps::None)
+    }
+
     fn affine(&mut self, columns: Columns<'_>, max: f32, affine: Affine<'_>) {
-        self.0.map(columns, 0, WideMap::Affine { max, affine });
+        self.0.map(columns, WideMap::Affine { max, affine });
     }
 
     fn log_probabilities(&mut self, columns: Columns<'_>, max: f32, ln_sum: f32) {
-        self.0.map(columns, 0, WideMap::LogProbabilities { max, ln_sum });
+        self.0.map(columns, WideMap::LogProbabilities { max, ln_sum });
     }
 
     fn first_equal(&mut self, x: &[f32], value: f32) -> Option<usize> {
         self.0.instructions.run(FirstEqual { x, value })
-    }
-}
-
-struct StatisticsTask<'a> {
-    x: &'a [f32],
-    pivot: Option<usize>,
-    gaps: Gaps<'a>,
-}
-
-impl Task for StatisticsTask<'_> {
-    type Output = Statistics;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> Statistics {
-        statistics::statistics(simd, self.x, self.pivot, self.gaps, None)
-    }
-}
-
-#[derive(Clone, Copy)]
-enum WideMap<'a> {
-    Affine { max: f32, affine: Affine<'a> },
-    LogProbabilities { max: f32, ln_sum: f32 },
-}
-
-struct MapTask<'a> {
-    columns: Columns<'a>,
-    start: usize,
-    map: WideMap<'a>,
-}
-
-impl Task for MapTask<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        match self.map {
-            WideMap::Affine { max, affine } => {
-                map::affine_of_logits(simd, self.columns, max, affine.starting_at(self.start));
-            }
-            WideMap::LogProbabilities { max, ln_sum } => {
-                map::log_probabilities(simd, self.columns, max, ln_sum);
-            }
-        }
-    }
-}
-
-struct FirstEqual<'a> {
-    x: &'a [f32],
-    value: f32,
-}
-
-impl Task for FirstEqual<'_> {
-    type Output = Option<usize>;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> Option<usize> {
-        first_equal(simd, self.x, self.value)
     }
 }

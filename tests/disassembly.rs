@@ -94,8 +94,14 @@ fn check(module: &str, register: &str) {
 
     let functions = functions_named(&format!("x86_64::{module}::run"));
     assert!(!functions.is_empty(), "no function of {module} in this program");
+    let intrinsics = functions_named("core_arch");
     let mut row_loops = 0;
     for function in &functions {
+        for instruction in function.instructions.iter().filter(|i| is_call(i)) {
+            let called =
+                intrinsics.iter().find(|i| i.instructions[0].ip() == instruction.near_branch_target());
+            assert!(called.is_none(), "{} is called by {}", called.unwrap().name, function.name);
+        }
         for body in innermost_loops(function) {
             let multiply_adds: Vec<_> = body.iter().filter(|i| is_multiply_add(i)).collect();
             if multiply_adds.len() < MULTIPLY_ADDS_OF_EXP {

@@ -40,25 +40,12 @@ pub(crate) mod map;
 pub(crate) mod row;
 pub(crate) mod scalar;
 pub(crate) mod statistics;
+pub(crate) mod tasks;
 
-use crate::simd::{LANES, Simd};
+use crate::simd::LANES;
 
 /// The 16 numbers from `start` on.
 #[inline(always)]
 fn vector_at(x: &[f32], start: usize) -> &[f32; LANES] {
     &x[start..start + LANES].as_chunks().0[0]
-}
-
-/// The first index that holds `value`; the first NaN, for NaN.
-#[inline(always)]
-pub(crate) fn first_equal<S: Simd>(s: S, x: &[f32], value: f32) -> Option<usize> {
-    let (vectors, rest) = x.as_chunks::<LANES>();
-    for (index, x) in vectors.iter().enumerate() {
-        let equal = s.equal_bits(s.load(x), value);
-        if equal != 0 {
-            return Some(index * LANES + equal.trailing_zeros() as usize);
-        }
-    }
-    let equal = s.equal_bits(s.load_partial(rest, 0.0), value) & ((1 << rest.len()) - 1);
-    (equal != 0).then(|| vectors.len() * LANES + equal.trailing_zeros() as usize)
 }

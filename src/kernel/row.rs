@@ -4,7 +4,8 @@
 
 use super::map::{self, Affine, Columns};
 use super::statistics::{self, BLOCK, Gaps, Statistics};
-use super::{few_classes, first_equal, scalar};
+use super::tasks::{FirstEqual, MapTask, StatisticsTask, WideMap};
+use super::{few_classes, scalar};
 use crate::batch::{Batch, Wide};
 use crate::loss::{Options, Softmax, Terms};
 use crate::parallel::SplitRows;
@@ -41,6 +42,8 @@ impl Totals {
 pub(crate) trait Passes {
     /// With `keep`, a row that fits a block may keep its exponentials for the next [`Passes::affine`]s.
     fn statistics(&mut self, x: &[f32], pivot: Option<usize>, gaps: Gaps<'_>, keep: bool) -> Statistics;
+    /// [`Passes::statistics`] without gaps, of a row that needs them once more.
+    fn statistics_again(&mut self, x: &[f32], pivot: Option<usize>) -> Statistics;
     fn affine(&mut self, columns: Columns<'_>, max: f32, affine: Affine<'_>);
     fn log_probabilities(&mut self, columns: Columns<'_>, max: f32, ln_sum: f32);
     fn first_equal(&mut self, x: &[f32], value: f32) -> Option<usize>;
@@ -107,14 +110,18 @@ impl<S: Simd> Passes for Whole<'_, S> {
         map::affine_of_exps(self.simd, columns, affine);
     }
 
-    #[inline(always)]
-    fn log_probabilities(&mut self, columns: Columns<'_>, max: f32, ln_sum: f32) {
-        map::log_probabilities(self.simd, columns, max, ln_sum);
+    // What few calls need is compiled once, not into every loop that may need it.
+
+    fn statistics_again(&mut self, x: &[f32], pivot: Option<usize>) -> Statistics {
+        self.simd.vectorize(StatisticsTask { x, pivot, gaps: Gaps::None })
     }
 
-    #[inline(always)]
+    fn log_probabilities(&mut self, columns: Columns<'_>, max: f32, ln_sum: f32) {
+        self.simd.vectorize(MapTask { columns, map: WideMap::LogProbabilities { max, ln_sum } });
+    }
+
     fn first_equal(&mut self, x: &[f32], value: f32) -> Option<usize> {
-        first_equal(self.simd, x, value)
+        self.simd.vectorize(FirstEqual { x, value })
     }
 }
 
@@ -223,7 +230,7 @@ fn finish_lse<P: Passes>(
         && let Some(largest) = passes.first_equal(x, softmax.max)
     {
         // Once more with the largest logit as the pivot, whose rounding would else drown the rest.
-        log_softmax = Softmax::new(passes.statistics(x, Some(largest), Gaps::None, false), softmax.max);
+        log_softmax = Softmax::new(passes.statistics_again(x, Some(largest)), softmax.max);
     }
     if let Some(lse) = &mut batch.request.lse {
         lse[row] = scalar::to_f32(log_softmax.lse());

@@ -14,7 +14,7 @@ impl Simd for Portable {
 
     const IS_ONE_REGISTER: bool = cfg!(target_feature = "avx512f");
 
-    #[inline]
+    #[inline(never)]
     fn vectorize<T: Task>(self, task: T) -> T::Output {
         task.run(self)
     }

@@ -83,7 +83,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> [__m256; 2] {
         // SAFETY: `self` exists, so the instructions do; `x` is 16 readable floats, and no alignment is asked.
-        unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(HALF))] }
+        unsafe { x.as_ptr().cast::<[__m256; 2]>().read_unaligned() }
     }
 
     #[inline(always)]
@@ -104,10 +104,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn store(self, v: [__m256; 2], out: &mut [f32; LANES]) {
         // SAFETY: `self` exists, so the instructions do; `out` is 16 writable floats, and no alignment is asked.
-        unsafe {
-            _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
-            _mm256_storeu_ps(out.as_mut_ptr().add(HALF), v[1]);
-        }
+        unsafe { out.as_mut_ptr().cast::<[__m256; 2]>().write_unaligned(v) }
     }
 
     #[inline(always)]

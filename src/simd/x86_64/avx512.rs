@@ -69,7 +69,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> __m512 {
         // SAFETY: `self` exists, so the instructions do; `x` is 16 readable floats, and no alignment is asked.
-        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        unsafe { x.as_ptr().cast::<__m512>().read_unaligned() }
     }
 
     #[inline(always)]
@@ -82,7 +82,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn store(self, v: __m512, out: &mut [f32; LANES]) {
         // SAFETY: `self` exists, so the instructions do; `out` is 16 writable floats, and no alignment is asked.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+        unsafe { out.as_mut_ptr().cast::<__m512>().write_unaligned(v) }
     }
 
     #[inline(always)]
