@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench roofline              minutes; tables, and target/roofline.csv
+//! cargo bench --bench roofline -- 128x      only the shapes whose name starts so
 //! cargo bench --bench roofline -- --test    seconds; small shapes, every output checked, nothing reported
 //! ```
 //!
@@ -55,11 +56,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         return check();
     }
 
+    let prefix = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
+    let is_meant =
+        |&(rows, classes): &(usize, usize)| prefix.is_none_or(|p| format!("{rows}x{classes}").starts_with(p));
+
     let mut report = Report::begin();
     for regime in [Regime::Memory, Regime::Cache] {
         for threads in THREADS {
             report.section(regime, threads);
-            for shape in SHAPES {
+            for shape in SHAPES.into_iter().filter(is_meant) {
                 let sets = match regime {
                     // Also for what reads the logits alone.
                     Regime::Memory => (2 * last_cache_bytes()).div_ceil(shape.0 * shape.1 * size_of::<f32>()),
@@ -70,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     report.rten_section();
-    for shape in rten::SHAPES {
+    for shape in rten::SHAPES.into_iter().filter(is_meant) {
         report.rten_line(&rten::versus(shape, ROUNDS)?);
     }
     report.end()

@@ -98,7 +98,7 @@ impl Report {
         println!(
             "of exp    the share of the exp rate, at 1 exp per element for the loss and for rows up to {ONE_EXP}, else 2"
         );
-        let csv = "regime,threads,rows,classes,work,variant,median_us,gigabytes_per_second,\
+        let csv = "buffers,threads,rows,classes,work,variant,median_us,gigabytes_per_second,\
                    gigaelements_per_second,share_of_memory,share_of_exp\n";
         Self { csv: csv.to_owned() }
     }
@@ -156,7 +156,7 @@ impl Report {
                 Work::Kernel(call) => Some((roofline.of_memory(call), roofline.of_exp(call))),
                 Work::Memory(..) | Work::Exp(_) | Work::RtenSoftmax => None,
             };
-            self.csv_line(roofline.regime, roofline.threads, roofline.shape, times, shares);
+            self.csv_line(&format!("{:?}", roofline.regime), roofline.threads, roofline.shape, times, shares);
         }
     }
 
@@ -189,7 +189,7 @@ impl Report {
             for (times, threads) in
                 times.iter().zip([Parallelism::Rayon, Parallelism::Serial, Parallelism::Serial])
             {
-                self.csv_line(Regime::Cache, threads, versus.shape, times, None);
+                self.csv_line("BesideRten", threads, versus.shape, times, None);
             }
         }
         println!();
@@ -197,7 +197,7 @@ impl Report {
 
     fn csv_line(
         &mut self,
-        regime: Regime,
+        buffers: &str,
         threads: Parallelism,
         (rows, classes): (usize, usize),
         times: &Times,
@@ -218,7 +218,7 @@ impl Report {
         let shares = shares.map_or(",".to_owned(), |(memory, exp)| format!("{memory:.4},{exp:.4}"));
         let micros = median * 1e6;
         self.csv += &format!(
-            "{regime:?},{threads},{rows},{classes},{work},{variant},{micros:.3},{bandwidth:.3},{rate:.4},{shares}\n"
+            "{buffers},{threads},{rows},{classes},{work},{variant},{micros:.3},{bandwidth:.3},{rate:.4},{shares}\n"
         );
     }
 
