@@ -78,7 +78,7 @@ impl Default for CrossEntropy {
                 label_smoothing: 0.0,
                 reduction: Reduction::Mean,
             },
-            schedule: Schedule { instructions: Instructions::detect(), parallelism: Parallelism::default() },
+            schedule: Schedule::new(Instructions::detect(), Parallelism::default()),
         }
     }
 }
@@ -151,7 +151,7 @@ impl CrossEntropyBuilder {
                 label_smoothing,
                 reduction: self.reduction,
             },
-            schedule: Schedule { instructions, parallelism: self.parallelism },
+            schedule: Schedule::new(instructions, self.parallelism),
         })
     }
 }

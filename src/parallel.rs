@@ -34,6 +34,8 @@ pub enum Parallelism {
 pub(crate) struct Schedule {
     pub(crate) instructions: Instructions,
     pub(crate) parallelism: Parallelism,
+    /// Bytes of cache that the call's threads can count on. Asking the system allocates, so it is asked beforehand.
+    cache_bytes: usize,
 }
 
 /// Rows that can be given to two threads.
@@ -44,6 +46,10 @@ pub(crate) trait SplitRows: Send + Sized {
 }
 
 impl Schedule {
+    pub(crate) fn new(instructions: Instructions, parallelism: Parallelism) -> Self {
+        Self { instructions, parallelism, cache_bytes: instructions.cache_bytes() }
+    }
+
     /// All rows of a batch.
     pub(crate) fn run(self, job: &Job<'_>, batch: Batch<'_>) -> Totals {
         let classes = batch.classes();
@@ -59,7 +65,7 @@ impl Schedule {
 
     /// Whether a batch's outputs should go past the caches: when they would push each other out of the last one.
     pub(crate) fn streams(self, batch: &Batch<'_>) -> bool {
-        batch.bytes_out_of_place() > self.instructions.cache_bytes()
+        batch.bytes_out_of_place() > self.cache_bytes
     }
 
     /// The upstream gradients of all rows.

@@ -39,9 +39,7 @@ pub struct Softmax {
 
 impl Default for Softmax {
     fn default() -> Self {
-        Self {
-            schedule: Schedule { instructions: Instructions::detect(), parallelism: Parallelism::default() },
-        }
+        Self { schedule: Schedule::new(Instructions::detect(), Parallelism::default()) }
     }
 }
 
