@@ -31,11 +31,14 @@ pub(crate) struct Options {
 /// One weight for each class.
 #[derive(Clone, Debug)]
 pub(crate) struct ClassWeights {
-    /// The weights, and zeros behind them: kernels read whole vectors.
-    padded: Vec<f32>,
-    classes: usize,
+    weights: Vec<f32>,
+    /// The weights in units of `unit`, none above 1, so that their products overflow no sooner than the other factor;
+    /// and zeros behind them: kernels read whole vectors.
+    in_units: Vec<f32>,
+    /// A power of two.
+    unit: f64,
     total: f64,
-    /// For each class, the sum of the others.
+    /// For each class, the sum of the others, in units.
     of_others: Vec<f64>,
 }
 
@@ -65,6 +68,8 @@ pub(crate) struct Terms {
     hard: f64,
     smooth: f64,
     total_weight: f64,
+    /// What the statistics count weights in.
+    unit: f64,
 }
 
 /// An output as wide as the row: `scale` and `least` as in [`Affine`], minus `shift` times the class's weight; and the
@@ -78,27 +83,30 @@ pub(crate) struct Coefficients {
 }
 
 impl ClassWeights {
-    pub(crate) fn new(mut weights: Vec<f32>) -> Self {
+    pub(crate) fn new(weights: Vec<f32>) -> Self {
         const PADDING: usize = 64;
-        let classes = weights.len();
+        let largest = weights.iter().copied().fold(0.0, f32::max);
+        let unit = if largest == 0.0 { 1.0 } else { f64::from(largest).log2().ceil().exp2() };
+        let mut in_units: Vec<f32> =
+            weights.iter().map(|&weight| (f64::from(weight) / unit) as f32).collect();
         let total = weights.iter().map(|&weight| f64::from(weight)).sum();
         // From both ends, because total - weight would not be 0 where it should.
-        let mut of_others = vec![0.0; classes];
+        let mut of_others = vec![0.0; weights.len()];
         let (mut before, mut after) = (0.0, 0.0);
-        for class in 0..classes {
-            of_others[class] += before;
-            before += f64::from(weights[class]);
+        for (of_others, weight) in of_others.iter_mut().zip(&in_units) {
+            *of_others += before;
+            before += f64::from(*weight);
         }
-        for class in (0..classes).rev() {
-            of_others[class] += after;
-            after += f64::from(weights[class]);
+        for (of_others, weight) in of_others.iter_mut().zip(&in_units).rev() {
+            *of_others += after;
+            after += f64::from(*weight);
         }
-        weights.resize(classes + PADDING, 0.0);
-        Self { padded: weights, classes, total, of_others }
+        in_units.resize(weights.len() + PADDING, 0.0);
+        Self { weights, in_units, unit, total, of_others }
     }
 
     pub(crate) fn as_slice(&self) -> &[f32] {
-        &self.padded[..self.classes]
+        &self.weights
     }
 }
 
@@ -106,10 +114,10 @@ impl Options {
     /// The class weight of a target.
     #[inline(always)]
     pub(crate) fn weight_of(&self, class: usize) -> f64 {
-        self.weight.as_ref().map_or(1.0, |weight| f64::from(weight.padded[class]))
+        self.weight.as_ref().map_or(1.0, |weight| f64::from(weight.weights[class]))
     }
 
-    /// The sum of the class weights of all classes but this one.
+    /// The sum of the class weights of all classes but this one, in the unit of the statistics.
     #[inline(always)]
     pub(crate) fn weight_of_others(&self, class: usize, classes: usize) -> f64 {
         self.weight.as_ref().map_or((classes - 1) as f64, |weight| weight.of_others[class])
@@ -120,6 +128,7 @@ impl Options {
             hard: 1.0 - self.label_smoothing,
             smooth: self.label_smoothing / classes as f64,
             total_weight: self.weight.as_ref().map_or(classes as f64, |weight| weight.total),
+            unit: self.weight.as_ref().map_or(1.0, |weight| weight.unit),
         }
     }
 
@@ -129,7 +138,7 @@ impl Options {
         match &self.weight {
             _ if self.label_smoothing == 0.0 => Gaps::None,
             None => Gaps::Equal,
-            Some(weight) => Gaps::Weighted(&weight.padded),
+            Some(weight) => Gaps::Weighted(&weight.in_units),
         }
     }
 
@@ -139,7 +148,7 @@ impl Options {
         let shift = match &self.weight {
             _ if self.label_smoothing == 0.0 => Shift::None,
             None => Shift::Equal(coefficients.shift),
-            Some(weight) => Shift::Weighted { weights: &weight.padded, scale: coefficients.shift },
+            Some(weight) => Shift::Weighted { weights: &weight.in_units, scale: coefficients.shift },
         };
         Affine { shift, ..coefficients.affine() }
     }
@@ -157,7 +166,8 @@ impl Terms {
         // -ln p_c = (max - x_c) + ln_sum, and the statistics have the gaps below their own maximum.
         let statistics = &softmax.statistics;
         let raise = f64::from(softmax.max) - f64::from(statistics.max);
-        let gaps = statistics.gap + weighted(statistics.weight, raise) + weighted(own, softmax.target_gap);
+        let gaps = self.unit * (statistics.gap + weighted(statistics.weight, raise))
+            + weighted(own, softmax.target_gap);
         let spread = gaps + self.total_weight * softmax.ln_sum;
         let loss = hard + weighted(self.smooth, spread);
         if nll.is_nan() { nll } else { loss }
@@ -172,7 +182,7 @@ impl Terms {
         let at_target = (spread - hard * q) * factor;
         let coefficient = (hard + self.smooth * self.total_weight) * factor;
         Coefficients {
-            shift: to_f32(self.smooth * factor),
+            shift: to_f32(self.smooth * self.unit * factor),
             at_target: to_f32(at_target),
             ..Coefficients::new(coefficient * softmax.scale)
         }

@@ -6,7 +6,7 @@
 //! log-softmax   dx_i = g_i - exp(y_i) sum_c g_c           y the log-probabilities
 //! ```
 
-use super::exp;
+use super::{exp, scalar};
 use crate::simd::{LANES, Simd};
 
 /// Which output's Jacobian.
@@ -78,11 +78,11 @@ fn run<S: Simd, J: Jacobian<S>>(s: S, y: &[f32], upstream: Upstream<'_>) {
             let (g_vectors, g_rest) = g.as_chunks::<LANES>();
             let (dx_vectors, dx_rest) = dx.as_chunks_mut::<LANES>();
             for ((y, g), dx) in y_vectors.iter().zip(g_vectors).zip(dx_vectors) {
-                s.store(J::product(s, s.load(y), s.load(g), sum), dx);
+                s.store(gradient::<_, J>(s, s.load(y), s.load(g), sum), dx);
             }
             if !dx_rest.is_empty() {
                 let (y, g) = (s.load_partial(y_rest, 0.0), s.load_partial(g_rest, 0.0));
-                s.store_partial(J::product(s, y, g, sum), dx_rest);
+                s.store_partial(gradient::<_, J>(s, y, g, sum), dx_rest);
             }
         }
         Upstream::Overwrite(g) => {
@@ -90,14 +90,20 @@ fn run<S: Simd, J: Jacobian<S>>(s: S, y: &[f32], upstream: Upstream<'_>) {
             let (y_vectors, y_rest) = y.as_chunks::<LANES>();
             let (g_vectors, g_rest) = g.as_chunks_mut::<LANES>();
             for (y, g) in y_vectors.iter().zip(g_vectors) {
-                s.store(J::product(s, s.load(y), s.load(g), sum), g);
+                s.store(gradient::<_, J>(s, s.load(y), s.load(g), sum), g);
             }
             if !g_rest.is_empty() {
                 let (y, g) = (s.load_partial(y_rest, 0.0), s.load_partial(g_rest, 0.0));
-                s.store_partial(J::product(s, y, g, sum), g_rest);
+                s.store_partial(gradient::<_, J>(s, y, g, sum), g_rest);
             }
         }
     }
+}
+
+/// The product, 0 where it would be subnormal.
+#[inline(always)]
+fn gradient<S: Simd, J: Jacobian<S>>(s: S, y: S::F32, g: S::F32, sum: S::F32) -> S::F32 {
+    s.zero_below(J::product(s, y, g, sum), s.splat(f32::MIN_POSITIVE))
 }
 
 #[inline(always)]
@@ -109,5 +115,5 @@ fn sum<S: Simd, J: Jacobian<S>>(s: S, y: &[f32], g: &[f32]) -> S::F32 {
         sums = s.accumulate(sums, J::term(s, s.load(y), s.load(g)));
     }
     let last = J::term(s, s.load_partial(y_rest, 0.0), s.load_partial(g_rest, 0.0));
-    s.splat(s.sum_lanes(s.accumulate(sums, last)) as f32)
+    s.splat(scalar::to_f32(s.sum_lanes(s.accumulate(sums, last))))
 }

@@ -16,7 +16,7 @@
 use super::exp;
 use super::row::{Job, Passes, Totals, finish_row, nan_argmax};
 use super::scalar;
-use super::statistics::{Gaps, exp_of_group, sum_of_four, weigh_gap};
+use super::statistics::{Gaps, exp_of_group, half_gap, sum_of_four};
 use crate::batch::{Batch, Wide};
 use crate::loss::{CoefficientsLanes, SoftmaxLanes, StatisticsLanes};
 use crate::parallel::SplitRows;
@@ -257,10 +257,12 @@ impl<const CLASSES: usize> Tile<CLASSES> {
         let reference = s.load(&reference);
         let mut sums = s.zero_sums();
         for (class, x) in self.logits[..classes].iter().enumerate() {
-            let gap = s.sub(reference, s.load(x));
-            sums = s.accumulate(sums, weigh_gap(s, gap, s.splat(gaps.weight(class))));
+            sums = s.accumulate(sums, half_gap(s, s.load(x), reference, s.splat(gaps.weight(class))));
         }
         s.store_sums(sums, &mut statistics.gap);
+        for gap in &mut statistics.gap {
+            *gap *= 2.0;
+        }
     }
 
     /// Writes an affine function of the exponentials to the rows of `wide`.

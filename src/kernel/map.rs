@@ -156,7 +156,7 @@ impl<S: Simd> Map<S> for Exp<S::F32> {
 impl<S: Simd> Map<S> for Difference<S::F32> {
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {
-        s.sub(s.sub(x, self.max), self.ln_sum)
+        s.zero_below(s.sub(s.sub(x, self.max), self.ln_sum), s.splat(f32::MIN_POSITIVE))
     }
 }
 

@@ -236,7 +236,7 @@ fn finish_lse<P: Passes>(
         lse[row] = scalar::to_f32(log_softmax.lse());
     }
     if let Some(columns) = batch.columns(row, Wide::LogProbabilities, false) {
-        passes.log_probabilities(columns, log_softmax.max, log_softmax.ln_sum as f32);
+        passes.log_probabilities(columns, log_softmax.max, scalar::to_f32(log_softmax.ln_sum));
         if let (Some(class), Some(out)) = (class, batch.wide_row(row, Wide::LogProbabilities)) {
             out[class] = scalar::to_f32(-softmax.nll());
         }

@@ -53,7 +53,7 @@ pub(crate) enum Gaps<'a> {
     None,
     /// Every class weighs 1.
     Equal,
-    /// Class c weighs `weights[c]`. At least [`GROUP`] zeros follow the last.
+    /// Class c weighs `weights[c]`, at most 1. At least [`GROUP`] zeros follow the last.
     Weighted(&'a [f32]),
 }
 
@@ -240,11 +240,11 @@ fn weighted_gaps<S: Simd, W: Weigh<S>>(
                 weights = s.load_partial(&lanes[..columns.saturating_sub(at)], 0.0);
             }
             let weights = s.with_lane(weights, pivot.wrapping_sub(at), 0.0);
-            gap_sums = s.accumulate(gap_sums, weigh_gap(s, s.sub(max, s.load(x)), weights));
+            gap_sums = s.accumulate(gap_sums, half_gap(s, s.load(x), max, weights));
             weight_sums = s.accumulate(weight_sums, weights);
         }
     }
-    (s.sum_lanes(gap_sums), s.sum_lanes(weight_sums))
+    (2.0 * s.sum_lanes(gap_sums), s.sum_lanes(weight_sums))
 }
 
 /// The columns of a block in whole groups: -inf behind the last column, and in place of the pivot.
@@ -336,8 +336,10 @@ fn keep<S: Simd>(s: S, e: [S::F32; 4], exps: &mut [f32]) {
     }
 }
 
-/// w (max - x), and 0 for a class of weight 0, where the product may be NaN.
+/// Half of w (max - x), because the whole of it may overflow; 0 for a class of weight 0, where the product may be NaN.
 #[inline(always)]
-pub(super) fn weigh_gap<S: Simd>(s: S, gap: S::F32, weights: S::F32) -> S::F32 {
+pub(super) fn half_gap<S: Simd>(s: S, x: S::F32, max: S::F32, weights: S::F32) -> S::F32 {
+    let half = s.splat(0.5);
+    let gap = s.sub(s.mul(max, half), s.mul(x, half));
     s.max(s.mul(gap, weights), s.splat(0.0))
 }

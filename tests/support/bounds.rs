@@ -1,0 +1,373 @@
+//! The bounds of `xent::contract` for every output of a call, with all options.
+
+use super::batch::Batch;
+use super::evaluation::Evaluation;
+use core::fmt;
+use xent::contract::{LOG_PROBABILITY, LOSS, LSE, PROBABILITY, TARGET_GRADIENT, U};
+use xent::reference::{self, Outcome, SoftmaxRow};
+use xent::{CrossEntropy, Matrix, Reduction};
+
+const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
+const LARGEST: f64 = f32::MAX as f64;
+
+/// Half the distance between subnormal `f32`s, 2^-150.
+const SUBNORMAL_ROUNDING: f64 = SMALLEST * U;
+
+/// What a call should give, by the reference.
+pub struct Expected<'a> {
+    ce: &'a CrossEntropy,
+    batch: &'a Batch,
+    upstream: Option<&'a [f32]>,
+    exact: Outcome,
+    divisor: f64,
+}
+
+impl<'a> Expected<'a> {
+    /// Of a call with the options of `ce`. Without `upstream`, the gradient is that of the reduced loss.
+    pub fn new(ce: &'a CrossEntropy, batch: &'a Batch, upstream: Option<&'a [f32]>) -> Self {
+        // Rows of NaN have no exact value; the reference is spared them.
+        let mut logits = batch.logits.clone();
+        for x in logits.chunks_mut(batch.classes.max(1)).filter(|x| is_nan_row(x)) {
+            x.fill(0.0);
+        }
+        let logits = Matrix::new(&logits, batch.rows, batch.classes).expect("the batch is valid");
+        let outcome = |ce| reference::cross_entropy(ce, logits, &batch.targets).expect("the batch is valid");
+        let mut exact = outcome(ce);
+        let divisor = match ce.reduction() {
+            Reduction::Mean => exact.weight,
+            Reduction::Sum => 1.0,
+        };
+        if let Some(upstream) = upstream {
+            exact.grad = outcome(&before_reduction(ce)).grad;
+            for (grad, &upstream) in exact.grad.chunks_mut(batch.classes.max(1)).zip(upstream) {
+                grad.iter_mut().for_each(|g| *g *= f64::from(upstream));
+            }
+        }
+        Self { ce, batch, upstream, exact, divisor }
+    }
+
+    /// Checks every output.
+    pub fn check(&self, found: &Evaluation, context: &str) {
+        let rows = self.batch.rows;
+        let (mut counted, mut correct, mut loss_bound) = (0, 0, 0.0);
+        let mut has_nan = false;
+        for row in 0..rows {
+            let context = format_args!("row {row} of {rows} x {}, {context}", self.batch.classes);
+            let outputs = Outputs::of_row(found, row);
+            if self.ce.ignore_index() == Some(self.batch.targets[row]) {
+                outputs.assert_all(0.0, context);
+                assert_eq!(outputs.argmax, usize::MAX, "argmax, {context}");
+                continue;
+            }
+            let x = self.batch.row(row);
+            let largest = first_largest_or_nan(x);
+            assert_eq!(outputs.argmax, largest, "argmax, {context}");
+            counted += 1;
+            if is_nan_row(x) {
+                outputs.assert_all(f32::NAN, context);
+                has_nan = true;
+                continue;
+            }
+            correct += usize::from(largest == self.batch.targets[row] as usize);
+            loss_bound += self.check_row(row, &outputs, context);
+        }
+
+        assert_eq!(found.counted, counted, "counted, {context}");
+        assert_eq!(found.correct, correct, "correct, {context}");
+        // Sums of the same numbers in two orders.
+        let order = rows as f64 * f64::EPSILON;
+        assert!((found.weight - self.exact.weight).abs() <= order * self.exact.weight, "weight, {context}");
+        if has_nan || self.exact.loss.is_nan() {
+            // The latter is 0 / 0.
+            assert!(found.loss.is_nan(), "loss {}, {context}", found.loss);
+        } else if self.exact.loss == f64::INFINITY {
+            assert_eq!(found.loss, f64::INFINITY, "loss, {context}");
+        } else {
+            let bound = loss_bound / self.divisor + U * self.exact.loss;
+            let error = (found.loss - self.exact.loss).abs();
+            assert!(
+                error <= bound,
+                "loss {:e} instead of {:e}: {} of the bound, {context}",
+                found.loss,
+                self.exact.loss,
+                error / bound
+            );
+        }
+    }
+
+    /// Checks a row that counts and has a softmax. Returns the bound on its loss.
+    fn check_row(&self, row: usize, outputs: &Outputs<'_>, context: fmt::Arguments<'_>) -> f64 {
+        let target = self.batch.targets[row] as usize;
+        let softmax = RowOfSoftmax::new(self.batch.row(row), &self.exact.softmax[row]);
+        softmax.check_probabilities(outputs.probabilities, context);
+        softmax.check_log_probabilities(outputs.log_probabilities, context);
+        let lse = close("lse", outputs.lse, softmax.exact.lse, softmax.lse_bound());
+        lse.unwrap_or_else(|error| panic!("{error}, {context}"));
+
+        let terms = Terms::new(self.ce, &softmax, target);
+        let loss_bound = terms.loss_bound(self.exact.losses[row]);
+        let loss = close("loss", outputs.loss, self.exact.losses[row], loss_bound);
+        loss.unwrap_or_else(|error| panic!("{error}, target {target}, {context}"));
+
+        let factor = match self.upstream {
+            Some(upstream) => f64::from(upstream[row]),
+            None if self.divisor == 0.0 => 0.0,
+            None => 1.0 / self.divisor,
+        };
+        let exact = &self.exact.grad[row * self.batch.classes..];
+        for (i, (&found, &exact)) in outputs.grad.iter().zip(exact).enumerate() {
+            let gradient = terms.check_gradient(i, factor, found, exact);
+            gradient.unwrap_or_else(|error| {
+                panic!("{error}, factor {factor:e}, column {i}, target {target}, {context}")
+            });
+        }
+        loss_bound
+    }
+}
+
+/// The same loss, but the sum.
+fn before_reduction(ce: &CrossEntropy) -> CrossEntropy {
+    let mut builder = CrossEntropy::builder()
+        .ignore_index(ce.ignore_index())
+        .label_smoothing(ce.label_smoothing())
+        .reduction(Reduction::Sum);
+    if let Some(weight) = ce.weight() {
+        builder = builder.weight(weight);
+    }
+    builder.build().expect("the options were valid before")
+}
+
+/// Checks the softmax of a row.
+pub fn check_softmax(x: &[f32], probabilities: &[f32], context: &str) {
+    if is_nan_row(x) {
+        assert!(probabilities.iter().all(|p| p.is_nan()), "{context}");
+    } else {
+        RowOfSoftmax::new(x, &reference::softmax_row(x))
+            .check_probabilities(probabilities, format_args!("{context}"));
+    }
+}
+
+/// Checks the log-softmax of a row.
+pub fn check_log_softmax(x: &[f32], log_probabilities: &[f32], context: &str) {
+    if is_nan_row(x) {
+        assert!(log_probabilities.iter().all(|p| p.is_nan()), "{context}");
+    } else {
+        RowOfSoftmax::new(x, &reference::softmax_row(x))
+            .check_log_probabilities(log_probabilities, format_args!("{context}"));
+    }
+}
+
+/// Whether a row has NaN for a softmax.
+pub fn is_nan_row(x: &[f32]) -> bool {
+    x.iter().any(|x| x.is_nan() || *x == f32::INFINITY) || x.iter().all(|&x| x == f32::NEG_INFINITY)
+}
+
+/// The first index of the largest number, NaN being the largest of all.
+fn first_largest_or_nan(x: &[f32]) -> usize {
+    let nan = x.iter().position(|x| x.is_nan());
+    nan.unwrap_or_else(|| {
+        let mut largest = 0;
+        for i in 0..x.len() {
+            if x[i] > x[largest] {
+                largest = i;
+            }
+        }
+        largest
+    })
+}
+
+/// What a call gave for one row.
+struct Outputs<'a> {
+    grad: &'a [f32],
+    loss: f32,
+    lse: f32,
+    argmax: usize,
+    probabilities: &'a [f32],
+    log_probabilities: &'a [f32],
+}
+
+impl<'a> Outputs<'a> {
+    fn of_row(found: &'a Evaluation, row: usize) -> Self {
+        let columns = row * found.classes..(row + 1) * found.classes;
+        Self {
+            grad: &found.grad[columns.clone()],
+            loss: found.losses[row],
+            lse: found.lse[row],
+            argmax: found.argmax[row],
+            probabilities: &found.probabilities[columns.clone()],
+            log_probabilities: &found.log_probabilities[columns],
+        }
+    }
+
+    /// Checks that everything but the argmax is `value`: a positive zero for 0, any NaN for NaN.
+    fn assert_all(&self, value: f32, context: fmt::Arguments<'_>) {
+        let named = [
+            ("grad", self.grad),
+            ("loss", &[self.loss]),
+            ("lse", &[self.lse]),
+            ("probabilities", self.probabilities),
+            ("log_probabilities", self.log_probabilities),
+        ];
+        for (name, values) in named {
+            let same = |x: &f32| x.to_bits() == value.to_bits() || x.is_nan() && value.is_nan();
+            if let Some(column) = values.iter().position(|x| !same(x)) {
+                panic!("{name}, column {column}: {:e} instead of {value}, {context}", values[column]);
+            }
+        }
+    }
+}
+
+/// A row in the terms of the contract.
+struct RowOfSoftmax<'a> {
+    exact: &'a SoftmaxRow,
+    max: f64,
+    ln_sum: f64,
+    /// |d_i|.
+    gaps: Vec<f64>,
+    /// D.
+    mean_gap: f64,
+}
+
+impl<'a> RowOfSoftmax<'a> {
+    fn new(x: &[f32], exact: &'a SoftmaxRow) -> Self {
+        let max = x.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(f64::from(x)));
+        let gaps: Vec<f64> = x.iter().map(|&x| max - f64::from(x)).collect();
+        let ln_sum = -exact.log_probabilities.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(x));
+        let mut row = Self { exact, max, ln_sum, gaps, mean_gap: 0.0 };
+        row.mean_gap = (0..x.len()).map(|i| row.part_of_mean_gap(i)).sum();
+        row
+    }
+
+    /// p |d|; a masked class has no part.
+    fn part_of_mean_gap(&self, i: usize) -> f64 {
+        let p = self.exact.probabilities[i];
+        if p == 0.0 { 0.0 } else { p * self.gaps[i] }
+    }
+
+    /// D'.
+    fn others_mean_gap(&self, target: usize) -> f64 {
+        let others = (0..self.gaps.len()).filter(|&i| i != target);
+        let sum: f64 = others.map(|i| self.part_of_mean_gap(i)).sum();
+        if sum == 0.0 { 0.0 } else { sum / self.exact.complements[target] }
+    }
+
+    /// Relative, of a probability.
+    fn probability_bound(&self, i: usize) -> f64 {
+        if self.gaps[i] == f64::INFINITY { 0.0 } else { (self.gaps[i] + self.mean_gap + PROBABILITY) * U }
+    }
+
+    fn lse_bound(&self) -> f64 {
+        (self.mean_gap + LSE) * U * (self.max.abs() + self.ln_sum)
+    }
+
+    fn check_probabilities(&self, found: &[f32], context: fmt::Arguments<'_>) {
+        for (i, (&found, &exact)) in found.iter().zip(&self.exact.probabilities).enumerate() {
+            close("probability", found, exact, self.probability_bound(i) * exact)
+                .unwrap_or_else(|error| panic!("{error}, column {i}, {context}"));
+        }
+    }
+
+    fn check_log_probabilities(&self, found: &[f32], context: fmt::Arguments<'_>) {
+        for (i, (&found, &exact)) in found.iter().zip(&self.exact.log_probabilities).enumerate() {
+            let bound = (LOG_PROBABILITY * (self.gaps[i] + self.ln_sum) + self.mean_gap) * U;
+            close("log-probability", found, exact, bound)
+                .unwrap_or_else(|error| panic!("{error}, column {i}, {context}"));
+        }
+    }
+}
+
+/// The terms of a loss: hard (-ln p_y) + sum_c smooth w_c (-ln p_c).
+struct Terms<'a> {
+    softmax: &'a RowOfSoftmax<'a>,
+    target: usize,
+    others_mean_gap: f64,
+    weight: Option<&'a [f32]>,
+    /// The sum of all class weights.
+    total: f64,
+    hard: f64,
+    smooth: f64,
+}
+
+impl<'a> Terms<'a> {
+    fn new(ce: &'a CrossEntropy, softmax: &'a RowOfSoftmax<'a>, target: usize) -> Self {
+        let classes = softmax.gaps.len() as f64;
+        let weight = ce.weight();
+        let mut terms = Self {
+            softmax,
+            target,
+            others_mean_gap: softmax.others_mean_gap(target),
+            weight,
+            total: weight.map_or(classes, |weight| weight.iter().map(|&w| f64::from(w)).sum()),
+            hard: 1.0 - ce.label_smoothing(),
+            smooth: ce.label_smoothing() / classes,
+        };
+        terms.hard *= terms.weight_of(target);
+        terms
+    }
+
+    fn weight_of(&self, class: usize) -> f64 {
+        self.weight.map_or(1.0, |weight| f64::from(weight[class]))
+    }
+
+    /// The contract's bound; where smoothing counts ln S once for each class, the error of ln S, which is that of S
+    /// relative to S; and what products of a weight and a gap lose that are subnormal.
+    fn loss_bound(&self, loss: f64) -> f64 {
+        let of_ln_sum = self.smooth * self.total * (self.softmax.mean_gap + LOSS) * U;
+        let of_gaps = self.smooth * self.softmax.gaps.len() as f64 * SUBNORMAL_ROUNDING;
+        (self.others_mean_gap + LOSS) * U * loss + of_ln_sum + of_gaps
+    }
+
+    /// The contract's bounds: relative to the gradient where it has one term, to the sum of its terms' magnitudes where
+    /// it has two.
+    fn check_gradient(&self, i: usize, factor: f64, found: f32, exact: f64) -> Result<(), String> {
+        let p = self.softmax.exact.probabilities[i];
+        let (hard, smooth) = (self.hard * factor, self.smooth * factor);
+        if i == self.target {
+            let own = self.weight_of(i);
+            let rise = smooth * (self.total - own) * p;
+            let fall = (hard + smooth * own) * self.softmax.exact.complements[i];
+            let bound = (self.others_mean_gap + TARGET_GRADIENT) * U * (rise.abs() + fall.abs());
+            return close("gradient at the target", found, exact, bound);
+        }
+        let coefficient = hard + smooth * self.total;
+        let (rise, fall) = (coefficient * p, smooth * self.weight_of(i));
+        // A masked class has but the second term, and no gap to speak of.
+        let relative = self.softmax.probability_bound(i).max(PROBABILITY * U);
+        let bound = relative * (rise.abs() + fall.abs());
+        // A term is 0 where the term or one of its factors is no normal number, unless the other factors make up for it.
+        let may_vanish = |factors: [f64; 3]| factors.iter().any(|x| x.abs() < SMALLEST * (1.0 + relative));
+        let rises = if may_vanish([p, coefficient, rise]) { [rise, 0.0] } else { [rise; 2] };
+        let falls = if may_vanish([smooth, fall, 1.0]) { [fall, 0.0] } else { [fall; 2] };
+        let mut error = close("gradient", found, exact, bound);
+        for rise_or_0 in rises {
+            for fall_or_0 in falls {
+                let exact = exact - (rise - rise_or_0) + (fall - fall_or_0);
+                error = error.or_else(|error| close("gradient", found, exact, bound).map_err(|_| error));
+            }
+        }
+        error
+    }
+}
+
+/// Whether `found` is within an absolute `bound` of `exact`: 0 where that is no normal number, infinite where that is too
+/// large for one. On the borders, either will do.
+fn close(name: &str, found: f32, exact: f64, bound: f64) -> Result<(), String> {
+    if found.is_subnormal() {
+        return Err(format!("{name}: {found:e} is subnormal"));
+    }
+    let (value, magnitude) = (f64::from(found), exact.abs());
+    let is_close = if magnitude == f64::INFINITY {
+        value == exact
+    } else if magnitude + bound < SMALLEST {
+        value == 0.0
+    } else {
+        (value - exact).abs() <= bound
+            || value == 0.0 && magnitude - bound <= SMALLEST
+            || value.is_infinite() && value * exact > 0.0 && magnitude + bound > LARGEST
+    };
+    if is_close {
+        return Ok(());
+    }
+    let share = (value - exact).abs() / bound;
+    Err(format!("{name}: {found:e} instead of {exact:e}, {share} of the bound {bound:e}"))
+}

@@ -1,0 +1,166 @@
+//! Every output of a call, to compare.
+
+use super::batch::Batch;
+use super::buffer::{Buffer, Layout};
+use core::ops::Range;
+use xent::{CrossEntropy, Request, Summary};
+
+/// How a call is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call<'a> {
+    pub upstream: Option<&'a [f32]>,
+    pub logits: Layout,
+    pub outputs: Layout,
+    pub in_place: bool,
+}
+
+/// Every output of a call.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    pub classes: usize,
+    pub loss: f64,
+    pub weight: f64,
+    pub counted: usize,
+    pub correct: usize,
+    pub grad: Vec<f32>,
+    pub losses: Vec<f32>,
+    pub lse: Vec<f32>,
+    pub argmax: Vec<usize>,
+    pub probabilities: Vec<f32>,
+    pub log_probabilities: Vec<f32>,
+}
+
+impl Call<'_> {
+    /// Asks for every output. Outputs hold canaries before; canaries around them, and around the logits, live on.
+    pub fn evaluate(&self, ce: &CrossEntropy, batch: &Batch) -> Evaluation {
+        let (rows, classes) = (batch.rows, batch.classes);
+        let column = Layout { padding: 0, ..self.outputs };
+        let mut logits = Buffer::holding(&batch.logits, rows, classes, self.logits);
+        let mut grad = Buffer::unwritten(rows, classes, self.outputs);
+        let mut probabilities = Buffer::unwritten(rows, classes, self.outputs);
+        let mut log_probabilities = Buffer::unwritten(rows, classes, self.outputs);
+        let mut losses = Buffer::unwritten(rows, 1, column);
+        let mut lse = Buffer::unwritten(rows, 1, column);
+        let mut argmax = vec![usize::MAX - 1; rows];
+
+        let mut request = Request::new()
+            .losses(losses.column_mut())
+            .lse(lse.column_mut())
+            .argmax(&mut argmax)
+            .probabilities(probabilities.matrix_mut())
+            .log_probabilities(log_probabilities.matrix_mut());
+        if let Some(upstream) = self.upstream {
+            request = request.upstream(upstream);
+        }
+        let summary = if self.in_place {
+            ce.run_in_place(logits.matrix_mut(), &batch.targets, request)
+        } else {
+            ce.run(logits.matrix(), &batch.targets, request.grad(grad.matrix_mut()))
+        };
+        let Summary { loss, weight, counted, correct, .. } = summary.expect("the batch is valid");
+
+        if self.in_place {
+            grad.assert_unwritten("the unused gradient");
+            core::mem::swap(&mut grad, &mut logits);
+        } else {
+            assert_same_bits(
+                "logits",
+                classes,
+                &logits.elements(),
+                &batch.logits,
+                "before and after the call",
+            );
+        }
+        logits.assert_canaries_live("logits");
+        grad.assert_canaries_live("grad");
+        probabilities.assert_canaries_live("probabilities");
+        log_probabilities.assert_canaries_live("log_probabilities");
+        losses.assert_canaries_live("losses");
+        lse.assert_canaries_live("lse");
+
+        Evaluation {
+            classes,
+            loss,
+            weight,
+            counted,
+            correct,
+            grad: grad.elements(),
+            losses: losses.elements(),
+            lse: lse.elements(),
+            argmax,
+            probabilities: probabilities.elements(),
+            log_probabilities: log_probabilities.elements(),
+        }
+    }
+}
+
+impl Evaluation {
+    /// Every output of the plainest call.
+    pub fn of(ce: &CrossEntropy, batch: &Batch) -> Self {
+        Call::default().evaluate(ce, batch)
+    }
+
+    /// The outputs that have a value, or a row of them, for each row; each with its name and its width.
+    fn by_row(&self) -> [(&'static str, usize, &[f32]); 5] {
+        [
+            ("grad", self.classes, &self.grad),
+            ("losses", 1, &self.losses),
+            ("lse", 1, &self.lse),
+            ("probabilities", self.classes, &self.probabilities),
+            ("log_probabilities", self.classes, &self.log_probabilities),
+        ]
+    }
+
+    /// Checks that these rows have the same bits in every output as `rows` of `other`.
+    pub fn assert_rows_equal(&self, other: &Self, rows: Range<usize>, context: &str) {
+        for ((name, width, ours), (_, _, theirs)) in self.by_row().into_iter().zip(other.by_row()) {
+            let theirs = &theirs[rows.start * width..rows.end * width];
+            assert_same_bits(name, width, ours, theirs, context);
+        }
+        assert_eq!(self.argmax, other.argmax[rows], "argmax, {context}");
+    }
+
+    /// Checks that every output has the same bits.
+    pub fn assert_equal(&self, other: &Self, context: &str) {
+        self.assert_rows_equal(other, 0..other.losses.len(), context);
+        assert_eq!(
+            self.loss.to_bits(),
+            other.loss.to_bits(),
+            "loss {} and {}, {context}",
+            self.loss,
+            other.loss
+        );
+        assert_eq!(self.weight.to_bits(), other.weight.to_bits(), "weight, {context}");
+        assert_eq!(self.counted, other.counted, "counted, {context}");
+        assert_eq!(self.correct, other.correct, "correct, {context}");
+    }
+
+    /// Checks that no output holds a subnormal number.
+    pub fn assert_no_subnormal(&self, context: &str) {
+        for (name, width, values) in self.by_row() {
+            if let Some(at) = values.iter().position(|x| x.is_subnormal()) {
+                panic!("{name}, row {}, column {}: {:e}, {context}", at / width, at % width, values[at]);
+            }
+        }
+    }
+}
+
+/// Checks that two outputs have the same bits.
+pub fn assert_same_bits(name: &str, width: usize, ours: &[f32], theirs: &[f32], context: &str) {
+    assert_eq!(ours.len(), theirs.len(), "{name}, {context}");
+    if bytemuck::cast_slice::<_, u32>(ours) == bytemuck::cast_slice::<_, u32>(theirs) {
+        return;
+    }
+    let different = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
+    if let Some(at) = ours.iter().zip(theirs).position(different) {
+        panic!(
+            "{name}, row {}, column {}: {:e} ({:#010x}) and {:e} ({:#010x}), {context}",
+            at / width,
+            at % width,
+            ours[at],
+            ours[at].to_bits(),
+            theirs[at],
+            theirs[at].to_bits()
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! What several of the integration tests need: random batches, every output of a call at once, buffers with canaries,
+//! and the bounds of the contract.
+
+// Each test binary uses its own part of this.
+#![allow(dead_code)]
+
+pub mod batch;
+pub mod bounds;
+pub mod buffer;
+pub mod evaluation;
+
+use xent::{Backend, Parallelism};
+
+pub const PARALLELISMS: [Parallelism; 2] = [Parallelism::Serial, Parallelism::Rayon];
+
+/// The backends that this CPU can run. Says which it cannot.
+pub fn backends() -> Vec<Backend> {
+    for backend in Backend::ALL {
+        if !backend.is_available() {
+            println!("{backend}: not available on this CPU, not tested");
+        }
+    }
+    Backend::available().collect()
+}
+
+/// The backends among them whose multiply-add is fused, which all give the same bits. Says which are left out.
+pub fn fused_backends() -> Vec<Backend> {
+    let portable_is_fused = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+    let mut backends = backends();
+    if !portable_is_fused {
+        println!("{}: compiled without fused multiply-add, its bits are its own", Backend::Portable);
+        backends.retain(|&backend| backend != Backend::Portable);
+    }
+    backends
+}
+
+/// Class counts on both sides of every boundary at which the kernels do something else.
+pub fn class_counts() -> Vec<usize> {
+    (1..=130).chain([1000, 2047, 2048, 2049, 4096, 65_535, 65_536, 65_537, 131_072, 200_000]).collect()
+}
