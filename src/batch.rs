@@ -1,11 +1,17 @@
 //! Rows on their way to a kernel: logits, targets and outputs, all checked, which can be split between threads.
 
+use core::ops::Range;
+
 use crate::kernel::backward;
+use crate::kernel::few_classes::RowsOf;
+use crate::kernel::lanes::{NO_CLASS, RowLanes};
 use crate::kernel::map::Columns;
-use crate::loss::Options;
+use crate::kernel::short_rows;
+use crate::kernel::statistics::Source;
 use crate::parallel::SplitRows;
 use crate::request::Request;
-use crate::simd::{Simd, Task};
+use crate::rows::Job;
+use crate::simd::{LANES, Simd, Task};
 use crate::targets::Targets;
 use crate::{Matrix, MatrixMut};
 
@@ -90,24 +96,38 @@ impl Batch<'_> {
         elements.saturating_mul(size_of::<f32>()).saturating_mul(if count == 0 { 0 } else { count + 1 })
     }
 
-    /// The class of a row; `None` where there is none, or it is ignored.
-    #[inline(always)]
-    pub(crate) fn class(&self, row: usize, options: &Options) -> Option<usize> {
-        self.targets.and_then(|targets| targets.class(row, options.ignore_index))
+    /// How many numbers of later rows follow a row in memory.
+    pub(crate) fn following(&self, row: usize) -> usize {
+        let (rest, _) = self.logits.as_matrix().rows_from(row);
+        rest.len().saturating_sub(self.classes())
     }
 
-    /// [`Batch::class`] of the rows from `first` on.
-    #[inline(always)]
-    pub(crate) fn classes_of(&self, first: usize, options: &Options, classes: &mut [Option<usize>]) {
-        if let Some(targets) = self.targets {
-            targets.classes(first, options.ignore_index, classes);
+    /// What the rows of a tile bring along.
+    pub(crate) fn look_up(&self, tile: Range<usize>, job: &Job<'_>, lanes: &mut RowLanes) {
+        let (options, classes) = (job.options, self.classes());
+        lanes.counts[..tile.len()].fill(true);
+        lanes.factor = [job.factor; LANES];
+        let Some(targets) = self.targets else { return };
+        targets.look_up(tile.clone(), options.ignore_index, &mut lanes.class);
+        for lane in 0..LANES {
+            lanes.counts[lane] = lanes.class[lane] != NO_CLASS;
         }
-    }
-
-    /// What the gradient of a row's loss is multiplied by.
-    #[inline(always)]
-    pub(crate) fn factor(&self, row: usize, factor: f64) -> f64 {
-        self.request.upstream.map_or(factor, |upstream| f64::from(upstream[row]))
+        lanes.own[..tile.len()].fill(1.0);
+        lanes.weight[..tile.len()].fill((classes - 1) as f64);
+        if options.weight.is_some() {
+            for lane in 0..LANES {
+                let class = lanes.class[lane];
+                if class != NO_CLASS {
+                    lanes.own[lane] = options.weight_of(class);
+                    lanes.weight[lane] = options.weight_of_others(class, classes);
+                }
+            }
+        }
+        if let Some(upstream) = self.request.upstream {
+            for (factor, &upstream) in lanes.factor.iter_mut().zip(&upstream[tile]) {
+                *factor = f64::from(upstream);
+            }
+        }
     }
 
     #[inline(always)]
@@ -120,10 +140,15 @@ impl Batch<'_> {
         self.overwrites(wide) || self.request.wide(wide).is_some()
     }
 
-    /// Whether some output is made of the row's exponentials.
-    #[inline(always)]
-    pub(crate) fn writes_affine(&self) -> bool {
-        self.writes(Wide::Gradient) || self.writes(Wide::Probabilities)
+    /// The output that can keep the exponentials: the only one that is made of them, unless it would overwrite logits
+    /// that are needed once more.
+    pub(crate) fn keeps_exponentials(&self) -> Option<Wide> {
+        let wide = match (self.writes(Wide::Gradient), self.writes(Wide::Probabilities)) {
+            (true, false) => Wide::Gradient,
+            (false, true) => Wide::Probabilities,
+            _ => return None,
+        };
+        (!(self.overwrites(wide) && self.reads_logits_again())).then_some(wide)
     }
 
     /// Whether some output is made of the logarithm of their sum.
@@ -134,7 +159,7 @@ impl Batch<'_> {
 
     /// Whether some output needs another look at the row than loss and affine outputs do.
     #[inline(always)]
-    pub(crate) fn writes_narrow(&self) -> bool {
+    pub(crate) fn reads_logits_again(&self) -> bool {
         self.writes_lse() || self.request.argmax.is_some()
     }
 
@@ -158,26 +183,82 @@ impl Batch<'_> {
         }
     }
 
-    /// The rows of `wide` from `row` on, and their stride, if it was asked for.
-    #[inline(always)]
-    pub(crate) fn wide_rows(&mut self, row: usize, wide: Wide) -> Option<(&mut [f32], usize)> {
-        match &mut self.logits {
-            Logits::Overwrite(matrix, overwrite) if *overwrite == wide => Some(matrix.rows_from_mut(row)),
-            _ => self.request.wide_mut(wide).map(|matrix| matrix.rows_from_mut(row)),
+    /// Where the first pass reads a row, and keeps its exponentials: in the row `kept` of `wide`.
+    pub(crate) fn source(&mut self, row: usize, wide: Wide, kept: usize) -> Source<'_> {
+        if self.overwrites(wide) {
+            return self.wide_row(row, wide).map_or(Source::Read(&[]), Source::Overwrite);
+        }
+        let x = self.logits.row(row);
+        match self.request.wide_mut(wide).and_then(|matrix| matrix.row_mut(kept)) {
+            Some(exps) => Source::Keep(x, exps),
+            None => Source::Read(x),
         }
     }
 
-    /// One value in all outputs of a row, and `best` for its argmax.
-    pub(crate) fn fill_row(&mut self, row: usize, value: f32, best: usize) {
-        for wide in [Wide::Gradient, Wide::Probabilities] {
-            if let Some(out) = self.wide_row(row, wide) {
-                out.fill(value);
+    /// Where the second pass reads a row's exponentials, and writes.
+    pub(crate) fn kept_columns(&mut self, row: usize, wide: Wide, kept: usize) -> Option<Columns<'_>> {
+        if self.overwrites(wide) || kept == row {
+            return self.wide_row(row, wide).map(Columns::InPlace);
+        }
+        let (to, from) = self.request.wide_mut(wide)?.row_and_later_row(row, kept)?;
+        Some(Columns::Streaming(from, to))
+    }
+
+    /// [`Batch::source`] of a tile of short rows, which keeps exponentials so many rows further down.
+    pub(crate) fn short_source(
+        &mut self,
+        tile: Range<usize>,
+        keeps: Option<Wide>,
+        further_down: usize,
+    ) -> short_rows::Source<'_> {
+        let Some(wide) = keeps else { return short_rows::Source::Read(self.rows_of_logits(tile)) };
+        if self.overwrites(wide) {
+            return match self.rows_of(wide, tile) {
+                Some(rows) => short_rows::Source::Overwrite(rows),
+                None => short_rows::Source::Read(RowsOf { data: &[], row_stride: 0, classes: 0, count: 0 }),
+            };
+        }
+        let (classes, count) = (self.classes(), tile.len());
+        let (data, row_stride) = self.logits.as_matrix().rows_from(tile.start);
+        let logits = RowsOf { data, row_stride, classes, count };
+        match self.request.wide_mut(wide) {
+            None => short_rows::Source::Read(logits),
+            Some(matrix) => {
+                let (data, row_stride) = matrix.rows_from_mut(tile.start);
+                let rows = RowsOf { data, row_stride, classes, count };
+                short_rows::Source::Keep(logits, short_rows::Kept { rows, further_down })
             }
         }
-        self.fill_but_affine(row, value, best);
     }
 
-    /// The same, but for the outputs that are made of the row's exponentials.
+    /// [`Batch::kept_columns`] of a tile of short rows.
+    pub(crate) fn short_kept(
+        &mut self,
+        tile: Range<usize>,
+        wide: Wide,
+        further_down: usize,
+    ) -> Option<short_rows::Kept<'_>> {
+        let further_down = if self.overwrites(wide) { 0 } else { further_down };
+        self.rows_of(wide, tile).map(|rows| short_rows::Kept { rows, further_down })
+    }
+
+    /// The logits of a tile.
+    pub(crate) fn rows_of_logits(&self, tile: Range<usize>) -> RowsOf<&[f32]> {
+        let (data, row_stride) = self.logits.as_matrix().rows_from(tile.start);
+        RowsOf { data, row_stride, classes: self.classes(), count: tile.len() }
+    }
+
+    /// A tile of `wide`, if it was asked for.
+    pub(crate) fn rows_of(&mut self, wide: Wide, tile: Range<usize>) -> Option<RowsOf<&mut [f32]>> {
+        let (classes, count) = (self.classes(), tile.len());
+        let (data, row_stride) = match &mut self.logits {
+            Logits::Overwrite(matrix, overwrite) if *overwrite == wide => matrix.rows_from_mut(tile.start),
+            _ => self.request.wide_mut(wide)?.rows_from_mut(tile.start),
+        };
+        Some(RowsOf { data, row_stride, classes, count })
+    }
+
+    /// One value in all outputs of a row but those that are made of its exponentials, and `best` for its argmax.
     pub(crate) fn fill_but_affine(&mut self, row: usize, value: f32, best: usize) {
         if let Some(out) = self.wide_row(row, Wide::LogProbabilities) {
             out.fill(value);

@@ -2,9 +2,9 @@
 
 use crate::backend::Instructions;
 use crate::batch::{Batch, Logits, Wide};
-use crate::kernel::row::Job;
 use crate::loss::{ClassWeights, Options};
 use crate::parallel::Schedule;
+use crate::rows::Job;
 use crate::targets::Targets;
 use crate::{Backend, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, Target};
 
@@ -289,7 +289,13 @@ impl CrossEntropy {
         let factor = if divisor == 0.0 { 0.0 } else { 1.0 / divisor };
         let batch = Batch { logits, targets: Some(targets), request };
         let terms = self.options.terms(classes);
-        let job = Job { options: &self.options, terms, factor, streaming: self.schedule.streams(&batch) };
+        let job = Job {
+            schedule: self.schedule,
+            options: &self.options,
+            terms,
+            factor,
+            streaming: self.schedule.streams(&batch),
+        };
         let totals = self.schedule.run(&job, batch);
         Ok(Summary { loss: totals.loss / divisor, weight, counted, correct: totals.correct })
     }

@@ -66,6 +66,7 @@ mod matrix;
 mod parallel;
 pub mod reference;
 mod request;
+mod rows;
 mod simd;
 mod softmax;
 mod targets;

@@ -3,11 +3,9 @@
 //! The kernels never learn which options were set. They deliver [`Statistics`] that leave the target out, and they
 //! take an [`Affine`] function and one value for the target.
 
-use crate::kernel::exp::LEAST;
-use crate::kernel::map::{Affine, Shift};
-use crate::kernel::scalar::{exp, log1p, to_f32};
+use crate::kernel::map::Shift;
+use crate::kernel::scalar::{exp, log1p_and_reciprocal, to_f32};
 use crate::kernel::statistics::{Gaps, Statistics};
-use crate::simd::LANES;
 
 /// How the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,20 +43,20 @@ pub(crate) struct ClassWeights {
 /// A row's softmax, in the terms of the essay in `kernel`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Softmax {
-    statistics: Statistics,
+    pub(crate) statistics: Statistics,
     /// The target's logit; -inf where there is no target.
-    target_logit: f32,
+    pub(crate) target_logit: f32,
     /// The largest logit, the target's included.
     pub(crate) max: f32,
     /// ln of the sum relative to `max`.
     pub(crate) ln_sum: f64,
     /// exp(x - statistics.max) times this is a probability.
-    scale: f64,
-    target_probability: f64,
+    pub(crate) scale: f64,
+    pub(crate) target_probability: f64,
     /// 1 - target_probability, without cancellation.
-    others_probability: f64,
+    pub(crate) others_probability: f64,
     /// max - target_logit.
-    target_gap: f64,
+    pub(crate) target_gap: f64,
 }
 
 /// The options' share in the loss, for some number of classes: (1 - eps), eps / C and W of
@@ -72,12 +70,11 @@ pub(crate) struct Terms {
     unit: f64,
 }
 
-/// An output as wide as the row: `scale` and `least` as in [`Affine`], minus `shift` times the class's weight; and the
-/// target's own value.
+/// An output as wide as the row: `scale` exp(x - others_max) away from the target, minus `shift` times the class's
+/// weight; and the target's own value.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Coefficients {
-    pub(crate) scale: f32,
-    pub(crate) least: f32,
+    pub(crate) scale: f64,
     pub(crate) shift: f32,
     pub(crate) at_target: f32,
 }
@@ -142,34 +139,40 @@ impl Options {
         }
     }
 
-    /// What a gradient with these coefficients does to the columns.
+    /// What a gradient subtracts, where the coefficients have this shift.
     #[inline(always)]
-    pub(crate) fn affine(&self, coefficients: &Coefficients) -> Affine<'_> {
-        let shift = match &self.weight {
+    pub(crate) fn shift(&self, shift: f32) -> Shift<'_> {
+        match &self.weight {
             _ if self.label_smoothing == 0.0 => Shift::None,
-            None => Shift::Equal(coefficients.shift),
-            Some(weight) => Shift::Weighted { weights: &weight.in_units, scale: coefficients.shift },
-        };
-        Affine { shift, ..coefficients.affine() }
+            None => Shift::Equal(shift),
+            Some(weight) => Shift::Weighted { weights: &weight.in_units, scale: shift },
+        }
     }
 }
 
 impl Terms {
-    /// The loss of a row whose target has class weight `own`, before any reduction.
     #[inline(always)]
-    pub(crate) fn row_loss(&self, softmax: &Softmax, own: f64) -> f64 {
-        let nll = softmax.nll();
-        let hard = weighted(self.hard * own, nll);
-        if self.smooth == 0.0 {
-            return hard;
-        }
+    pub(crate) fn is_smooth(&self) -> bool {
+        self.smooth != 0.0
+    }
+
+    /// The loss of a row whose target has class weight `own`, before any reduction, without label smoothing.
+    #[inline(always)]
+    pub(crate) fn hard_loss(&self, softmax: &Softmax, own: f64) -> f64 {
+        weighted(self.hard * own, softmax.nll())
+    }
+
+    /// The same with label smoothing.
+    #[inline(always)]
+    pub(crate) fn smooth_loss(&self, softmax: &Softmax, own: f64) -> f64 {
         // -ln p_c = (max - x_c) + ln_sum, and the statistics have the gaps below their own maximum.
         let statistics = &softmax.statistics;
         let raise = f64::from(softmax.max) - f64::from(statistics.max);
         let gaps = self.unit * (statistics.gap + weighted(statistics.weight, raise))
             + weighted(own, softmax.target_gap);
         let spread = gaps + self.total_weight * softmax.ln_sum;
-        let loss = hard + weighted(self.smooth, spread);
+        let loss = self.hard_loss(softmax, own) + weighted(self.smooth, spread);
+        let nll = softmax.nll();
         if nll.is_nan() { nll } else { loss }
     }
 
@@ -182,39 +185,10 @@ impl Terms {
         let at_target = (spread - hard * q) * factor;
         let coefficient = (hard + self.smooth * self.total_weight) * factor;
         Coefficients {
+            scale: coefficient * softmax.scale,
             shift: to_f32(self.smooth * self.unit * factor),
             at_target: to_f32(at_target),
-            ..Coefficients::new(coefficient * softmax.scale)
         }
-    }
-}
-
-impl Coefficients {
-    /// The same, or those of a row that comes out as zeros.
-    #[inline(always)]
-    pub(crate) fn only_if(self, counts: bool) -> Self {
-        Self {
-            scale: if counts { self.scale } else { 0.0 },
-            least: if counts { self.least } else { f32::NAN },
-            shift: if counts { self.shift } else { 0.0 },
-            at_target: if counts { self.at_target } else { 0.0 },
-        }
-    }
-
-    #[inline(always)]
-    fn new(scale: f64) -> Self {
-        // Finite, so that its product with 0 is 0.
-        let scale = to_f32(scale.clamp(-f64::from(f32::MAX), f64::from(f32::MAX)));
-        // The least exponential whose product with the scale is a normal number. The factor keeps it one after rounding.
-        const SMALLEST: f64 = f32::MIN_POSITIVE as f64 * (1.0 + 1.0 / 4_194_304.0);
-        let least = (SMALLEST / f64::from(scale.abs())) as f32;
-        let least = if least < LEAST { LEAST } else { least };
-        Self { scale, least: if scale == 0.0 { f32::NAN } else { least }, ..Self::default() }
-    }
-
-    #[inline(always)]
-    pub(crate) fn affine(&self) -> Affine<'static> {
-        Affine { scale: self.scale, least: self.least, shift: Shift::None }
     }
 }
 
@@ -232,12 +206,12 @@ impl Softmax {
         let others = if target_leads { scaled } else { sum };
         let own = if target_leads { 1.0 } else { e };
         let y = if target_leads { scaled } else { (sum - 1.0) + e };
-        let reciprocal = 1.0 / (1.0 + y);
+        let (ln_sum, reciprocal) = log1p_and_reciprocal(y);
         Self {
             statistics,
             target_logit,
             max,
-            ln_sum: log1p(y),
+            ln_sum,
             scale: if target_leads { e * reciprocal } else { reciprocal },
             target_probability: own * reciprocal,
             others_probability: others * reciprocal,
@@ -268,115 +242,10 @@ impl Softmax {
         self.ln_sum < 1.0 && self.target_logit < self.statistics.max
     }
 
-    /// The largest logit away from the target, which the exponentials are relative to.
-    #[inline(always)]
-    pub(crate) fn others_max(&self) -> f32 {
-        self.statistics.max
-    }
-
-    #[inline(always)]
-    pub(crate) fn target_logit(&self) -> f32 {
-        self.target_logit
-    }
-
     /// The probabilities.
     #[inline(always)]
     pub(crate) fn probabilities(&self) -> Coefficients {
-        Coefficients { at_target: to_f32(self.target_probability), ..Coefficients::new(self.scale) }
-    }
-}
-
-/// [`Coefficients`] of 16 rows.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct CoefficientsLanes {
-    pub(crate) scale: [f32; LANES],
-    pub(crate) least: [f32; LANES],
-    pub(crate) shift: [f32; LANES],
-    pub(crate) at_target: [f32; LANES],
-}
-
-/// [`Statistics`] of 16 rows.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct StatisticsLanes {
-    pub(crate) max: [f32; LANES],
-    pub(crate) sum: [f64; LANES],
-    pub(crate) gap: [f64; LANES],
-    pub(crate) weight: [f64; LANES],
-}
-
-/// [`Softmax`] of 16 rows, by fields: loops over them compile to vectors.
-#[derive(Clone, Debug)]
-pub(crate) struct SoftmaxLanes {
-    statistics: StatisticsLanes,
-    target_logit: [f32; LANES],
-    max: [f32; LANES],
-    ln_sum: [f64; LANES],
-    scale: [f64; LANES],
-    target_probability: [f64; LANES],
-    others_probability: [f64; LANES],
-    target_gap: [f64; LANES],
-}
-
-impl CoefficientsLanes {
-    #[inline(always)]
-    pub(crate) fn set_row(&mut self, row: usize, coefficients: Coefficients) {
-        self.scale[row] = coefficients.scale;
-        self.least[row] = coefficients.least;
-        self.shift[row] = coefficients.shift;
-        self.at_target[row] = coefficients.at_target;
-    }
-}
-
-impl StatisticsLanes {
-    #[inline(always)]
-    fn row(&self, row: usize) -> Statistics {
-        Statistics { max: self.max[row], sum: self.sum[row], gap: self.gap[row], weight: self.weight[row] }
-    }
-}
-
-impl SoftmaxLanes {
-    #[inline(always)]
-    pub(crate) fn new(statistics: &StatisticsLanes, target_logit: &[f32; LANES]) -> Self {
-        let zeros = [0.0; LANES];
-        let mut lanes = Self {
-            statistics: statistics.clone(),
-            target_logit: *target_logit,
-            max: [0.0; LANES],
-            ln_sum: zeros,
-            scale: zeros,
-            target_probability: zeros,
-            others_probability: zeros,
-            target_gap: zeros,
-        };
-        for row in 0..LANES {
-            let softmax = Softmax::new(statistics.row(row), target_logit[row]);
-            lanes.max[row] = softmax.max;
-            lanes.ln_sum[row] = softmax.ln_sum;
-            lanes.scale[row] = softmax.scale;
-            lanes.target_probability[row] = softmax.target_probability;
-            lanes.others_probability[row] = softmax.others_probability;
-            lanes.target_gap[row] = softmax.target_gap;
-        }
-        lanes
-    }
-
-    #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> Softmax {
-        Softmax {
-            statistics: self.statistics.row(row),
-            target_logit: self.target_logit[row],
-            max: self.max[row],
-            ln_sum: self.ln_sum[row],
-            scale: self.scale[row],
-            target_probability: self.target_probability[row],
-            others_probability: self.others_probability[row],
-            target_gap: self.target_gap[row],
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn is_nan(&self, row: usize) -> bool {
-        (self.target_gap[row] + self.ln_sum[row]).is_nan()
+        Coefficients { scale: self.scale, shift: 0.0, at_target: to_f32(self.target_probability) }
     }
 }
 

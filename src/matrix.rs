@@ -186,6 +186,15 @@ impl<'a, T> MatrixMut<'a, T> {
     }
 
     /// The rows from `row` on, with their padding, and their stride.
+    /// Two rows, the second further down, to write one and read the other.
+    pub(crate) fn row_and_later_row(&mut self, row: usize, later: usize) -> Option<(&mut [T], &[T])> {
+        let Shape { rows, cols, row_stride } = self.shape;
+        (row < later && later < rows).then(|| {
+            let (first, second) = self.data.split_at_mut(later * row_stride);
+            (&mut first[row * row_stride..][..cols], &second[..cols])
+        })
+    }
+
     pub(crate) fn rows_from_mut(&mut self, row: usize) -> (&mut [T], usize) {
         let start = self.shape.start(row, self.data.len());
         (&mut self.data[start..], self.shape.row_stride)

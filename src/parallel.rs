@@ -4,19 +4,19 @@
 //! number of threads changes no bit. rayon runs the tree's branches wherever its pool has a thread free, in the
 //! caller's pool.
 
-use core::ops::Range;
-
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch};
-use crate::kernel::map::{Affine, Columns};
-use crate::kernel::row::{self, Job, Passes, Rows, Totals};
-use crate::kernel::statistics::{BLOCK, Gaps, Statistics};
-use crate::kernel::tasks::{FirstEqual, MapTask, StatisticsTask, WideMap};
-use crate::simd::LANES;
+use crate::kernel::statistics::{BLOCK, Statistics};
+use crate::kernel::tasks::{AffineTask, LogProbabilitiesTask, StatisticsTask};
+use crate::rows::{self, Job, Totals, rows_per_tile};
 
 /// Elements that a thread takes at a time: some 15 us of work, several times what it costs to hand it over.
 const PIECE: usize = 1 << 16;
 const _: () = assert!(PIECE.is_multiple_of(BLOCK));
+
+/// How many shares each thread's rows are cut into, where it pays to keep them together: the last to finish is at most
+/// so much of its work behind.
+const MOST_IMBALANCE: usize = 4;
 
 /// Whether a call may use several threads. It never changes a bit of the result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,15 +52,12 @@ impl Schedule {
 
     /// All rows of a batch.
     pub(crate) fn run(self, job: &Job<'_>, batch: Batch<'_>) -> Totals {
-        let classes = batch.classes();
-        let piece = |batch: Batch<'_>| {
-            if classes > PIECE {
-                row::run(&mut Cut(self), job, batch)
-            } else {
-                self.instructions.run(Rows { job, batch })
-            }
-        };
-        self.by_rows(batch, rows_per_piece(classes), &piece, Totals::add)
+        let rows_per_piece = rows_per_piece(batch.classes());
+        // Outputs past the caches cost least where many rows go to one thread.
+        let rows_at_once =
+            if job.streaming { batch.rows() / (MOST_IMBALANCE * self.threads()) } else { rows_per_piece };
+        let piece = |batch: Batch<'_>| rows::run(job, batch, rows_per_piece);
+        self.by_rows(batch, rows_per_piece, rows_at_once, &piece, Totals::add)
     }
 
     /// Whether a batch's outputs should go past the caches: when they would push each other out of the last one.
@@ -71,27 +68,35 @@ impl Schedule {
     /// The upstream gradients of all rows.
     pub(crate) fn run_backward(self, batch: Backward<'_>) {
         let rows_per_piece = rows_per_piece(batch.classes());
-        self.by_rows(batch, rows_per_piece, &|batch| self.instructions.run(batch), |(), ()| ());
+        let piece = |batch| self.instructions.run(batch);
+        self.by_rows(batch, rows_per_piece, rows_per_piece, &piece, |(), ()| ());
     }
 
-    /// Runs `piece` on pieces of the rows, and combines what they return along a tree.
+    /// Runs `piece` on pieces of the rows, or on several at once, and combines what they return along a tree.
     fn by_rows<B: SplitRows, T: Send>(
         self,
         batch: B,
         rows_per_piece: usize,
+        rows_at_once: usize,
         piece: &(impl Fn(B) -> T + Sync),
         combine: fn(T, T) -> T,
     ) -> T {
-        let pieces = batch.rows().div_ceil(rows_per_piece);
-        if pieces <= 1 {
-            return piece(batch);
-        }
-        let (first, second) = batch.split_at(pieces / 2 * rows_per_piece);
+        let middle = middle(batch.rows(), rows_per_piece).filter(|_| batch.rows() > rows_at_once);
+        let Some(middle) = middle else { return piece(batch) };
+        let (first, second) = batch.split_at(middle);
         let (first, second) = self.join(
-            || self.by_rows(first, rows_per_piece, piece, combine),
-            || self.by_rows(second, rows_per_piece, piece, combine),
+            || self.by_rows(first, rows_per_piece, rows_at_once, piece, combine),
+            || self.by_rows(second, rows_per_piece, rows_at_once, piece, combine),
         );
         combine(first, second)
+    }
+
+    fn threads(self) -> usize {
+        #[cfg(feature = "rayon")]
+        if self.parallelism == Parallelism::Rayon {
+            return rayon::current_num_threads();
+        }
+        1
     }
 
     fn join<A: Send, B: Send>(self, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
@@ -102,72 +107,47 @@ impl Schedule {
         (a(), b())
     }
 
-    /// The statistics of some columns of `x`, along a tree whose leaves are pieces.
-    fn statistics(
-        self,
-        x: &[f32],
-        columns: Range<usize>,
-        pivot: Option<usize>,
-        gaps: Gaps<'_>,
-    ) -> Statistics {
-        let Some(middle) = middle(columns.len()).map(|middle| columns.start + middle) else {
-            let pivot =
-                pivot.and_then(|pivot| pivot.checked_sub(columns.start)).filter(|&p| p < columns.len());
-            let gaps = match gaps {
-                Gaps::Weighted(weights) => Gaps::Weighted(&weights[columns.start..]),
-                gaps => gaps,
-            };
-            return self.instructions.run(StatisticsTask { x: &x[columns], pivot, gaps });
-        };
-        let (first, second) = self.join(
-            || self.statistics(x, columns.start..middle, pivot, gaps),
-            || self.statistics(x, middle..columns.end, pivot, gaps),
-        );
+    /// The first pass over some columns, along a tree whose leaves are pieces.
+    #[inline(always)]
+    pub(crate) fn statistics(self, task: StatisticsTask<'_>) -> Statistics {
+        if task.source.len() <= PIECE { self.instructions.run(task) } else { self.cut_statistics(task) }
+    }
+
+    /// The second pass over some columns.
+    #[inline(always)]
+    pub(crate) fn affine(self, task: AffineTask<'_>) {
+        if task.columns.len() <= PIECE { self.instructions.run(task) } else { self.cut_affine(task) }
+    }
+
+    pub(crate) fn log_probabilities(self, task: LogProbabilitiesTask<'_>) {
+        let Some(middle) = middle(task.columns.len(), PIECE) else { return self.instructions.run(task) };
+        let (first, second) = task.split_at(middle);
+        self.join(|| self.log_probabilities(first), || self.log_probabilities(second));
+    }
+
+    fn cut_statistics(self, task: StatisticsTask<'_>) -> Statistics {
+        let Some(middle) = middle(task.source.len(), PIECE) else { return self.instructions.run(task) };
+        let (first, second) = task.split_at(middle);
+        let (first, second) = self.join(|| self.cut_statistics(first), || self.cut_statistics(second));
         first.merge(second)
     }
 
-    fn map(self, columns: Columns<'_>, map: WideMap<'_>) {
-        let Some(middle) = middle(columns.len()) else {
-            return self.instructions.run(MapTask { columns, map });
-        };
-        let (first, second) = columns.split_at(middle);
-        self.join(|| self.map(first, map), || self.map(second, map.starting_at(middle)));
+    fn cut_affine(self, task: AffineTask<'_>) {
+        let Some(middle) = middle(task.columns.len(), PIECE) else { return self.instructions.run(task) };
+        let (first, second) = task.split_at(middle);
+        self.join(|| self.cut_affine(first), || self.cut_affine(second));
     }
 }
 
-/// Whole vectors of rows, where a piece has that many.
+/// Whole tiles of rows, where a piece has that many.
 fn rows_per_piece(classes: usize) -> usize {
     let rows = (PIECE / classes.max(1)).max(1);
-    if rows > LANES { rows / LANES * LANES } else { rows }
+    let rows_per_tile = rows_per_tile(classes);
+    if rows > rows_per_tile { rows / rows_per_tile * rows_per_tile } else { rows }
 }
 
-/// Where to cut that many columns in two, at a whole number of pieces; nowhere, if they are one piece.
-fn middle(columns: usize) -> Option<usize> {
-    let pieces = columns.div_ceil(PIECE);
-    (pieces > 1).then(|| pieces / 2 * PIECE)
-}
-
-/// The passes over a long row, cut into pieces.
-struct Cut(Schedule);
-
-impl Passes for Cut {
-    fn statistics(&mut self, x: &[f32], pivot: Option<usize>, gaps: Gaps<'_>, _: bool) -> Statistics {
-        self.0.statistics(x, 0..x.len(), pivot, gaps)
-    }
-
-    fn statistics_again(&mut self, x: &[f32], pivot: Option<usize>) -> Statistics {
-        self.0.statistics(x, 0..x.len(), pivot, Gaps::None)
-    }
-
-    fn affine(&mut self, columns: Columns<'_>, max: f32, affine: Affine<'_>) {
-        self.0.map(columns, WideMap::Affine { max, affine });
-    }
-
-    fn log_probabilities(&mut self, columns: Columns<'_>, max: f32, ln_sum: f32) {
-        self.0.map(columns, WideMap::LogProbabilities { max, ln_sum });
-    }
-
-    fn first_equal(&mut self, x: &[f32], value: f32) -> Option<usize> {
-        self.0.instructions.run(FirstEqual { x, value })
-    }
+/// Where to cut rows or columns in two, at a whole number of pieces; nowhere, if they are one piece.
+pub(crate) fn middle(len: usize, per_piece: usize) -> Option<usize> {
+    let pieces = len.div_ceil(per_piece);
+    (pieces > 1).then(|| pieces / 2 * per_piece)
 }

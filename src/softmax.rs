@@ -3,10 +3,10 @@
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch, Logits, Upstream, Wide};
 use crate::kernel::backward::Output;
-use crate::kernel::row::Job;
 use crate::loss::{Options, Reduction};
 use crate::parallel::Schedule;
 use crate::request::check_shape;
+use crate::rows::Job;
 use crate::{Backend, Error, Matrix, MatrixMut, Parallelism, Request};
 
 /// Softmax functions with a choice of backend and threads. The free functions [`softmax`](crate::softmax()),
@@ -155,7 +155,13 @@ impl Softmax {
         request.check(rows, classes)?;
         let batch = Batch { logits, targets: None, request };
         let terms = NO_OPTIONS.terms(classes);
-        let job = Job { options: &NO_OPTIONS, terms, factor: 1.0, streaming: self.schedule.streams(&batch) };
+        let job = Job {
+            schedule: self.schedule,
+            options: &NO_OPTIONS,
+            terms,
+            factor: 1.0,
+            streaming: self.schedule.streams(&batch),
+        };
         self.schedule.run(&job, batch);
         Ok(())
     }

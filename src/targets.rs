@@ -1,5 +1,9 @@
 //! Integer targets of whatever type the user's data has.
 
+use core::ops::Range;
+
+use crate::kernel::lanes::NO_CLASS;
+
 /// An integer type that names classes.
 ///
 /// Implemented for `u8`, `u16`, `u32`, `u64`, `usize`, `i32` and `i64`.
@@ -62,22 +66,28 @@ macro_rules! target_types {
             }
 
             /// The class of a row; `None` where it is the ignored one. Targets have been checked by [`Self::census`].
-            #[inline]
             pub(crate) fn class(self, row: usize, ignore_index: Option<i64>) -> Option<usize> {
-                let mut class = [None];
-                self.classes(row, ignore_index, &mut class);
-                class[0]
+                let mut classes = [NO_CLASS];
+                self.look_up(row..row + 1, ignore_index, &mut classes);
+                Some(classes[0]).filter(|&class| class != NO_CLASS)
             }
 
-            /// [`Self::class`] of the rows from `first` on.
-            #[inline]
-            pub(crate) fn classes(self, first: usize, ignore_index: Option<i64>, classes: &mut [Option<usize>]) {
+            /// [`Self::class`] of some rows, [`NO_CLASS`] for none.
+            pub(crate) fn look_up(self, rows: Range<usize>, ignore_index: Option<i64>, classes: &mut [usize]) {
                 match self {
                     $(Self::$variant(targets) => {
                         // Outside the type's range, no target is ignored.
-                        let ignored = ignore_index.and_then(|ignored| <$integer>::try_from(ignored).ok());
-                        for (class, &target) in classes.iter_mut().zip(&targets[first..]) {
-                            *class = if Some(target) == ignored { None } else { Some(target as usize) };
+                        match ignore_index.and_then(|ignored| <$integer>::try_from(ignored).ok()) {
+                            Some(ignored) => {
+                                for (class, &target) in classes.iter_mut().zip(&targets[rows]) {
+                                    *class = if target == ignored { NO_CLASS } else { target as usize };
+                                }
+                            }
+                            None => {
+                                for (class, &target) in classes.iter_mut().zip(&targets[rows]) {
+                                    *class = target as usize;
+                                }
+                            }
                         }
                     })+
                 }

@@ -1,204 +1,141 @@
 //! Rows of few classes: 16 rows side by side, one lane each.
 //!
-//! A row of ten logits would fill 10 lanes of 16, once, and then wait for reductions across lanes and for a logarithm
-//! of its own. So 16 rows are transposed into one vector for each class, and every step of the row algorithm, the
-//! scalars' too, is done for all of them at once:
+//! A row of ten logits would fill 10 lanes of 16, once, and then wait for reductions across lanes. So 16 rows are
+//! transposed into one vector for each class, and every step of the row algorithm is done for all of them at once:
 //!
 //! ```text
 //! transpose       rows -> a vector for each class           4 x 4 blocks, in registers
 //! targets         kept apart, -inf in their place
 //! maximum         over the classes' vectors
-//! exponentials    kept; their sums four at a time, then in f64 lanes
-//! scalars         loops over 16 rows, which the compiler makes vectors of
+//! exponentials    in the place of the logits; their sums four at a time, then in f64 lanes
 //! scale           and back through the transposition
 //! ```
 
 use super::exp;
-use super::row::{Job, Passes, Totals, finish_row, nan_argmax};
-use super::scalar;
+use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
 use super::statistics::{Gaps, exp_of_group, half_gap, sum_of_four};
-use crate::batch::{Batch, Wide};
-use crate::loss::{CoefficientsLanes, SoftmaxLanes, StatisticsLanes};
-use crate::parallel::SplitRows;
-use crate::request::IGNORED;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, Task};
 
 /// Rows of up to so many classes are taken this way.
 pub(crate) const MOST: usize = 64;
 
-/// 16 rows, class by class.
-struct Tile<const CLASSES: usize> {
-    logits: [[f32; LANES]; CLASSES],
-    exps: [[f32; LANES]; CLASSES],
-    /// The rows themselves, where the matrix has no 16 whole rows of at least four columns.
-    rows: [[f32; CLASSES]; LANES],
+/// A transposed tile: for each class, one vector of 16 rows. Logits at first, then their exponentials.
+pub(crate) struct Tile {
+    columns: [[f32; LANES]; MOST],
 }
 
-/// All rows of a batch.
-#[inline(always)]
-pub(crate) fn run<S: Simd, P: Passes>(s: S, passes: &mut P, job: &Job<'_>, batch: Batch<'_>) -> Totals {
-    // Clearing a tile for 64 classes costs as much as a tile of 4.
-    if batch.classes() <= 16 {
-        run_tiles::<_, _, 16>(s, passes, job, batch)
-    } else {
-        run_tiles::<_, _, MOST>(s, passes, job, batch)
+/// Consecutive rows in memory.
+pub(crate) struct RowsOf<T> {
+    pub(crate) data: T,
+    pub(crate) row_stride: usize,
+    pub(crate) classes: usize,
+    /// Up to 16.
+    pub(crate) count: usize,
+}
+
+/// The statistics of a tile's rows.
+pub(crate) struct StatisticsTask<'a> {
+    pub(crate) tile: &'a mut Tile,
+    pub(crate) logits: RowsOf<&'a [f32]>,
+    pub(crate) gaps: Gaps<'a>,
+    pub(crate) rows: &'a mut RowLanes,
+}
+
+/// An affine function of a tile's exponentials, and the targets' own values.
+pub(crate) struct AffineTask<'a> {
+    pub(crate) tile: &'a Tile,
+    pub(crate) to: RowsOf<&'a mut [f32]>,
+    pub(crate) gaps: Gaps<'a>,
+    pub(crate) coefficients: &'a CoefficientLanes,
+    pub(crate) rows: &'a RowLanes,
+}
+
+impl Tile {
+    pub(crate) fn new() -> Self {
+        Self { columns: [[0.0; LANES]; MOST] }
     }
 }
 
-#[inline(always)]
-fn run_tiles<S: Simd, P: Passes, const CLASSES: usize>(
-    s: S,
-    passes: &mut P,
-    job: &Job<'_>,
-    mut batch: Batch<'_>,
-) -> Totals {
-    let mut tile = Tile::<CLASSES> {
-        logits: [[0.0; LANES]; CLASSES],
-        exps: [[0.0; LANES]; CLASSES],
-        rows: [[0.0; CLASSES]; LANES],
-    };
-    let mut totals = Totals::default();
-    for first in (0..batch.rows()).step_by(LANES) {
-        totals = totals.add(run_tile(s, passes, job, &mut batch, &mut tile, first));
+impl<T> RowsOf<T> {
+    /// Whether four columns of 16 rows can be read from the memory itself.
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        self.count == LANES && self.classes >= 4
     }
-    totals
+
+    /// Where to take four columns at a time. The last four may overlap those before.
+    #[inline(always)]
+    fn quads(&self) -> impl Iterator<Item = usize> + use<T> {
+        let last = self.classes.max(4) - 4;
+        (0..self.classes).step_by(4).map(move |column| column.min(last))
+    }
 }
 
-#[inline(always)]
-fn run_tile<S: Simd, P: Passes, const CLASSES: usize>(
-    s: S,
-    passes: &mut P,
-    job: &Job<'_>,
-    batch: &mut Batch<'_>,
-    tile: &mut Tile<CLASSES>,
-    first: usize,
-) -> Totals {
-    let options = job.options;
-    let classes = batch.classes();
-    let count = (batch.rows() - first).min(LANES);
-    tile.load(s, batch, first, count);
+impl Task for StatisticsTask<'_> {
+    type Output = ();
 
-    let mut class = [None; LANES];
-    let mut own = [0.0; LANES];
-    let mut factor = [0.0; LANES];
-    let mut statistics = StatisticsLanes::default();
-    let mut target_logit = [f32::NEG_INFINITY; LANES];
-    // Ignored rows, and those past the last, come out as zeros.
-    let mut counts = [false; LANES];
-    batch.classes_of(first, options, &mut class[..count]);
-    for row in 0..count {
-        counts[row] = class[row].is_some() || batch.targets.is_none();
-        factor[row] = batch.factor(first + row, job.factor);
-        if let Some(class) = class[row] {
-            own[row] = options.weight_of(class);
-            statistics.weight[row] = options.weight_of_others(class, classes);
-            target_logit[row] = tile.logits[class][row];
-            tile.logits[class][row] = f32::NEG_INFINITY;
-        }
-    }
-    tile.exponentials(s, classes, &mut statistics);
-    if batch.targets.is_some() {
-        tile.gaps(s, classes, options.gaps(), &class, &mut statistics);
-    }
-    let softmax = SoftmaxLanes::new(&statistics, &target_logit);
-
-    let mut totals = Totals::default();
-    let mut is_nan = [false; LANES];
-    let mut is_tied = [false; LANES];
-    for row in 0..LANES {
-        is_nan[row] = counts[row] & softmax.is_nan(row);
-        is_tied[row] = counts[row] & (target_logit[row] == statistics.max[row]);
-    }
-    let mut loss = [0.0; LANES];
-    if batch.targets.is_some() {
-        for row in 0..LANES {
-            let row_loss = job.terms.row_loss(&softmax.row(row), own[row]);
-            loss[row] = if counts[row] { row_loss } else { 0.0 };
-        }
-    }
-    if batch.writes_narrow() || is_tied.contains(&true) || is_nan.contains(&true) {
-        for row in 0..count {
-            let at = first + row;
-            if counts[row] && !is_nan[row] {
-                let finished = finish_row(passes, batch, at, class[row], &softmax.row(row), loss[row]);
-                totals.correct += finished.correct;
-            } else {
-                let best = if counts[row] { nan_argmax(passes, batch, at) } else { IGNORED };
-                batch.fill_but_affine(at, if counts[row] { f32::NAN } else { 0.0 }, best);
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { tile, logits, gaps, rows } = self;
+        let classes = logits.classes;
+        tile.load(s, &logits);
+        for lane in 0..LANES {
+            let class = rows.class[lane];
+            if class != NO_CLASS {
+                rows.target_logit[lane] = tile.columns[class][lane];
+                tile.columns[class][lane] = f32::NEG_INFINITY;
             }
         }
-    } else {
-        for row in 0..LANES {
-            totals.correct += usize::from(counts[row] & (target_logit[row] > statistics.max[row]));
-        }
-        if let Some(losses) = &mut batch.request.losses {
-            for (losses, loss) in losses[first..][..count].iter_mut().zip(&loss) {
-                *losses = scalar::to_f32(*loss);
-            }
-        }
-    }
-    for half in [8, 4, 2, 1] {
-        for row in 0..half {
-            loss[row] += loss[row + half];
-        }
-    }
-    totals.loss = loss[0];
 
-    for wide in [Wide::Probabilities, Wide::Gradient] {
-        if !batch.writes(wide) {
-            continue;
+        let max = tile.max(s, classes);
+        s.store(max, &mut rows.max);
+        rows.contender = rows.target_logit;
+        let mut ties = 0;
+        for lane in 0..LANES {
+            ties += u32::from(rows.max[lane] == rows.target_logit[lane]);
         }
-        let mut coefficients = CoefficientsLanes::default();
-        if wide == Wide::Gradient {
-            for row in 0..LANES {
-                let found = job.terms.gradient(&softmax.row(row), own[row], factor[row]);
-                coefficients.set_row(row, found.only_if(counts[row]));
+        if ties > 0 {
+            tile.find_earlier_equals(rows);
+        }
+        // Any finite number will do where all logits are -inf.
+        let reference = s.max(s.splat(f32::MIN), max);
+        if !matches!(gaps, Gaps::None) {
+            tile.gaps(s, classes, gaps, reference, rows);
+        }
+        tile.exponentials(s, classes, reference, rows);
+    }
+}
+
+impl Tile {
+    #[inline(always)]
+    fn load<S: Simd>(&mut self, s: S, logits: &RowsOf<&[f32]>) {
+        if logits.is_whole() {
+            for column in logits.quads() {
+                self.set_quad(s, column, s.load_columns(logits.data, logits.row_stride, column));
             }
         } else {
-            for row in 0..LANES {
-                coefficients.set_row(row, softmax.row(row).probabilities().only_if(counts[row]));
+            let mut whole = [[0.0; MOST]; LANES];
+            for row in 0..logits.count {
+                let x = &logits.data[row * logits.row_stride..][..logits.classes];
+                whole[row][..logits.classes].copy_from_slice(x);
             }
-        }
-        let gaps = if wide == Wide::Gradient { options.gaps() } else { Gaps::None };
-        tile.write(s, batch, wide, first, count, gaps, &coefficients);
-        for row in 0..count {
-            if let Some(out) = batch.wide_row(first + row, wide) {
-                if is_nan[row] {
-                    out.fill(f32::NAN);
-                } else if let Some(class) = class[row] {
-                    out[class] = coefficients.at_target[row];
-                }
-            }
-        }
-    }
-    totals
-}
-
-impl<const CLASSES: usize> Tile<CLASSES> {
-    #[inline(always)]
-    fn load<S: Simd>(&mut self, s: S, batch: &Batch<'_>, first: usize, count: usize) {
-        let classes = batch.classes();
-        let (mut rows, mut row_stride) = batch.logits.as_matrix().rows_from(first);
-        if count < LANES || classes < 4 {
-            for row in 0..count {
-                self.rows[row][..classes].copy_from_slice(batch.logits.row(first + row));
-            }
-            (rows, row_stride) = (self.rows.as_flattened(), CLASSES);
-        }
-        for column in (0..classes).step_by(4) {
-            // The last four columns may overlap those before.
-            let column = column.min(classes.max(4) - 4);
-            let columns = s.load_columns(rows, row_stride, column);
-            for i in 0..4 {
-                s.store(columns[i], &mut self.logits[column + i]);
+            for column in logits.quads() {
+                self.set_quad(s, column, s.load_columns(whole.as_flattened(), MOST, column));
             }
         }
     }
 
-    /// Leaves the exponentials in the tile, and their sums and what they are relative to in the statistics.
     #[inline(always)]
-    fn exponentials<S: Simd>(&mut self, s: S, classes: usize, statistics: &mut StatisticsLanes) {
-        let (groups, rest) = self.logits[..classes].as_chunks::<4>();
+    fn set_quad<S: Simd>(&mut self, s: S, column: usize, quad: [S::F32; 4]) {
+        let columns = &mut self.columns[column..column + 4];
+        for i in 0..4 {
+            s.store(quad[i], &mut columns[i]);
+        }
+    }
+
+    #[inline(always)]
+    fn max<S: Simd>(&self, s: S, classes: usize) -> S::F32 {
+        let (groups, rest) = self.columns[..classes].as_chunks::<4>();
         let mut max = [s.splat(f32::NEG_INFINITY); 4];
         for group in groups {
             for i in 0..4 {
@@ -208,103 +145,130 @@ impl<const CLASSES: usize> Tile<CLASSES> {
         for x in rest {
             max[0] = s.max(max[0], s.load(x));
         }
-        let max = s.max(s.max(max[0], max[1]), s.max(max[2], max[3]));
-        // Any finite number will do where all logits are -inf.
-        let reference = s.max(s.splat(f32::MIN), max);
+        s.max(s.max(max[0], max[1]), s.max(max[2], max[3]))
+    }
 
-        let mut sums = s.zero_sums();
-        let (exps, rest_exps) = self.exps[..classes].as_chunks_mut::<4>();
-        for (group, exps) in groups.iter().zip(exps) {
-            let e = exp_of_group(s, group, reference);
-            sums = s.accumulate(sums, sum_of_four(s, e));
-            for i in 0..4 {
-                s.store(e[i], &mut exps[i]);
+    #[inline(always)]
+    fn find_earlier_equals(&self, rows: &mut RowLanes) {
+        for lane in 0..LANES {
+            if rows.class[lane] != NO_CLASS
+                && self.columns[..rows.class[lane]].iter().any(|x| x[lane] == rows.target_logit[lane])
+            {
+                rows.contender[lane] = f32::NEG_INFINITY;
             }
-        }
-        for (x, exps) in rest.iter().zip(rest_exps) {
-            let e = exp::exp(s, s.sub(s.load(x), reference));
-            sums = s.accumulate(sums, e);
-            s.store(e, exps);
-        }
-        s.store(max, &mut statistics.max);
-        s.store_sums(sums, &mut statistics.sum);
-        for row in 0..LANES {
-            let is_empty = statistics.max[row] == f32::NEG_INFINITY && !statistics.sum[row].is_nan();
-            statistics.sum[row] = if is_empty { 0.0 } else { statistics.sum[row] };
         }
     }
 
-    /// The weighted gaps below the maximum. The targets' own become 0.
+    /// Puts the exponentials in the place of the logits.
+    #[inline(always)]
+    fn exponentials<S: Simd>(&mut self, s: S, classes: usize, reference: S::F32, rows: &mut RowLanes) {
+        let mut sums = s.zero_sums();
+        let (groups, rest) = self.columns[..classes].as_chunks_mut::<4>();
+        for group in groups {
+            let x = [s.load(&group[0]), s.load(&group[1]), s.load(&group[2]), s.load(&group[3])];
+            let e = exp_of_group(s, x, reference);
+            sums = s.accumulate(sums, sum_of_four(s, e));
+            for i in 0..4 {
+                s.store(e[i], &mut group[i]);
+            }
+        }
+        for x in rest {
+            let e = exp::exp(s, s.sub(s.load(x), reference));
+            sums = s.accumulate(sums, e);
+            s.store(e, x);
+        }
+        s.store_sums(sums, &mut rows.sum);
+        for lane in 0..LANES {
+            let is_empty = (rows.max[lane] == f32::NEG_INFINITY) & !rows.sum[lane].is_nan();
+            rows.sum[lane] = if is_empty { 0.0 } else { rows.sum[lane] };
+        }
+    }
+
+    /// The weighted gaps below the maximum, the targets' own left out.
     #[inline(always)]
     fn gaps<S: Simd>(
         &mut self,
         s: S,
         classes: usize,
         gaps: Gaps<'_>,
-        class: &[Option<usize>; LANES],
-        statistics: &mut StatisticsLanes,
+        reference: S::F32,
+        rows: &mut RowLanes,
     ) {
-        if matches!(gaps, Gaps::None) {
-            return;
-        }
-        let mut reference = [0.0; LANES];
-        s.store(s.max(s.splat(f32::MIN), s.load(&statistics.max)), &mut reference);
-        for row in 0..LANES {
-            if let Some(class) = class[row] {
-                self.logits[class][row] = reference[row];
-            }
-        }
-        let reference = s.load(&reference);
+        let mut no_gap = [0.0; LANES];
+        s.store(reference, &mut no_gap);
+        self.set_targets(rows, &no_gap);
         let mut sums = s.zero_sums();
-        for (class, x) in self.logits[..classes].iter().enumerate() {
+        for (class, x) in self.columns[..classes].iter().enumerate() {
             sums = s.accumulate(sums, half_gap(s, s.load(x), reference, s.splat(gaps.weight(class))));
         }
-        s.store_sums(sums, &mut statistics.gap);
-        for gap in &mut statistics.gap {
+        s.store_sums(sums, &mut rows.gap);
+        for gap in &mut rows.gap {
             *gap *= 2.0;
         }
+        self.set_targets(rows, &[f32::NEG_INFINITY; LANES]);
     }
 
-    /// Writes an affine function of the exponentials to the rows of `wide`.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    fn write<S: Simd>(
-        &mut self,
-        s: S,
-        batch: &mut Batch<'_>,
-        wide: Wide,
-        first: usize,
-        count: usize,
-        gaps: Gaps<'_>,
-        coefficients: &CoefficientsLanes,
-    ) {
-        let classes = batch.classes();
-        let Some((out, out_stride)) = batch.wide_rows(first, wide) else { return };
-        let is_whole = count == LANES && classes >= 4;
-        let (rows, row_stride) =
-            if is_whole { (out, out_stride) } else { (self.rows.as_flattened_mut(), CLASSES) };
+    fn set_targets(&mut self, rows: &RowLanes, values: &[f32; LANES]) {
+        for lane in 0..LANES {
+            if rows.class[lane] != NO_CLASS {
+                self.columns[rows.class[lane]][lane] = values[lane];
+            }
+        }
+    }
+}
 
+impl Task for AffineTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { tile, to, gaps, coefficients, rows } = self;
+        if to.is_whole() {
+            for column in to.quads() {
+                let quad = tile.quad(s, column, gaps, coefficients);
+                s.store_columns(quad, to.data, to.row_stride, column);
+            }
+        } else {
+            let mut whole = [[0.0; MOST]; LANES];
+            for column in to.quads() {
+                let quad = tile.quad(s, column, gaps, coefficients);
+                s.store_columns(quad, whole.as_flattened_mut(), MOST, column);
+            }
+            for row in 0..to.count {
+                let out = &mut to.data[row * to.row_stride..][..to.classes];
+                out.copy_from_slice(&whole[row][..to.classes]);
+            }
+        }
+        for row in 0..to.count {
+            let class = rows.class[row];
+            if class != NO_CLASS {
+                to.data[row * to.row_stride + class] = coefficients.at_target[row];
+            }
+        }
+    }
+}
+
+impl Tile {
+    /// The function of four classes.
+    #[inline(always)]
+    fn quad<S: Simd>(
+        &self,
+        s: S,
+        column: usize,
+        gaps: Gaps<'_>,
+        coefficients: &CoefficientLanes,
+    ) -> [S::F32; 4] {
         let (scale, least) = (s.load(&coefficients.scale), s.load(&coefficients.least));
-        let shift = s.load(&coefficients.shift);
-        for column in (0..classes).step_by(4) {
-            let column = column.min(classes.max(4) - 4);
-            let mut columns = [scale; 4];
-            for i in 0..4 {
-                let class = column + i;
-                columns[i] = s.mul_at_least(s.load(&self.exps[class]), scale, least);
-                if !matches!(gaps, Gaps::None) {
-                    let shift = s.mul(s.splat(gaps.weight(class)), shift);
-                    columns[i] = s.zero_below(s.sub(columns[i], shift), s.splat(f32::MIN_POSITIVE));
-                }
-            }
-            s.store_columns(columns, rows, row_stride, column);
-        }
-        if !is_whole {
-            for row in 0..count {
-                if let Some(out) = batch.wide_row(first + row, wide) {
-                    out.copy_from_slice(&self.rows[row][..classes]);
-                }
+        let exps = &self.columns[column..column + 4];
+        let mut quad = [scale; 4];
+        for i in 0..4 {
+            quad[i] = s.mul_at_least(s.load(&exps[i]), scale, least);
+            if !matches!(gaps, Gaps::None) {
+                let shift = s.mul(s.splat(gaps.weight(column + i)), s.load(&coefficients.shift));
+                quad[i] = s.zero_below(s.sub(quad[i], shift), s.splat(f32::MIN_POSITIVE));
             }
         }
+        quad
     }
 }

@@ -1,9 +1,10 @@
 //! The second pass: every output as wide as a row is a function of one logit and a few numbers of its row.
 
-use super::{exp, vector_at};
+use super::scalar::to_f32;
+use super::{Entry, exp, vector_at};
 use crate::simd::{LANES, Simd};
 
-/// scale exp(x - max) - shift: the gradient of every loss, away from the target; without a shift, the probabilities.
+/// scale exp(x - reference) - shift: the gradient of every loss, away from the target; without a shift, the probabilities.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Affine<'a> {
     pub(crate) scale: f32,
@@ -37,14 +38,33 @@ trait Map<S: Simd>: Copy {
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32;
 }
 
-impl Affine<'_> {
-    /// The same function of the columns from `column` on.
+impl<'a> Affine<'a> {
+    #[inline(always)]
+    pub(crate) fn new(scale: f64, shift: Shift<'a>) -> Self {
+        let (scale, least) = scale_and_least(scale);
+        Self { scale, least, shift }
+    }
+}
+
+/// [`Affine`]'s, for a scale that `f32` may not hold.
+#[inline(always)]
+pub(crate) fn scale_and_least(scale: f64) -> (f32, f32) {
+    // Finite, so that its product with 0 is 0.
+    let scale = to_f32(scale.clamp(-f64::from(f32::MAX), f64::from(f32::MAX)));
+    // The least exponential whose product with the scale is a normal number. The factor keeps it one after rounding.
+    const SMALLEST: f64 = f32::MIN_POSITIVE as f64 * (1.0 + 1.0 / 4_194_304.0);
+    let least = (SMALLEST / f64::from(scale.abs())) as f32;
+    let least = if least < exp::LEAST { exp::LEAST } else { least };
+    (scale, if scale == 0.0 { f32::NAN } else { least })
+}
+
+impl Shift<'_> {
+    /// The same of the columns from `column` on.
     pub(crate) fn starting_at(self, column: usize) -> Self {
-        let shift = match self.shift {
-            Shift::Weighted { weights, scale } => Shift::Weighted { weights: &weights[column..], scale },
+        match self {
+            Self::Weighted { weights, scale } => Self::Weighted { weights: &weights[column..], scale },
             shift => shift,
-        };
-        Self { shift, ..self }
+        }
     }
 }
 
@@ -52,6 +72,14 @@ impl Columns<'_> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Between(_, to) | Self::Streaming(_, to) | Self::InPlace(to) => to.len(),
+        }
+    }
+
+    /// What the pass reads.
+    pub(crate) fn logits(&self) -> &[f32] {
+        match self {
+            Self::Between(from, _) | Self::Streaming(from, _) => from,
+            Self::InPlace(x) => x,
         }
     }
 
@@ -76,31 +104,37 @@ impl Columns<'_> {
 
 /// [`Affine`] of logits.
 #[inline(always)]
-pub(crate) fn affine_of_logits<S: Simd>(s: S, columns: Columns<'_>, max: f32, affine: Affine<'_>) {
-    affine_of(s, columns, Exp { max: s.splat(max) }, affine);
+pub(crate) fn affine_of_logits<S: Simd>(
+    s: S,
+    columns: Columns<'_>,
+    reference: f32,
+    affine: Affine<'_>,
+    target: Entry,
+) {
+    affine_of(s, columns, Exp { reference: s.splat(reference) }, affine, target);
 }
 
 /// [`Affine`] where the exponentials are there already.
 #[inline(always)]
-pub(crate) fn affine_of_exps<S: Simd>(s: S, columns: Columns<'_>, affine: Affine<'_>) {
-    affine_of(s, columns, Identity, affine);
+pub(crate) fn affine_of_exps<S: Simd>(s: S, columns: Columns<'_>, affine: Affine<'_>, target: Entry) {
+    affine_of(s, columns, Identity, affine, target);
 }
 
 /// (x - max) - ln_sum: log-probabilities.
 #[inline(always)]
-pub(crate) fn log_probabilities<S: Simd>(s: S, columns: Columns<'_>, max: f32, ln_sum: f32) {
-    run(s, columns, Difference { max: s.splat(max), ln_sum: s.splat(ln_sum) });
+pub(crate) fn log_probabilities<S: Simd>(s: S, columns: Columns<'_>, max: f32, ln_sum: f32, target: Entry) {
+    run(s, columns, Difference { max: s.splat(max), ln_sum: s.splat(ln_sum) }, target);
 }
 
 #[inline(always)]
-fn affine_of<S: Simd, M: Map<S>>(s: S, columns: Columns<'_>, exp: M, affine: Affine<'_>) {
+fn affine_of<S: Simd, M: Map<S>>(s: S, columns: Columns<'_>, exp: M, affine: Affine<'_>, target: Entry) {
     let scaled = Scaled { exp, scale: s.splat(affine.scale), least: s.splat(affine.least) };
     match affine.shift {
-        Shift::None => run(s, columns, scaled),
-        Shift::Equal(shift) => run(s, columns, Shifted { scaled, shift: s.splat(shift) }),
+        Shift::None => run(s, columns, scaled, target),
+        Shift::Equal(shift) => run(s, columns, Shifted { scaled, shift: s.splat(shift) }, target),
         Shift::Weighted { weights, scale } => {
             let shift_scale = s.splat(scale);
-            run(s, columns, ShiftedByWeights { scaled, weights, shift_scale });
+            run(s, columns, ShiftedByWeights { scaled, weights, shift_scale }, target);
         }
     }
 }
@@ -110,7 +144,7 @@ struct Identity;
 
 #[derive(Clone, Copy)]
 struct Exp<V> {
-    max: V,
+    reference: V,
 }
 
 #[derive(Clone, Copy)]
@@ -149,7 +183,7 @@ impl<S: Simd> Map<S> for Identity {
 impl<S: Simd> Map<S> for Exp<S::F32> {
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {
-        exp::exp(s, s.sub(x, self.max))
+        exp::exp(s, s.sub(x, self.reference))
     }
 }
 
@@ -184,43 +218,115 @@ impl<S: Simd, M: Map<S>> Map<S> for ShiftedByWeights<'_, M, S::F32> {
     }
 }
 
+/// All columns but the target's, which gets its own value. Where stores go past the caches it gets it on the way,
+/// because storing it afterwards would read its cache line back from memory; elsewhere afterwards, because loops that
+/// end at another place in each row cost more than they do.
 #[inline(always)]
-fn run<S: Simd, M: Map<S>>(s: S, columns: Columns<'_>, map: M) {
+fn run<S: Simd, M: Map<S>>(s: S, columns: Columns<'_>, map: M, target: Entry) {
     match columns {
-        Columns::Between(from, to) => between::<_, _, false>(s, from, to, 0, map),
+        Columns::Between(from, to) => {
+            let from = &from[..to.len()];
+            each_vector(s, &mut Between(from, to), 0, map, Entry::NONE);
+            if let Some(out) = to.get_mut(target.index()) {
+                *out = target.value;
+            }
+        }
         Columns::Streaming(from, to) => {
             // Whole cache lines from the first line boundary on.
             let ahead = to.as_ptr().addr().wrapping_neg() % 64 / size_of::<f32>();
             let ahead = ahead.min(to.len());
-            let (from_head, from_rest) = from.split_at(ahead);
+            let (from_head, from_rest) = from[..to.len()].split_at(ahead);
             let (to_head, to_rest) = to.split_at_mut(ahead);
-            between::<_, _, false>(s, from_head, to_head, 0, map);
-            between::<_, _, true>(s, from_rest, to_rest, ahead, map);
+            each_vector(s, &mut Between(from_head, to_head), 0, map, target);
+            each_vector(s, &mut Streaming(from_rest, to_rest), ahead, map, target);
             s.fence();
         }
         Columns::InPlace(x) => {
-            let (vectors, rest) = x.as_chunks_mut::<LANES>();
-            let rest_start = vectors.len() * LANES;
-            for (index, x) in vectors.iter_mut().enumerate() {
-                s.store(map.apply(s, s.load(x), index * LANES), x);
-            }
-            if !rest.is_empty() {
-                s.store_partial(map.apply(s, s.load_partial(rest, 0.0), rest_start), rest);
+            each_vector(s, &mut InPlace(x), 0, map, Entry::NONE);
+            if let Some(out) = x.get_mut(target.index()) {
+                *out = target.value;
             }
         }
     }
 }
 
 #[inline(always)]
-fn between<S: Simd, M: Map<S>, const STREAM: bool>(s: S, from: &[f32], to: &mut [f32], start: usize, map: M) {
-    let (vectors, rest) = from.as_chunks::<LANES>();
-    let (vectors_out, rest_out) = to.as_chunks_mut::<LANES>();
-    for (index, (x, out)) in vectors.iter().zip(vectors_out).enumerate() {
-        let y = map.apply(s, s.load(x), start + index * LANES);
-        if STREAM { s.stream(y, out) } else { s.store(y, out) }
+fn each_vector<S: Simd, M: Map<S>, P: Place>(s: S, place: &mut P, start: usize, map: M, target: Entry) {
+    let target = target.from(start);
+    let len = place.from().len();
+    let whole = len / LANES * LANES;
+    let with_target = (target.index() / LANES * LANES).min(whole);
+    let mut at = 0;
+    for end in [with_target, whole] {
+        while at < end {
+            let y = map.apply(s, s.load(vector_at(place.from(), at)), start + at);
+            place.store(s, y, at);
+            at += LANES;
+        }
+        if at < whole {
+            let y = map.apply(s, s.load(vector_at(place.from(), at)), start + at);
+            place.store(s, s.with_lane(y, target.from(at).lane(), target.value), at);
+            at += LANES;
+        }
     }
-    if !rest.is_empty() {
-        let y = map.apply(s, s.load_partial(rest, 0.0), start + vectors.len() * LANES);
-        s.store_partial(y, rest_out);
+    if at < len {
+        let y = map.apply(s, s.load_partial(&place.from()[at..], 0.0), start + at);
+        s.store_partial(s.with_lane(y, target.from(at).lane(), target.value), &mut place.to()[at..]);
+    }
+}
+
+/// [`Columns`], one type each.
+trait Place {
+    fn from(&self) -> &[f32];
+    fn to(&mut self) -> &mut [f32];
+
+    #[inline(always)]
+    fn store<S: Simd>(&mut self, s: S, y: S::F32, at: usize) {
+        s.store(y, &mut self.to()[at..at + LANES].as_chunks_mut().0[0]);
+    }
+}
+
+struct Between<'a>(&'a [f32], &'a mut [f32]);
+struct Streaming<'a>(&'a [f32], &'a mut [f32]);
+struct InPlace<'a>(&'a mut [f32]);
+
+impl Place for Between<'_> {
+    #[inline(always)]
+    fn from(&self) -> &[f32] {
+        self.0
+    }
+
+    #[inline(always)]
+    fn to(&mut self) -> &mut [f32] {
+        self.1
+    }
+}
+
+impl Place for Streaming<'_> {
+    #[inline(always)]
+    fn from(&self) -> &[f32] {
+        self.0
+    }
+
+    #[inline(always)]
+    fn to(&mut self) -> &mut [f32] {
+        self.1
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(&mut self, s: S, y: S::F32, at: usize) {
+        s.stream(y, &mut self.to()[at..at + LANES].as_chunks_mut().0[0]);
+    }
+}
+
+impl Place for InPlace<'_> {
+    #[inline(always)]
+    fn from(&self) -> &[f32] {
+        self.0
+    }
+
+    #[inline(always)]
+    fn to(&mut self) -> &mut [f32] {
+        self.0
     }
 }

@@ -28,21 +28,70 @@
 //!
 //! No term is the difference of two larger ones, in any row. Sums of more than four exponentials are kept in `f64`.
 //!
-//! A row that fits one block keeps its exponentials between the passes; pass 2 is then a multiplication. A longer row
-//! computes them twice, which costs less than storing and loading them.
+//! The maximum is not known before the sum has to begin, so each block of columns is relative to a maximum of what
+//! precedes it (`statistics.rs`). The first pass keeps the exponentials where the gradient will be, and the second is then
+//! a multiplication.
+//!
+//! Three kinds of rows: few classes go 16 rows at a time, one lane each (`few_classes.rs`); rows of one block take each
+//! step together with their neighbours (`short_rows.rs`); longer ones go alone, in pieces for several threads
+//! (`tasks.rs`). The scalars are those of 16 rows at a time for all of them (`lanes.rs`), and `rows.rs` has the order.
 //!
 //! What a loss does with a row beyond this is a handful of scalars: see `loss.rs`.
 
 pub(crate) mod backward;
 pub(crate) mod exp;
 pub(crate) mod few_classes;
+pub(crate) mod lanes;
 pub(crate) mod map;
-pub(crate) mod row;
 pub(crate) mod scalar;
+pub(crate) mod short_rows;
 pub(crate) mod statistics;
 pub(crate) mod tasks;
 
 use crate::simd::LANES;
+
+/// One entry of a row: the pivot and its logit, or the target and its gradient.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    /// Where it is from the start of some columns. It may lie before them, or behind them.
+    column: isize,
+    pub(crate) value: f32,
+}
+
+impl Entry {
+    /// Before all columns.
+    pub(crate) const NONE: Self = Self { column: isize::MIN, value: f32::NEG_INFINITY };
+
+    pub(crate) fn new(column: usize, value: f32) -> Self {
+        // No slice is longer than isize::MAX bytes.
+        Self { column: column as isize, value }
+    }
+
+    /// The same entry, counted from another start.
+    #[inline(always)]
+    pub(crate) fn from(self, start: usize) -> Self {
+        Self { column: self.column.saturating_sub_unsigned(start), ..self }
+    }
+
+    /// Its index; past the end of any slice, where it lies before the columns.
+    #[inline(always)]
+    fn index(self) -> usize {
+        // Without a branch: targets are at another place in each row.
+        self.column as usize
+    }
+
+    /// Its lane in the first vector; [`LANES`], where it is not there.
+    #[inline(always)]
+    fn lane(self) -> usize {
+        self.index().min(LANES)
+    }
+
+    /// How many of so many columns lie before it.
+    #[inline(always)]
+    fn columns_before(self, len: usize) -> usize {
+        if self.column < 0 { 0 } else { self.index().min(len) }
+    }
+}
 
 /// The 16 numbers from `start` on.
 #[inline(always)]

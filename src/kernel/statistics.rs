@@ -1,18 +1,31 @@
 //! The first pass: a row's maximum and sum of exponentials, and for label smoothing its gaps below the maximum.
+//!
+//! ```text
+//! for each block of 2048 columns, which stay in the first-level cache
+//!     m = max(m, the block's maximum)        where m rises by D, the sum so far shrinks by exp(-D)
+//!     e = exp(x - m)                         kept, where the second pass will want it
+//!     s = s + e                              four vectors in f32, and then in f64
+//! ```
+//!
+//! So every exponential is relative to a maximum of what precedes it, its **reference**, one for each block. They rise a
+//! few times at a row's start and then no more. The second pass scales a block by exp(reference - lse), computed in
+//! `f64`: an exponential costs the same few roundings, whatever it is relative to.
 
 use core::hint::select_unpredictable;
+use core::ops::Range;
 
-use super::scalar;
-use super::{exp, vector_at};
+use super::{Entry, exp, scalar};
 use crate::simd::{LANES, Simd};
 
-/// Columns that a pass takes at a time: they are still in the first-level cache when the sum follows the maximum.
+/// Columns that have one reference. Maximum and sum read them one after the other, from the first-level cache.
 pub(crate) const BLOCK: usize = 2048;
+
+/// How far ahead of the sum the logits are fetched: it computes while memory would idle.
+const FETCH_AHEAD: usize = 2 * BLOCK;
 
 /// Four vectors, whose exponentials are added pairwise in `f32` before their sum goes to the `f64` lanes: two roundings
 /// in all, whatever the row's length.
 const GROUP: usize = 4 * LANES;
-pub(super) type Group = [[f32; LANES]; 4];
 
 /// What a range of a row's columns amounts to, the pivot left out of everything.
 ///
@@ -27,9 +40,32 @@ pub(crate) struct Statistics {
     pub(crate) gap: f64,
     /// Sum of w, where gaps were asked for.
     pub(crate) weight: f64,
+    /// Whether a column before the pivot equals the pivot and no column exceeds it; unspecified where one does.
+    pub(crate) has_earlier_equal: bool,
+}
+
+/// Which gaps below the maximum a loss sums up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Gaps<'a> {
+    None,
+    /// Every class weighs 1.
+    Equal,
+    /// Class c weighs `weights[c]`, at most 1. At least [`GROUP`] zeros follow the last.
+    Weighted(&'a [f32]),
+}
+
+/// Where the pass reads logits, and where it keeps their exponentials.
+pub(crate) enum Source<'a> {
+    Read(&'a [f32]),
+    Keep(&'a [f32], &'a mut [f32]),
+    /// The exponentials take the place of the logits.
+    Overwrite(&'a mut [f32]),
 }
 
 impl Statistics {
+    pub(crate) const NOTHING: Self =
+        Self { max: f32::NEG_INFINITY, sum: 0.0, gap: 0.0, weight: 0.0, has_earlier_equal: false };
+
     /// The statistics of both ranges together. NaN in either gives NaN.
     #[inline(always)]
     pub(crate) fn merge(self, other: Self) -> Self {
@@ -43,18 +79,9 @@ impl Statistics {
             sum: low_sum + high.sum,
             gap: low_gap + high.gap,
             weight: low.weight + high.weight,
+            has_earlier_equal: low.has_earlier_equal | high.has_earlier_equal,
         }
     }
-}
-
-/// Which gaps below the maximum a loss sums up.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Gaps<'a> {
-    None,
-    /// Every class weighs 1.
-    Equal,
-    /// Class c weighs `weights[c]`, at most 1. At least [`GROUP`] zeros follow the last.
-    Weighted(&'a [f32]),
 }
 
 impl Gaps<'_> {
@@ -67,112 +94,143 @@ impl Gaps<'_> {
             Gaps::Weighted(weights) => weights[class],
         }
     }
-}
 
-/// [`Gaps`], one type each, so that a pass without them has no trace of them.
-trait Weigh<S: Simd>: Copy {
-    const PRESENT: bool;
-    /// The weights of 16 columns from `column` on.
-    fn weights(self, s: S, column: usize) -> S::F32;
-}
-
-#[derive(Clone, Copy)]
-struct NoGaps;
-
-#[derive(Clone, Copy)]
-struct EqualGaps;
-
-#[derive(Clone, Copy)]
-struct WeightedGaps<'a>(&'a [f32]);
-
-impl<S: Simd> Weigh<S> for NoGaps {
-    const PRESENT: bool = false;
-
+    /// The same of the classes from `class` on.
     #[inline(always)]
-    fn weights(self, s: S, _: usize) -> S::F32 {
-        s.splat(0.0)
+    pub(crate) fn from(self, class: usize) -> Self {
+        match self {
+            Gaps::Weighted(weights) => Gaps::Weighted(&weights[class..]),
+            gaps => gaps,
+        }
     }
 }
 
-impl<S: Simd> Weigh<S> for EqualGaps {
-    const PRESENT: bool = true;
+impl Source<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Read(x) | Self::Keep(x, _) => x.len(),
+            Self::Overwrite(x) => x.len(),
+        }
+    }
 
-    #[inline(always)]
-    fn weights(self, s: S, _: usize) -> S::F32 {
-        s.splat(1.0)
+    /// The first `columns` columns, and the others.
+    pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
+        match self {
+            Self::Read(x) => {
+                let (x, x_rest) = x.split_at(columns);
+                (Self::Read(x), Self::Read(x_rest))
+            }
+            Self::Keep(x, exps) => {
+                let ((x, x_rest), (exps, exps_rest)) = (x.split_at(columns), exps.split_at_mut(columns));
+                (Self::Keep(x, exps), Self::Keep(x_rest, exps_rest))
+            }
+            Self::Overwrite(x) => {
+                let (x, x_rest) = x.split_at_mut(columns);
+                (Self::Overwrite(x), Self::Overwrite(x_rest))
+            }
+        }
     }
 }
 
-impl<S: Simd> Weigh<S> for WeightedGaps<'_> {
-    const PRESENT: bool = true;
-
-    #[inline(always)]
-    fn weights(self, s: S, column: usize) -> S::F32 {
-        s.load(vector_at(self.0, column))
-    }
-}
-
-/// The statistics of the columns `x`, all but the pivot. With `exps`, of at least `x`'s length, x must fit a
-/// [`BLOCK`], and exp(x - max) is left there; the pivot's is unspecified.
+/// The statistics of all columns but the pivot. The exponentials that are kept are relative to `references`, one for each
+/// [`BLOCK`], as far as there is room for them; the pivot's own is unspecified. So many numbers as are `following` the
+/// source belong to rows that come next.
 #[inline(always)]
 pub(crate) fn statistics<S: Simd>(
     s: S,
-    x: &[f32],
-    pivot: Option<usize>,
+    source: Source<'_>,
+    following: usize,
+    pivot: Entry,
     gaps: Gaps<'_>,
-    exps: Option<&mut [f32; BLOCK]>,
+    references: &mut [f32],
 ) -> Statistics {
-    let pivot = pivot.unwrap_or(usize::MAX);
-    match (gaps, exps) {
-        (Gaps::None, None) => by_blocks(s, x, pivot, NoGaps),
-        (Gaps::None, Some(exps)) => block::<_, _, true>(s, x, 0, pivot, NoGaps, exps),
-        (Gaps::Equal, None) => by_blocks(s, x, pivot, EqualGaps),
-        (Gaps::Equal, Some(exps)) => block::<_, _, true>(s, x, 0, pivot, EqualGaps, exps),
-        (Gaps::Weighted(weights), None) => by_blocks(s, x, pivot, WeightedGaps(weights)),
-        (Gaps::Weighted(weights), Some(exps)) => {
-            block::<_, _, true>(s, x, 0, pivot, WeightedGaps(weights), exps)
+    match source {
+        Source::Read(x) => by_blocks(s, Read(x, following), pivot, gaps, references),
+        Source::Keep(x, exps) => {
+            // One length for both, which the compiler can see.
+            let exps = &mut exps[..x.len()];
+            by_blocks(s, Keep(x, exps, following), pivot, gaps, references)
         }
+        Source::Overwrite(x) => by_blocks(s, Overwrite(x, following), pivot, gaps, references),
     }
 }
 
+/// The largest of a block's logits but the pivot's.
 #[inline(always)]
-fn by_blocks<S: Simd, W: Weigh<S>>(s: S, x: &[f32], pivot: usize, weigh: W) -> Statistics {
-    let (first, rest) = x.split_at(x.len().min(BLOCK));
-    let mut statistics = block::<_, _, false>(s, first, 0, pivot, weigh, &mut []);
-    for (index, columns) in rest.chunks(BLOCK).enumerate() {
-        let start = (index + 1) * BLOCK;
-        let pivot = pivot.wrapping_sub(start);
-        statistics = statistics.merge(block::<_, _, false>(s, columns, start, pivot, weigh, &mut []));
-    }
-    statistics
+pub(crate) fn max<S: Simd>(s: S, x: &[f32], pivot: Entry) -> f32 {
+    let apart = PivotGroup::new(s, x, 0..x.len(), pivot);
+    max_of(s, &Read(x, 0), 0..x.len(), &apart)
 }
 
-/// One block: its maximum, then its sum of exponentials. `start` is its first column's index in the weights, `pivot`
-/// an index into `x`, past the end for none.
 #[inline(always)]
-fn block<S: Simd, W: Weigh<S>, const KEEP: bool>(
+fn by_blocks<S: Simd, P: Place>(
     s: S,
-    x: &[f32],
-    start: usize,
-    pivot: usize,
-    weigh: W,
-    exps: &mut [f32],
+    mut place: P,
+    pivot: Entry,
+    gaps: Gaps<'_>,
+    references: &mut [f32],
 ) -> Statistics {
-    let groups = Groups::new(s, x, pivot);
-    let masked = f32::NEG_INFINITY;
-
-    let mut max = [s.splat(masked); 8];
-    for pair in 0..groups.len / 2 {
-        let (first, second) = (groups.get(2 * pair), groups.get(2 * pair + 1));
-        for i in 0..4 {
-            max[i] = s.max(max[i], s.load(&first[i]));
-            max[i + 4] = s.max(max[i + 4], s.load(&second[i]));
+    let mut whole = Statistics::NOTHING;
+    let mut sums = s.zero_sums();
+    let len = place.logits().len();
+    for (index, start) in (0..len).step_by(BLOCK).enumerate() {
+        let end = len.min(start + BLOCK);
+        let apart = PivotGroup::new(s, place.logits(), start..end, pivot);
+        let max = max_of(s, &place, start..end, &apart);
+        if max > whole.max {
+            if start > 0 {
+                let rise = f64::from(max) - f64::from(whole.max);
+                whole.sum = (whole.sum + s.sum_lanes(sums)) * scalar::exp(-rise);
+                whole.gap = if whole.weight == 0.0 { whole.gap } else { whole.gap + whole.weight * rise };
+                sums = s.zero_sums();
+            }
+            whole.max = max;
         }
+        if max == pivot.value {
+            let before = &place.logits()[start..end][..pivot.from(start).columns_before(end - start)];
+            whole.has_earlier_equal |= before.contains(&max);
+        }
+        if let Some(reference) = references.get_mut(index) {
+            *reference = whole.max;
+        }
+        // Without a finite maximum x - max would be NaN, and the gaps are 0 or infinite.
+        let reference = s.splat(if whole.max == f32::NEG_INFINITY { 0.0 } else { whole.max });
+        let (gap, weight) = gaps_of(s, &place, start..end, pivot, gaps, reference);
+        whole.gap += gap;
+        whole.weight += weight;
+        sums = sum_of(s, &mut place, start..end, &apart, reference, sums);
     }
-    if groups.len % 2 == 1 {
-        let group = groups.get(groups.len - 1);
+    whole.sum += s.sum_lanes(sums);
+    if whole.max == f32::NEG_INFINITY && !whole.sum.is_nan() {
+        whole.sum = 0.0;
+    }
+    whole
+}
+
+/// The largest logit of some columns.
+#[inline(always)]
+pub(super) fn max_of<S: Simd, P: Place>(s: S, place: &P, columns: Range<usize>, apart: &PivotGroup) -> f32 {
+    let mut max = [s.splat(f32::NEG_INFINITY); 8];
+    let end = columns.end;
+    let mut at = columns.start;
+    while at + 2 * GROUP <= end {
+        let x = [apart.group(s, place, at), apart.group(s, place, at + GROUP)];
+        for i in 0..8 {
+            max[i] = s.max(max[i], x[i / 4][i % 4]);
+        }
+        at += 2 * GROUP;
+    }
+    if at + GROUP <= end {
+        let x = apart.group(s, place, at);
         for i in 0..4 {
-            max[i] = s.max(max[i], s.load(&group[i]));
+            max[i] = s.max(max[i], x[i]);
+        }
+        at += GROUP;
+    }
+    if at < end {
+        let x = last_group(s, &place.logits()[at..end], apart.pivot.from(at));
+        for i in 0..4 {
+            max[i] = s.max(max[i], x[i]);
         }
     }
     for half in [4, 2, 1] {
@@ -180,119 +238,100 @@ fn block<S: Simd, W: Weigh<S>, const KEEP: bool>(
             max[i] = s.max(max[i], max[i + half]);
         }
     }
-    let max = s.max_lane(max[0]);
+    s.max_lane(max[0])
+}
 
-    // Without a finite maximum x - max would be NaN; the sum is then 0, and the gaps are 0 or infinite.
-    let all_masked = max == masked;
-    let reference = s.splat(if all_masked { 0.0 } else { max });
-    let mut sums = s.zero_sums();
-    for pair in 0..groups.len / 2 {
-        let index = 2 * pair;
-        // This loop computes while memory would idle: it fetches what the next block will need.
-        for line in 0..8 {
-            s.prefetch(x, index * GROUP + line * LANES + BLOCK);
+/// The exponentials of some columns, added to the sums.
+#[inline(always)]
+pub(super) fn sum_of<S: Simd, P: Place>(
+    s: S,
+    place: &mut P,
+    columns: Range<usize>,
+    apart: &PivotGroup,
+    reference: S::F32,
+    mut sums: S::F64,
+) -> S::F64 {
+    let end = columns.end;
+    let mut at = columns.start;
+    while at + 2 * GROUP <= end {
+        if at + FETCH_AHEAD < place.readable() {
+            for line in 0..8 {
+                s.prefetch(place.logits(), at + FETCH_AHEAD + line * LANES);
+            }
         }
-        let [e, f] = exp_of_pair(s, groups.get(index), groups.get(index + 1), reference);
+        let (x, y) = (apart.group(s, place, at), apart.group(s, place, at + GROUP));
+        let [e, f] = exp_of_pair(s, x, y, reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
         sums = s.accumulate(sums, sum_of_four(s, f));
-        if KEEP {
-            keep(s, e, &mut exps[index * GROUP..]);
-            keep(s, f, &mut exps[(index + 1) * GROUP..]);
-        }
+        place.keep(s, at, e);
+        place.keep(s, at + GROUP, f);
+        at += 2 * GROUP;
     }
-    if groups.len % 2 == 1 {
-        let index = groups.len - 1;
-        let e = exp_of_group(s, groups.get(index), reference);
+    if at + GROUP <= end {
+        let e = exp_of_group(s, apart.group(s, place, at), reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
-        if KEEP {
-            keep(s, e, &mut exps[index * GROUP..]);
-        }
+        place.keep(s, at, e);
+        at += GROUP;
     }
-    let sum = s.sum_lanes(sums);
-    let (gap, weight) = if W::PRESENT {
-        weighted_gaps(s, &groups, x.len(), start, pivot, weigh, reference)
-    } else {
-        (0.0, 0.0)
-    };
-    Statistics { max, sum: if all_masked && !sum.is_nan() { 0.0 } else { sum }, gap, weight }
+    if at < end {
+        let x = last_group(s, &place.logits()[at..end], apart.pivot.from(at));
+        let e = exp_of_group(s, x, reference);
+        sums = s.accumulate(sums, sum_of_four(s, e));
+        place.keep_partial(s, at, end, e);
+    }
+    sums
 }
 
-/// Sum of w (max - x) and of w over the columns of a block but the pivot.
-#[inline(always)]
-fn weighted_gaps<S: Simd, W: Weigh<S>>(
-    s: S,
-    groups: &Groups<'_>,
-    columns: usize,
-    start: usize,
-    pivot: usize,
-    weigh: W,
-    max: S::F32,
-) -> (f64, f64) {
-    let (mut gap_sums, mut weight_sums) = (s.zero_sums(), s.zero_sums());
-    for index in 0..groups.len {
-        for (i, x) in groups.get(index).iter().enumerate() {
-            let at = index * GROUP + i * LANES;
-            // Lanes past the end, and the pivot, weigh nothing.
-            let mut weights = weigh.weights(s, start + at);
-            if at + LANES > columns {
-                let mut lanes = [0.0; LANES];
-                s.store(weights, &mut lanes);
-                weights = s.load_partial(&lanes[..columns.saturating_sub(at)], 0.0);
+/// The group that holds the pivot, with -inf in its place.
+pub(super) struct PivotGroup {
+    pivot: Entry,
+    /// Where the group is; nowhere, if it is not a whole one of these columns.
+    at: usize,
+    logits: [[f32; LANES]; 4],
+}
+
+impl PivotGroup {
+    #[inline(always)]
+    pub(super) fn new<S: Simd>(s: S, x: &[f32], columns: Range<usize>, pivot: Entry) -> Self {
+        let mut logits = [[f32::NEG_INFINITY; LANES]; 4];
+        let at = (pivot.from(columns.start).index() / GROUP * GROUP).saturating_add(columns.start);
+        let is_here = at.saturating_add(GROUP) <= columns.end;
+        if is_here {
+            let (group, _) = x[at..at + GROUP].as_chunks::<LANES>();
+            for i in 0..4 {
+                let lane = pivot.from(at + i * LANES).lane();
+                s.store(s.with_lane(s.load(&group[i]), lane, f32::NEG_INFINITY), &mut logits[i]);
             }
-            let weights = s.with_lane(weights, pivot.wrapping_sub(at), 0.0);
-            gap_sums = s.accumulate(gap_sums, half_gap(s, s.load(x), max, weights));
-            weight_sums = s.accumulate(weight_sums, weights);
         }
+        Self { pivot, at: if is_here { at } else { usize::MAX }, logits }
     }
-    (2.0 * s.sum_lanes(gap_sums), s.sum_lanes(weight_sums))
-}
 
-/// The columns of a block in whole groups: -inf behind the last column, and in place of the pivot.
-struct Groups<'a> {
-    whole: &'a [Group],
-    last: Group,
-    len: usize,
-    pivot_group: usize,
-    without_pivot: Group,
-}
-
-impl<'a> Groups<'a> {
+    /// The group at `at`. Choosing the pointer costs less than a branch that is taken at another place in each row.
     #[inline(always)]
-    fn new<S: Simd>(s: S, x: &'a [f32], pivot: usize) -> Self {
-        let masked = f32::NEG_INFINITY;
-        let (whole, rest) = x.as_chunks::<LANES>().0.as_chunks::<4>();
-        let rest_start = whole.len() * GROUP;
-        let mut last = [[masked; LANES]; 4];
-        for i in 0..rest.len() {
-            s.store(s.load(&rest[i]), &mut last[i]);
-        }
-        let partial = &x[rest_start + rest.len() * LANES..];
-        if !partial.is_empty() {
-            s.store(s.load_partial(partial, masked), &mut last[rest.len() % 4]);
-        }
-        let pivot_group = pivot / GROUP;
-        let mut without_pivot = [[masked; LANES]; 4];
-        let with_pivot = whole.get(pivot_group).unwrap_or(&last);
-        for i in 0..4 {
-            let x = s.with_lane(s.load(&with_pivot[i]), (pivot % GROUP).wrapping_sub(i * LANES), masked);
-            s.store(x, &mut without_pivot[i]);
-        }
-        Self { whole, last, len: x.len().div_ceil(GROUP), pivot_group, without_pivot }
-    }
-
-    /// Choosing the pointer costs less than a branch that is taken at another place in each row.
-    #[inline(always)]
-    fn get(&self, index: usize) -> &Group {
-        let group = self.whole.get(index).unwrap_or(&self.last);
-        select_unpredictable(index == self.pivot_group, &self.without_pivot, group)
+    fn group<S: Simd, P: Place>(&self, s: S, place: &P, at: usize) -> [S::F32; 4] {
+        let group = &place.logits()[at..at + GROUP].as_chunks().0.as_chunks().0[0];
+        let group = select_unpredictable(at == self.at, &self.logits, group);
+        [s.load(&group[0]), s.load(&group[1]), s.load(&group[2]), s.load(&group[3])]
     }
 }
 
-/// exp(x - max) of a group. Two registers hold a vector of the narrower instruction sets, so that fewer vectors at a
-/// time fill the pipelines and the register file.
+/// What is left behind the whole groups, which may hold the pivot: -inf in its place, and behind the end.
 #[inline(always)]
-pub(super) fn exp_of_group<S: Simd>(s: S, x: &Group, max: S::F32) -> [S::F32; 4] {
-    let d = differences(s, x, max);
+fn last_group<S: Simd>(s: S, x: &[f32], pivot: Entry) -> [S::F32; 4] {
+    let mut group = [s.splat(f32::NEG_INFINITY); 4];
+    for i in 0..4 {
+        let at = i * LANES;
+        let x = s.load_partial(&x[at.min(x.len())..], f32::NEG_INFINITY);
+        group[i] = s.with_lane(x, pivot.from(at).lane(), f32::NEG_INFINITY);
+    }
+    group
+}
+
+/// exp(x - reference) of a group. Two registers hold a vector of the narrower instruction sets, so that fewer vectors at
+/// a time fill the pipelines and the register file.
+#[inline(always)]
+pub(super) fn exp_of_group<S: Simd>(s: S, x: [S::F32; 4], reference: S::F32) -> [S::F32; 4] {
+    let d = differences(s, x, reference);
     if S::IS_ONE_REGISTER {
         exp::exp_of_each(s, d)
     } else {
@@ -304,23 +343,22 @@ pub(super) fn exp_of_group<S: Simd>(s: S, x: &Group, max: S::F32) -> [S::F32; 4]
 
 /// [`exp_of_group`] of two groups.
 #[inline(always)]
-fn exp_of_pair<S: Simd>(s: S, x: &Group, y: &Group, max: S::F32) -> [[S::F32; 4]; 2] {
+fn exp_of_pair<S: Simd>(s: S, x: [S::F32; 4], y: [S::F32; 4], reference: S::F32) -> [[S::F32; 4]; 2] {
     if S::IS_ONE_REGISTER {
-        let (d, f) = (differences(s, x, max), differences(s, y, max));
+        let (d, f) = (differences(s, x, reference), differences(s, y, reference));
         let e = exp::exp_of_each(s, [d[0], d[1], d[2], d[3], f[0], f[1], f[2], f[3]]);
         [[e[0], e[1], e[2], e[3]], [e[4], e[5], e[6], e[7]]]
     } else {
-        [exp_of_group(s, x, max), exp_of_group(s, y, max)]
+        [exp_of_group(s, x, reference), exp_of_group(s, y, reference)]
     }
 }
 
 #[inline(always)]
-fn differences<S: Simd>(s: S, x: &Group, max: S::F32) -> [S::F32; 4] {
-    let mut d = [max; 4];
+fn differences<S: Simd>(s: S, mut x: [S::F32; 4], reference: S::F32) -> [S::F32; 4] {
     for i in 0..4 {
-        d[i] = s.sub(s.load(&x[i]), max);
+        x[i] = s.sub(x[i], reference);
     }
-    d
+    x
 }
 
 #[inline(always)]
@@ -328,12 +366,73 @@ pub(super) fn sum_of_four<S: Simd>(s: S, e: [S::F32; 4]) -> S::F32 {
     s.add(s.add(e[0], e[1]), s.add(e[2], e[3]))
 }
 
-#[inline(always)]
-fn keep<S: Simd>(s: S, e: [S::F32; 4], exps: &mut [f32]) {
-    let (kept, _) = exps[..GROUP].as_chunks_mut::<LANES>();
-    for i in 0..4 {
-        s.store(e[i], &mut kept[i]);
+/// [`Gaps`], one type each.
+trait Weigh<S: Simd>: Copy {
+    /// The weights of 16 columns from `column` on.
+    fn weights(self, s: S, column: usize) -> S::F32;
+}
+
+#[derive(Clone, Copy)]
+struct EqualGaps;
+
+#[derive(Clone, Copy)]
+struct WeightedGaps<'a>(&'a [f32]);
+
+impl<S: Simd> Weigh<S> for EqualGaps {
+    #[inline(always)]
+    fn weights(self, s: S, _: usize) -> S::F32 {
+        s.splat(1.0)
     }
+}
+
+impl<S: Simd> Weigh<S> for WeightedGaps<'_> {
+    #[inline(always)]
+    fn weights(self, s: S, column: usize) -> S::F32 {
+        s.load(super::vector_at(self.0, column))
+    }
+}
+
+/// Sum of w (max - x) and of w over some columns but the pivot.
+#[inline(always)]
+pub(super) fn gaps_of<S: Simd, P: Place>(
+    s: S,
+    place: &P,
+    columns: Range<usize>,
+    pivot: Entry,
+    gaps: Gaps<'_>,
+    max: S::F32,
+) -> (f64, f64) {
+    match gaps {
+        Gaps::None => (0.0, 0.0),
+        Gaps::Equal => weighted_gaps(s, place, columns, pivot, EqualGaps, max),
+        Gaps::Weighted(weights) => weighted_gaps(s, place, columns, pivot, WeightedGaps(weights), max),
+    }
+}
+
+#[inline(always)]
+fn weighted_gaps<S: Simd, P: Place, W: Weigh<S>>(
+    s: S,
+    place: &P,
+    columns: Range<usize>,
+    pivot: Entry,
+    weigh: W,
+    max: S::F32,
+) -> (f64, f64) {
+    let (mut gap_sums, mut weight_sums) = (s.zero_sums(), s.zero_sums());
+    for start in columns.clone().step_by(LANES) {
+        let x = &place.logits()[start..columns.end.min(start + LANES)];
+        // Lanes past the end, and the pivot, weigh nothing.
+        let mut weights = weigh.weights(s, start);
+        if x.len() < LANES {
+            let mut lanes = [0.0; LANES];
+            s.store(weights, &mut lanes);
+            weights = s.load_partial(&lanes[..x.len()], 0.0);
+        }
+        weights = s.with_lane(weights, pivot.from(start).lane(), 0.0);
+        gap_sums = s.accumulate(gap_sums, half_gap(s, s.load_partial(x, 0.0), max, weights));
+        weight_sums = s.accumulate(weight_sums, weights);
+    }
+    (2.0 * s.sum_lanes(gap_sums), s.sum_lanes(weight_sums))
 }
 
 /// Half of w (max - x), because the whole of it may overflow; 0 for a class of weight 0, where the product may be NaN.
@@ -342,4 +441,92 @@ pub(super) fn half_gap<S: Simd>(s: S, x: S::F32, max: S::F32, weights: S::F32) -
     let half = s.splat(0.5);
     let gap = s.sub(s.mul(max, half), s.mul(x, half));
     s.max(s.mul(gap, weights), s.splat(0.0))
+}
+
+/// [`Source`], one type each, so that a pass that keeps nothing has no trace of it.
+pub(super) trait Place {
+    /// Where exponentials are kept in their place, those that are done are no longer logits.
+    fn logits(&self) -> &[f32];
+    /// Room for the exponentials.
+    fn room(&mut self) -> Option<&mut [f32]>;
+    /// How many numbers there are from the first logit on, those of later rows included. To fetch what lies behind costs
+    /// more than it gains: there may be no memory.
+    fn readable(&self) -> usize;
+
+    #[inline(always)]
+    fn keep<S: Simd>(&mut self, s: S, at: usize, e: [S::F32; 4]) {
+        if let Some(room) = self.room() {
+            let (group, _) = room[at..at + GROUP].as_chunks_mut::<LANES>();
+            for i in 0..4 {
+                s.store(e[i], &mut group[i]);
+            }
+        }
+    }
+
+    /// [`Place::keep`] of those before `end`.
+    #[inline(always)]
+    fn keep_partial<S: Simd>(&mut self, s: S, at: usize, end: usize, e: [S::F32; 4]) {
+        if let Some(room) = self.room() {
+            for i in 0..4 {
+                let start = (at + i * LANES).min(end);
+                s.store_partial(e[i], &mut room[start..end]);
+            }
+        }
+    }
+}
+
+/// Its logits, and how many numbers follow them.
+pub(super) struct Read<'a>(pub(super) &'a [f32], pub(super) usize);
+pub(super) struct Keep<'a>(pub(super) &'a [f32], pub(super) &'a mut [f32], pub(super) usize);
+pub(super) struct Overwrite<'a>(pub(super) &'a mut [f32], pub(super) usize);
+
+impl Place for Read<'_> {
+    #[inline(always)]
+    fn logits(&self) -> &[f32] {
+        self.0
+    }
+
+    #[inline(always)]
+    fn room(&mut self) -> Option<&mut [f32]> {
+        None
+    }
+
+    #[inline(always)]
+    fn readable(&self) -> usize {
+        self.0.len() + self.1
+    }
+}
+
+impl Place for Keep<'_> {
+    #[inline(always)]
+    fn logits(&self) -> &[f32] {
+        self.0
+    }
+
+    #[inline(always)]
+    fn room(&mut self) -> Option<&mut [f32]> {
+        Some(self.1)
+    }
+
+    #[inline(always)]
+    fn readable(&self) -> usize {
+        self.0.len() + self.2
+    }
+}
+
+impl Place for Overwrite<'_> {
+    #[inline(always)]
+    fn logits(&self) -> &[f32] {
+        self.0
+    }
+
+    #[inline(always)]
+    fn room(&mut self) -> Option<&mut [f32]> {
+        Some(self.0)
+    }
+
+    #[inline(always)]
+    fn readable(&self) -> usize {
+        self.0.len() + self.1
+    }
 }

@@ -1,27 +1,48 @@
-//! Single passes as tasks of their own: for pieces of long rows, and for what a row rarely needs.
+//! The passes over some columns of a row, as tasks: each is compiled once for every instruction set.
 
-use super::map::{self, Affine, Columns};
-use super::statistics::{self, Gaps, Statistics};
+use super::map::{self, Affine, Columns, Shift};
+use super::statistics::{self, BLOCK, Gaps, Source, Statistics};
+use super::{Entry, scalar};
 use crate::simd::{LANES, Simd, Task};
 
 /// The statistics of some columns.
 pub(crate) struct StatisticsTask<'a> {
-    pub(crate) x: &'a [f32],
-    pub(crate) pivot: Option<usize>,
+    pub(crate) source: Source<'a>,
+    /// How many numbers follow the source and will be read next.
+    pub(crate) following: usize,
+    pub(crate) pivot: Entry,
     pub(crate) gaps: Gaps<'a>,
+    pub(crate) references: &'a mut [f32],
 }
 
-/// What is done to some columns.
-#[derive(Clone, Copy)]
-pub(crate) enum WideMap<'a> {
-    Affine { max: f32, affine: Affine<'a> },
-    LogProbabilities { max: f32, ln_sum: f32 },
-}
-
-/// A map, applied.
-pub(crate) struct MapTask<'a> {
+/// `scale` exp(x - max) - shift of some columns, all but the target's.
+pub(crate) struct AffineTask<'a> {
     pub(crate) columns: Columns<'a>,
-    pub(crate) map: WideMap<'a>,
+    /// What the columns hold.
+    pub(crate) from: From<'a>,
+    /// The row's largest logit but the pivot's.
+    pub(crate) max: f32,
+    pub(crate) scale: f64,
+    pub(crate) shift: Shift<'a>,
+    pub(crate) target: Entry,
+}
+
+/// What the second pass starts from. The references are those of the first.
+#[derive(Clone, Copy)]
+pub(crate) enum From<'a> {
+    /// Exponentials, relative to the references.
+    Exps(&'a [f32]),
+    Logits(&'a [f32]),
+    /// Logits, more of them than there was room for references: they are found once more.
+    ManyLogits(Entry),
+}
+
+/// (x - max) - ln_sum of some columns, all but the target's.
+pub(crate) struct LogProbabilitiesTask<'a> {
+    pub(crate) columns: Columns<'a>,
+    pub(crate) max: f32,
+    pub(crate) ln_sum: f32,
+    pub(crate) target: Entry,
 }
 
 /// The first index that holds `value`; the first NaN, for NaN.
@@ -30,13 +51,18 @@ pub(crate) struct FirstEqual<'a> {
     pub(crate) value: f32,
 }
 
-impl WideMap<'_> {
-    /// The same map of the columns from `column` on.
-    pub(crate) fn starting_at(self, column: usize) -> Self {
-        match self {
-            Self::Affine { max, affine } => Self::Affine { max, affine: affine.starting_at(column) },
-            map => map,
-        }
+impl StatisticsTask<'_> {
+    /// The first `columns` columns, a whole number of blocks, and the others.
+    pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
+        let (first, second) = self.source.split_at(columns);
+        let blocks = self.references.len().min(columns / BLOCK);
+        let (references, references_rest) = self.references.split_at_mut(blocks);
+        let (pivot, gaps) = (self.pivot.from(columns), self.gaps.from(columns));
+        let following = second.len() + self.following;
+        (
+            Self { source: first, following, pivot: self.pivot, gaps: self.gaps, references },
+            Self { source: second, pivot, gaps, references: references_rest, ..self },
+        )
     }
 }
 
@@ -45,21 +71,98 @@ impl Task for StatisticsTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Statistics {
-        statistics::statistics(simd, self.x, self.pivot, self.gaps, None)
+        statistics::statistics(simd, self.source, self.following, self.pivot, self.gaps, self.references)
     }
 }
 
-impl Task for MapTask<'_> {
+impl From<'_> {
+    /// The same of the columns from `column` on, a whole number of blocks.
+    pub(crate) fn starting_at(self, column: usize) -> Self {
+        match self {
+            Self::Exps(references) => Self::Exps(&references[column / BLOCK..]),
+            Self::Logits(references) => Self::Logits(&references[column / BLOCK..]),
+            Self::ManyLogits(pivot) => Self::ManyLogits(pivot.from(column)),
+        }
+    }
+}
+
+impl<'a> AffineTask<'a> {
+    /// The first `columns` columns, a whole number of blocks, and the others.
+    pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
+        let (first, second) = self.columns.split_at(columns);
+        let (from, shift, target) =
+            (self.from.starting_at(columns), self.shift.starting_at(columns), self.target.from(columns));
+        (Self { columns: first, ..self }, Self { columns: second, from, shift, target, ..self })
+    }
+
+    /// Columns that share a reference.
+    #[inline(always)]
+    fn one_reference<S: Simd>(self, s: S, reference: f32) {
+        let drop = f64::from(reference) - f64::from(self.max);
+        let factor = if reference == self.max { 1.0 } else { scalar::exp(drop) };
+        let affine = Affine::new(self.scale * factor, self.shift);
+        match self.from {
+            From::Exps(_) => map::affine_of_exps(s, self.columns, affine, self.target),
+            From::Logits(_) | From::ManyLogits(_) => {
+                map::affine_of_logits(s, self.columns, reference, affine, self.target);
+            }
+        }
+    }
+
+    /// The reference of the first columns, after that of those before them, and how many columns share it.
+    #[inline(always)]
+    fn first_reference<S: Simd>(&self, s: S, before: f32) -> (f32, usize) {
+        match self.from {
+            From::Exps(references) | From::Logits(references) => {
+                let (first, rest) = (references[0], &references[1..]);
+                let same = 1 + rest.iter().take_while(|&&reference| reference == first).count();
+                (first, same.saturating_mul(BLOCK))
+            }
+            From::ManyLogits(_) if before == self.max => (before, usize::MAX),
+            From::ManyLogits(pivot) => {
+                let x = self.columns.logits();
+                let max = statistics::max(s, &x[..x.len().min(BLOCK)], pivot);
+                (if max > before { max } else { before }, BLOCK)
+            }
+        }
+    }
+}
+
+impl Task for AffineTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let mut reference = f32::NEG_INFINITY;
+        while self.columns.len() > 0 {
+            let shared;
+            (reference, shared) = self.first_reference(simd, reference);
+            let len = self.columns.len().min(shared);
+            if len == self.columns.len() {
+                return self.one_reference(simd, reference);
+            }
+            let (first, rest) = self.split_at(len);
+            first.one_reference(simd, reference);
+            self = rest;
+        }
+    }
+}
+
+impl LogProbabilitiesTask<'_> {
+    /// The first `columns` columns, and the others.
+    pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
+        let (first, second) = self.columns.split_at(columns);
+        let target = self.target.from(columns);
+        (Self { columns: first, ..self }, Self { columns: second, target, ..self })
+    }
+}
+
+impl Task for LogProbabilitiesTask<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.map {
-            WideMap::Affine { max, affine } => map::affine_of_logits(simd, self.columns, max, affine),
-            WideMap::LogProbabilities { max, ln_sum } => {
-                map::log_probabilities(simd, self.columns, max, ln_sum);
-            }
-        }
+        map::log_probabilities(simd, self.columns, self.max, self.ln_sum, self.target);
     }
 }
 

@@ -1,0 +1,266 @@
+//! Between the passes: what each row needs besides its columns, 16 rows at a time.
+//!
+//! An exponential, a logarithm and two divisions in `f64` take as long as some hundred columns when they are done row by
+//! row, because each step waits for the one before. Here every step is a loop over 16 rows, which compiles to vectors.
+
+use super::map::scale_and_least;
+use super::statistics::Statistics;
+use crate::loss::{Coefficients, Softmax, Terms};
+use crate::simd::{LANES, Simd, Task};
+
+/// Rows on their way through the passes, by fields.
+#[derive(Clone, Debug)]
+pub(crate) struct RowLanes {
+    /// [`NO_CLASS`] where a row has none.
+    pub(crate) class: [usize; LANES],
+    /// Whether there is such a row and it is not ignored.
+    pub(crate) counts: [bool; LANES],
+    /// The class weight of the target.
+    pub(crate) own: [f64; LANES],
+    /// What the gradient of the row's loss is multiplied by.
+    pub(crate) factor: [f64; LANES],
+    pub(crate) target_logit: [f32; LANES],
+    pub(crate) max: [f32; LANES],
+    pub(crate) sum: [f64; LANES],
+    pub(crate) gap: [f64; LANES],
+    pub(crate) weight: [f64; LANES],
+    /// The target's logit; -inf where an earlier class has an equal one.
+    pub(crate) contender: [f32; LANES],
+}
+
+/// The class of a row without one. No matrix has so many columns.
+pub(crate) const NO_CLASS: usize = usize::MAX;
+
+/// What comes of the rows, by fields: [`Softmax`] and the loss of each.
+#[derive(Clone, Debug)]
+pub(crate) struct Results {
+    /// The largest logit, the target's included.
+    max: [f32; LANES],
+    ln_sum: [f64; LANES],
+    scale: [f64; LANES],
+    target_probability: [f64; LANES],
+    others_probability: [f64; LANES],
+    target_gap: [f64; LANES],
+    /// Whether there is a row with a NaN, +inf, or nothing but -inf.
+    pub(crate) has_nan: bool,
+    /// Before the reduction; 0 where the row does not count or has no target.
+    pub(crate) loss: [f64; LANES],
+    /// Of all rows together.
+    pub(crate) total_loss: f64,
+    /// How many targets are the first of the largest logits.
+    pub(crate) correct: usize,
+}
+
+/// [`Coefficients`] by fields, their scale as the second pass takes it.
+#[derive(Clone, Debug)]
+pub(crate) struct CoefficientLanes {
+    pub(crate) exact_scale: [f64; LANES],
+    pub(crate) scale: [f32; LANES],
+    pub(crate) least: [f32; LANES],
+    pub(crate) shift: [f32; LANES],
+    pub(crate) at_target: [f32; LANES],
+}
+
+/// From the statistics to softmax and loss. Without terms, the rows have no targets.
+pub(crate) struct ResultsTask<'a> {
+    pub(crate) rows: &'a RowLanes,
+    pub(crate) terms: Option<&'a Terms>,
+    pub(crate) results: &'a mut Results,
+}
+
+/// From the results to the coefficients of the gradient; without terms, of the probabilities.
+pub(crate) struct CoefficientsTask<'a> {
+    pub(crate) rows: &'a RowLanes,
+    pub(crate) terms: Option<&'a Terms>,
+    pub(crate) results: &'a Results,
+    pub(crate) coefficients: &'a mut CoefficientLanes,
+}
+
+impl Default for RowLanes {
+    fn default() -> Self {
+        Self {
+            class: [NO_CLASS; LANES],
+            counts: [false; LANES],
+            own: [0.0; LANES],
+            factor: [0.0; LANES],
+            target_logit: [f32::NEG_INFINITY; LANES],
+            // Rows that do not count keep these, and come out as zeros.
+            max: [0.0; LANES],
+            sum: [1.0; LANES],
+            gap: [0.0; LANES],
+            weight: [0.0; LANES],
+            contender: [f32::NEG_INFINITY; LANES],
+        }
+    }
+}
+
+impl Default for Results {
+    fn default() -> Self {
+        Self {
+            max: [0.0; LANES],
+            ln_sum: [0.0; LANES],
+            scale: [0.0; LANES],
+            target_probability: [0.0; LANES],
+            others_probability: [0.0; LANES],
+            target_gap: [0.0; LANES],
+            has_nan: false,
+            loss: [0.0; LANES],
+            total_loss: 0.0,
+            correct: 0,
+        }
+    }
+}
+
+impl Default for CoefficientLanes {
+    fn default() -> Self {
+        Self {
+            exact_scale: [0.0; LANES],
+            scale: [0.0; LANES],
+            least: [0.0; LANES],
+            shift: [0.0; LANES],
+            at_target: [0.0; LANES],
+        }
+    }
+}
+
+impl RowLanes {
+    #[inline(always)]
+    pub(crate) fn statistics(&self, lane: usize) -> Statistics {
+        Statistics {
+            max: self.max[lane],
+            sum: self.sum[lane],
+            gap: self.gap[lane],
+            weight: self.weight[lane],
+            has_earlier_equal: false,
+        }
+    }
+
+    /// Gives rows that do not count what makes zeros, whatever the first pass found there.
+    pub(crate) fn leave_out_ignored(&mut self) {
+        let nothing = Self::default();
+        for lane in 0..LANES {
+            if !self.counts[lane] {
+                self.own[lane] = 0.0;
+                self.factor[lane] = 0.0;
+                self.set_statistics(lane, &nothing.statistics(lane), f32::NEG_INFINITY);
+            }
+        }
+    }
+
+    /// The statistics of a row but its target, and the target's logit.
+    pub(crate) fn set_statistics(&mut self, lane: usize, statistics: &Statistics, target_logit: f32) {
+        self.target_logit[lane] = target_logit;
+        self.max[lane] = statistics.max;
+        self.sum[lane] = statistics.sum;
+        self.gap[lane] = statistics.gap;
+        self.weight[lane] = statistics.weight;
+        self.contender[lane] = if statistics.has_earlier_equal { f32::NEG_INFINITY } else { target_logit };
+    }
+}
+
+impl Results {
+    #[inline(always)]
+    pub(crate) fn softmax(&self, rows: &RowLanes, lane: usize) -> Softmax {
+        Softmax {
+            statistics: rows.statistics(lane),
+            target_logit: rows.target_logit[lane],
+            max: self.max[lane],
+            ln_sum: self.ln_sum[lane],
+            scale: self.scale[lane],
+            target_probability: self.target_probability[lane],
+            others_probability: self.others_probability[lane],
+            target_gap: self.target_gap[lane],
+        }
+    }
+}
+
+impl Task for ResultsTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Self { rows, terms, results } = self;
+        match terms {
+            None => each_result(rows, results, |_, _| 0.0),
+            Some(terms) if terms.is_smooth() => {
+                each_result(rows, results, |softmax, own| terms.smooth_loss(softmax, own));
+            }
+            Some(terms) => each_result(rows, results, |softmax, own| terms.hard_loss(softmax, own)),
+        }
+    }
+}
+
+/// One loop for all: a short one would be unrolled before it could become vectors. And the function's own arguments,
+/// which the compiler knows not to overlap.
+#[inline(always)]
+fn each_result(rows: &RowLanes, results: &mut Results, loss: impl Fn(&Softmax, f64) -> f64) {
+    let mut probes = [0.0; LANES];
+    let mut correct = 0;
+    for lane in 0..LANES {
+        let softmax = Softmax::new(rows.statistics(lane), rows.target_logit[lane]);
+        results.max[lane] = softmax.max;
+        results.ln_sum[lane] = softmax.ln_sum;
+        results.scale[lane] = softmax.scale;
+        results.target_probability[lane] = softmax.target_probability;
+        results.others_probability[lane] = softmax.others_probability;
+        results.target_gap[lane] = softmax.target_gap;
+        results.loss[lane] = loss(&softmax, rows.own[lane]);
+        // NaN where the maximum is infinite.
+        probes[lane] = softmax.ln_sum + f64::from(softmax.max * 0.0);
+        correct += u64::from(rows.contender[lane] >= rows.max[lane]);
+    }
+    results.has_nan = sum(probes).is_nan();
+    results.total_loss = sum(results.loss);
+    if results.has_nan {
+        for lane in 0..LANES {
+            let is_nan = results.softmax(rows, lane).is_nan();
+            correct -= u64::from(is_nan && rows.contender[lane] >= rows.max[lane]);
+        }
+    }
+    results.correct = correct as usize;
+}
+
+impl Task for CoefficientsTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Self { rows, terms, results, coefficients } = self;
+        match terms {
+            None => each_coefficient(rows, results, coefficients, |softmax, _, _| softmax.probabilities()),
+            Some(terms) => {
+                let gradient = |softmax: &_, own, factor| terms.gradient(softmax, own, factor);
+                each_coefficient(rows, results, coefficients, gradient);
+            }
+        }
+    }
+}
+
+/// Also one loop for all.
+#[inline(always)]
+fn each_coefficient(
+    rows: &RowLanes,
+    results: &Results,
+    lanes: &mut CoefficientLanes,
+    coefficients: impl Fn(&Softmax, f64, f64) -> Coefficients,
+) {
+    for lane in 0..LANES {
+        let Coefficients { scale, shift, at_target } =
+            coefficients(&results.softmax(rows, lane), rows.own[lane], rows.factor[lane]);
+        lanes.exact_scale[lane] = scale;
+        lanes.shift[lane] = shift;
+        lanes.at_target[lane] = at_target;
+        (lanes.scale[lane], lanes.least[lane]) = scale_and_least(scale);
+    }
+}
+
+/// Halves added to halves.
+#[inline(always)]
+fn sum(mut lanes: [f64; LANES]) -> f64 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    lanes[0]
+}

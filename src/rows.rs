@@ -1,0 +1,404 @@
+//! One tile of rows after the other: what to compute, in which order, for the outputs that were asked for.
+//!
+//! A tile is as many rows as fit the first-level cache, 16 at most. It takes the first pass row by row, then all its
+//! scalars at once, then the second pass row by row:
+//!
+//! ```text
+//! pass 1      max, sum                 exponentials kept, where the second pass will want them
+//! lanes       softmax, loss, factors   16 rows at a time
+//! pass 2      scale                    the exponentials; or the logits, where they were not kept
+//! ```
+//!
+//! Exponentials are kept where an output will be: in place, or in the output's own memory. Outputs that outgrow the
+//! caches are stored past them, and nothing may be kept there; so the exponentials of every tile are kept in the rows
+//! that will be written **last**, which stay in the caches meanwhile.
+//!
+//! What reads the logits comes before what overwrites them.
+
+use core::ops::Range;
+
+use crate::batch::{Batch, Wide};
+use crate::kernel::lanes::{CoefficientLanes, CoefficientsTask, NO_CLASS, Results, ResultsTask, RowLanes};
+use crate::kernel::map::Shift;
+use crate::kernel::scalar::to_f32;
+use crate::kernel::statistics::{BLOCK, Gaps, Source};
+use crate::kernel::tasks::{AffineTask, FirstEqual, From, LogProbabilitiesTask, StatisticsTask};
+use crate::kernel::{Entry, few_classes, short_rows};
+use crate::loss::{Options, Softmax, Terms};
+use crate::parallel::{Schedule, SplitRows, middle};
+use crate::request::IGNORED;
+use crate::simd::LANES;
+
+/// Elements of a tile: 16 KiB, so that logits and exponentials fit the first-level cache together.
+const TILE: usize = 4096;
+
+/// Blocks of a row whose references are remembered. Longer rows are past the second-level cache, where reading logits
+/// twice costs less than storing and reading exponentials.
+const MOST_REFERENCES: usize = 256;
+
+/// What is the same for all rows of a call.
+#[derive(Clone, Copy)]
+pub(crate) struct Job<'a> {
+    pub(crate) schedule: Schedule,
+    pub(crate) options: &'a Options,
+    pub(crate) terms: Terms,
+    /// What the gradient of each row's loss is multiplied by, where rows bring no upstream gradients: one over the
+    /// reduction's divisor.
+    pub(crate) factor: f64,
+    /// Whether outputs go past the caches.
+    pub(crate) streaming: bool,
+}
+
+/// What rows add up to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) loss: f64,
+    pub(crate) correct: usize,
+}
+
+impl Totals {
+    pub(crate) fn add(self, other: Self) -> Self {
+        Self { loss: self.loss + other.loss, correct: self.correct + other.correct }
+    }
+}
+
+/// How many rows a tile has.
+pub(crate) fn rows_per_tile(classes: usize) -> usize {
+    if classes <= few_classes::MOST { LANES } else { (TILE / classes).clamp(1, LANES) }
+}
+
+/// All rows of a batch, on one thread but for long rows. The losses add up along the tree that would have cut the rows
+/// into pieces of `rows_per_piece`.
+pub(crate) fn run(job: &Job<'_>, mut batch: Batch<'_>, rows_per_piece: usize) -> Totals {
+    let rows = 0..batch.rows();
+    if batch.classes() <= few_classes::MOST {
+        let passes = Transposed { tile: few_classes::Tile::new() };
+        Tiles { job, batch: &mut batch, passes, rows_per_piece }.pieces(rows)
+    } else {
+        let passes = ByRow::new(&batch);
+        Tiles { job, batch: &mut batch, passes, rows_per_piece }.pieces(rows)
+    }
+}
+
+/// The two passes over a tile.
+trait Passes {
+    fn statistics(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, lanes: &mut RowLanes);
+
+    /// The rows that count of an output that is an affine function of the exponentials.
+    fn affine(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_>,
+        wide: Wide,
+        tile: Range<usize>,
+        lanes: &RowLanes,
+        coefficients: &CoefficientLanes,
+    );
+}
+
+struct Tiles<'a, 'b, P> {
+    job: &'a Job<'a>,
+    batch: &'a mut Batch<'b>,
+    passes: P,
+    rows_per_piece: usize,
+}
+
+impl<P: Passes> Tiles<'_, '_, P> {
+    fn pieces(&mut self, rows: Range<usize>) -> Totals {
+        if let Some(middle) = middle(rows.len(), self.rows_per_piece) {
+            let middle = rows.start + middle;
+            let first = self.pieces(rows.start..middle);
+            return first.add(self.pieces(middle..rows.end));
+        }
+        let rows_per_tile = rows_per_tile(self.batch.classes());
+        let mut totals = Totals::default();
+        for start in rows.clone().step_by(rows_per_tile) {
+            totals = totals.add(self.tile(start..rows.end.min(start + rows_per_tile)));
+        }
+        totals
+    }
+
+    fn tile(&mut self, tile: Range<usize>) -> Totals {
+        let Self { job, batch, passes, .. } = self;
+        let instructions = job.schedule.instructions;
+        let mut lanes = RowLanes::default();
+        batch.look_up(tile.clone(), job, &mut lanes);
+        passes.statistics(job, batch, tile.clone(), &mut lanes);
+        let ignores = lanes.counts[..tile.len()].contains(&false);
+        if ignores {
+            lanes.leave_out_ignored();
+        }
+
+        let terms = batch.targets.is_some().then_some(&job.terms);
+        let mut results = Results::default();
+        instructions.run(ResultsTask { rows: &lanes, terms, results: &mut results });
+        self.narrow(tile.clone(), &lanes, &results);
+        if results.has_nan {
+            // What the second pass would make of these rows is unspecified.
+            for lane in 0..LANES {
+                lanes.counts[lane] &= !results.softmax(&lanes, lane).is_nan();
+            }
+        }
+
+        let Self { job, batch, passes, .. } = self;
+        for wide in [Wide::Probabilities, Wide::Gradient] {
+            if batch.writes(wide) {
+                let terms = terms.filter(|_| wide == Wide::Gradient);
+                let mut coefficients = CoefficientLanes::default();
+                let task = CoefficientsTask {
+                    rows: &lanes,
+                    terms,
+                    results: &results,
+                    coefficients: &mut coefficients,
+                };
+                instructions.run(task);
+                passes.affine(job, batch, wide, tile.clone(), &lanes, &coefficients);
+                if results.has_nan || ignores {
+                    for (lane, row) in tile.clone().enumerate() {
+                        if !lanes.counts[lane]
+                            && let Some(out) = batch.wide_row(row, wide)
+                        {
+                            let is_nan = results.softmax(&lanes, lane).is_nan();
+                            out.fill(if is_nan { f32::NAN } else { 0.0 });
+                        }
+                    }
+                }
+            }
+        }
+        Totals { loss: results.total_loss, correct: results.correct }
+    }
+
+    /// All outputs but the affine ones, which may overwrite the logits.
+    fn narrow(&mut self, tile: Range<usize>, lanes: &RowLanes, results: &Results) {
+        if let Some(losses) = &mut self.batch.request.losses {
+            for (loss, &exact) in losses[tile.clone()].iter_mut().zip(&results.loss) {
+                *loss = to_f32(exact);
+            }
+        }
+        if !self.batch.reads_logits_again() {
+            return;
+        }
+        for (lane, row) in tile.enumerate() {
+            if !lanes.counts[lane] {
+                self.batch.fill_but_affine(row, 0.0, IGNORED);
+                continue;
+            }
+            let softmax = results.softmax(lanes, lane);
+            if softmax.is_nan() {
+                let best = self.nan_argmax(row);
+                self.batch.fill_but_affine(row, f32::NAN, best);
+            } else {
+                self.narrow_row(row, lanes.class[lane], &softmax);
+            }
+        }
+    }
+
+    fn narrow_row(&mut self, row: usize, class: usize, softmax: &Softmax) {
+        let Self { job, batch, .. } = self;
+        let instructions = job.schedule.instructions;
+        let x = batch.logits.row(row);
+        if let Some(argmax) = &mut batch.request.argmax {
+            argmax[row] = instructions.run(FirstEqual { x, value: softmax.max }).unwrap_or(0);
+        }
+        if !batch.writes_lse() {
+            return;
+        }
+        let mut log_softmax = *softmax;
+        if softmax.has_dominant_other()
+            && let Some(largest) = instructions.run(FirstEqual { x, value: softmax.max })
+        {
+            // Once more with the largest logit as the pivot, whose rounding would else drown the rest.
+            let pivot = Entry::new(largest, softmax.max);
+            let statistics = job.schedule.statistics(StatisticsTask {
+                source: Source::Read(x),
+                following: 0,
+                pivot,
+                gaps: Gaps::None,
+                references: &mut [],
+            });
+            log_softmax = Softmax::new(statistics, softmax.max);
+        }
+        if let Some(lse) = &mut batch.request.lse {
+            lse[row] = to_f32(log_softmax.lse());
+        }
+        if let Some(columns) = batch.columns(row, Wide::LogProbabilities, false) {
+            let target =
+                if class == NO_CLASS { Entry::NONE } else { Entry::new(class, to_f32(-softmax.nll())) };
+            let ln_sum = to_f32(log_softmax.ln_sum);
+            let max = log_softmax.max;
+            job.schedule.log_probabilities(LogProbabilitiesTask { columns, max, ln_sum, target });
+        }
+    }
+
+    /// The argmax of a row that has a NaN, +inf, or nothing but -inf. NaN counts as larger than everything.
+    fn nan_argmax(&self, row: usize) -> usize {
+        let x = self.batch.logits.row(row);
+        [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+            .into_iter()
+            .find_map(|value| self.job.schedule.instructions.run(FirstEqual { x, value }))
+            .unwrap_or(0)
+    }
+}
+
+/// Few classes: all rows of a tile side by side.
+struct Transposed {
+    tile: few_classes::Tile,
+}
+
+impl Passes for Transposed {
+    fn statistics(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, lanes: &mut RowLanes) {
+        let gaps = if batch.targets.is_some() { job.options.gaps() } else { Gaps::None };
+        let count = tile.len();
+        job.schedule.instructions.run(few_classes::StatisticsTask {
+            tile: &mut self.tile,
+            logits: batch.rows_of_logits(tile),
+            gaps,
+            rows: lanes,
+        });
+        if count < LANES {
+            lanes.leave_out_ignored();
+        }
+    }
+
+    fn affine(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_>,
+        wide: Wide,
+        tile: Range<usize>,
+        lanes: &RowLanes,
+        coefficients: &CoefficientLanes,
+    ) {
+        if let Some(to) = batch.rows_of(wide, tile) {
+            let gaps = if wide == Wide::Gradient { job.options.gaps() } else { Gaps::None };
+            let tile = &self.tile;
+            job.schedule.instructions.run(few_classes::AffineTask {
+                tile,
+                to,
+                gaps,
+                coefficients,
+                rows: lanes,
+            });
+        }
+    }
+}
+
+/// One row after the other.
+struct ByRow {
+    /// The output that keeps exponentials.
+    keeps: Option<Wide>,
+    has_references: bool,
+    /// One row's, or one of each row.
+    references: [f32; MOST_REFERENCES],
+}
+
+impl ByRow {
+    fn new(batch: &Batch<'_>) -> Self {
+        let has_references = batch.classes() <= MOST_REFERENCES * BLOCK;
+        let keeps = batch.keeps_exponentials().filter(|_| has_references);
+        Self { keeps, has_references, references: [0.0; MOST_REFERENCES] }
+    }
+
+    /// The references of the row that is `lane`th of its tile.
+    fn references(&mut self, classes: usize, lane: usize) -> &mut [f32] {
+        if self.has_references {
+            let blocks = classes.div_ceil(BLOCK);
+            &mut self.references[lane * blocks..][..blocks]
+        } else {
+            &mut []
+        }
+    }
+}
+
+/// Where a row's exponentials are kept.
+fn kept_row(job: &Job<'_>, batch: &Batch<'_>, tile: &Range<usize>, row: usize) -> usize {
+    if job.streaming { row + (batch.rows() - tile.end) } else { row }
+}
+
+impl Passes for ByRow {
+    fn statistics(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, lanes: &mut RowLanes) {
+        if batch.classes() <= BLOCK {
+            let gaps = if batch.targets.is_some() { job.options.gaps() } else { Gaps::None };
+            let further_down = kept_row(job, batch, &tile, 0);
+            let source = batch.short_source(tile, self.keeps, further_down);
+            job.schedule.instructions.run(short_rows::StatisticsTask { source, gaps, rows: lanes });
+            self.references[..LANES].copy_from_slice(&lanes.max);
+            return;
+        }
+        let keeps = self.keeps;
+        for (lane, row) in tile.clone().enumerate() {
+            if !lanes.counts[lane] {
+                continue;
+            }
+            let (mut pivot, mut gaps) = (Entry::NONE, Gaps::None);
+            let class = lanes.class[lane];
+            if class != NO_CLASS {
+                pivot = Entry::new(class, batch.logits.row(row)[class]);
+                gaps = job.options.gaps();
+            }
+            let following = batch.following(row);
+            let references = self.references(batch.classes(), lane);
+            let source = match keeps {
+                Some(wide) => {
+                    let kept = kept_row(job, batch, &tile, row);
+                    batch.source(row, wide, kept)
+                }
+                None => Source::Read(batch.logits.row(row)),
+            };
+            let statistics =
+                job.schedule.statistics(StatisticsTask { source, following, pivot, gaps, references });
+            lanes.set_statistics(lane, &statistics, pivot.value);
+        }
+    }
+
+    fn affine(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_>,
+        wide: Wide,
+        tile: Range<usize>,
+        lanes: &RowLanes,
+        coefficients: &CoefficientLanes,
+    ) {
+        let keeps = self.keeps;
+        if batch.classes() <= BLOCK && keeps == Some(wide) {
+            let further_down = kept_row(job, batch, &tile, 0);
+            if let Some(kept) = batch.short_kept(tile, wide, further_down) {
+                let shift = if wide == Wide::Gradient { job.options.shift(0.0) } else { Shift::None };
+                job.schedule.instructions.run(short_rows::AffineTask {
+                    kept,
+                    shift,
+                    coefficients,
+                    rows: lanes,
+                });
+            }
+            return;
+        }
+        for (lane, row) in tile.clone().enumerate() {
+            if !lanes.counts[lane] {
+                continue;
+            }
+            let (mut pivot, mut target, mut shift) = (Entry::NONE, Entry::NONE, Shift::None);
+            let class = lanes.class[lane];
+            if class != NO_CLASS {
+                pivot = Entry::new(class, lanes.target_logit[lane]);
+                target = Entry::new(class, coefficients.at_target[lane]);
+                if wide == Wide::Gradient {
+                    shift = job.options.shift(coefficients.shift[lane]);
+                }
+            }
+            let classes = batch.classes();
+            let (from, columns) = if keeps == Some(wide) {
+                let kept = kept_row(job, batch, &tile, row);
+                (From::Exps(self.references(classes, lane)), batch.kept_columns(row, wide, kept))
+            } else if self.has_references {
+                (From::Logits(self.references(classes, lane)), batch.columns(row, wide, job.streaming))
+            } else {
+                (From::ManyLogits(pivot), batch.columns(row, wide, job.streaming))
+            };
+            let Some(columns) = columns else { continue };
+            let (max, scale) = (lanes.max[lane], coefficients.exact_scale[lane]);
+            job.schedule.affine(AffineTask { columns, from, max, scale, shift, target });
+        }
+    }
+}
