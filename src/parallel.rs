@@ -25,6 +25,10 @@ pub enum Parallelism {
     Serial,
     /// The rayon pool that the call is made in, where there is enough work for more than one thread. Without the
     /// feature `rayon`, the calling thread alone.
+    ///
+    /// A training loop should run in the pool as a whole, by `rayon::scope(|_| train())` or `ThreadPool::install`. For a
+    /// call from outside, rayon puts the caller to sleep and hands the call to the pool, whose threads may need
+    /// milliseconds to get a CPU each.
     #[default]
     Rayon,
 }

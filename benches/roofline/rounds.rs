@@ -1,10 +1,15 @@
 //! Taking turns: what is compared runs in the same rounds, on the same buffers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::buffers::Buffers;
 use crate::calls::Call;
 use crate::machine::Motion;
+
+/// How long a contestant runs before it is timed, where calls follow each other, and how long it is timed. Threads that
+/// were asleep take tenths of a millisecond to wake up, and some more to find a CPU each.
+const WARM_UP: Duration = Duration::from_millis(3);
+const TURN: Duration = Duration::from_millis(2);
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,17 +77,30 @@ pub fn take_turns(
     let mut times: Vec<Times> = contestants.iter().map(new_times).collect();
     for _ in 0..rounds {
         for (contestant, times) in contestants.iter().zip(&mut times) {
-            // It shall find what itself left in the caches, not what another contestant did.
             if regime == Regime::Cache {
-                run_on_all_sets(contestant, buffers);
+                // It shall find what itself left in the caches, not what another contestant did, and its threads awake.
+                run_for(WARM_UP, contestant, buffers);
+                times.seconds.push(run_for(TURN, contestant, buffers));
+            } else {
+                times.seconds.push(run_on_all_sets(contestant, buffers));
             }
-            times.seconds.push(run_on_all_sets(contestant, buffers) / buffers.sets as f64);
         }
     }
     times
 }
 
-/// Seconds of a call on each set of buffers.
+/// Seconds of a call, when calls are made for so long.
+fn run_for(duration: Duration, contestant: &Contestant<'_>, buffers: &mut Buffers) -> f64 {
+    let start = Instant::now();
+    let (mut seconds, mut turns) = (0.0, 0);
+    while start.elapsed() < duration {
+        seconds += run_on_all_sets(contestant, buffers);
+        turns += 1;
+    }
+    seconds / f64::from(turns)
+}
+
+/// Seconds of a call, when one is made on each set of buffers.
 fn run_on_all_sets(contestant: &Contestant<'_>, buffers: &mut Buffers) -> f64 {
     if contestant.in_place {
         buffers.restore();
@@ -92,5 +110,5 @@ fn run_on_all_sets(contestant: &Contestant<'_>, buffers: &mut Buffers) -> f64 {
         let (logits, out) = buffers.set(set);
         (contestant.run)(logits, out);
     }
-    start.elapsed().as_secs_f64()
+    start.elapsed().as_secs_f64() / buffers.sets as f64
 }

@@ -254,11 +254,8 @@ pub(super) fn sum_of<S: Simd, P: Place>(
     let end = columns.end;
     let mut at = columns.start;
     while at + 2 * GROUP <= end {
-        if at + FETCH_AHEAD < place.readable() {
-            for line in 0..8 {
-                s.prefetch(place.logits(), at + FETCH_AHEAD + line * LANES);
-            }
-        }
+        fetch(s, place, at);
+        fetch(s, place, at + GROUP);
         let (x, y) = (apart.group(s, place, at), apart.group(s, place, at + GROUP));
         let [e, f] = exp_of_pair(s, x, y, reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
@@ -268,18 +265,30 @@ pub(super) fn sum_of<S: Simd, P: Place>(
         at += 2 * GROUP;
     }
     if at + GROUP <= end {
+        fetch(s, place, at);
         let e = exp_of_group(s, apart.group(s, place, at), reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
         place.keep(s, at, e);
         at += GROUP;
     }
     if at < end {
+        fetch(s, place, at);
         let x = last_group(s, &place.logits()[at..end], apart.pivot.from(at));
         let e = exp_of_group(s, x, reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
         place.keep_partial(s, at, end, e);
     }
     sums
+}
+
+/// Starts to bring a group from memory, ahead of the one at `at`.
+#[inline(always)]
+fn fetch<S: Simd, P: Place>(s: S, place: &P, at: usize) {
+    if at + FETCH_AHEAD < place.readable() {
+        for line in 0..4 {
+            s.prefetch(place.logits(), at + FETCH_AHEAD + line * LANES);
+        }
+    }
 }
 
 /// The group that holds the pivot, with -inf in its place.
