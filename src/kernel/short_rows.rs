@@ -8,7 +8,7 @@ use super::Entry;
 use super::few_classes::RowsOf;
 use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
 use super::map::{self, Affine, Columns, Shift};
-use super::statistics::{Gaps, Keep, Overwrite, PivotGroup, Place, Read, gaps_of, max_of, sum_of};
+use super::statistics::{Gaps, Keep, Overwrite, Place, Read, gaps_of, max_of, sum_of};
 use crate::simd::{Simd, Task};
 
 /// Where the rows are read, and where their exponentials are kept.
@@ -132,7 +132,7 @@ fn statistics<S: Simd, P: Places>(s: S, mut places: P, gaps: Gaps<'_>, rows: &mu
         let x = place.logits();
         let class = rows.class[row];
         let pivot = if class == NO_CLASS { Entry::NONE } else { Entry::new(class, x[class]) };
-        let max = max_of(s, &place, 0..x.len(), &PivotGroup::new(s, x, 0..x.len(), pivot));
+        let max = max_of(s, &place, 0..x.len(), pivot);
         rows.target_logit[row] = pivot.value;
         rows.max[row] = max;
         let has_earlier_equal =
@@ -151,9 +151,8 @@ fn statistics<S: Simd, P: Places>(s: S, mut places: P, gaps: Gaps<'_>, rows: &mu
         let class = rows.class[row];
         let pivot = if class == NO_CLASS { Entry::NONE } else { Entry::new(class, f32::NEG_INFINITY) };
         let len = place.logits().len();
-        let apart = PivotGroup::new(s, place.logits(), 0..len, pivot);
         let reference = s.splat(finite(rows.max[row]));
-        let sum = s.sum_lanes(sum_of(s, &mut place, 0..len, &apart, reference, s.zero_sums()));
+        let sum = s.sum_lanes(sum_of(s, &mut place, 0..len, pivot, reference, s.zero_sums()));
         let is_empty = (rows.max[row] == f32::NEG_INFINITY) & !sum.is_nan();
         rows.sum[row] = if is_empty { 0.0 } else { sum };
     }

@@ -11,7 +11,6 @@
 //! few times at a row's start and then no more. The second pass scales a block by exp(reference - lse), computed in
 //! `f64`: an exponential costs the same few roundings, whatever it is relative to.
 
-use core::hint::select_unpredictable;
 use core::ops::Range;
 
 use super::{Entry, exp, scalar};
@@ -158,8 +157,7 @@ pub(crate) fn statistics<S: Simd>(
 /// The largest of a block's logits but the pivot's.
 #[inline(always)]
 pub(crate) fn max<S: Simd>(s: S, x: &[f32], pivot: Entry) -> f32 {
-    let apart = PivotGroup::new(s, x, 0..x.len(), pivot);
-    max_of(s, &Read(x, 0), 0..x.len(), &apart)
+    max_of(s, &Read(x, 0), 0..x.len(), pivot)
 }
 
 #[inline(always)]
@@ -175,8 +173,7 @@ fn by_blocks<S: Simd, P: Place>(
     let len = place.logits().len();
     for (index, start) in (0..len).step_by(BLOCK).enumerate() {
         let end = len.min(start + BLOCK);
-        let apart = PivotGroup::new(s, place.logits(), start..end, pivot);
-        let max = max_of(s, &place, start..end, &apart);
+        let max = max_of(s, &place, start..end, pivot);
         if max > whole.max {
             if start > 0 {
                 let rise = f64::from(max) - f64::from(whole.max);
@@ -198,7 +195,7 @@ fn by_blocks<S: Simd, P: Place>(
         let (gap, weight) = gaps_of(s, &place, start..end, pivot, gaps, reference);
         whole.gap += gap;
         whole.weight += weight;
-        sums = sum_of(s, &mut place, start..end, &apart, reference, sums);
+        sums = sum_of(s, &mut place, start..end, pivot, reference, sums);
     }
     whole.sum += s.sum_lanes(sums);
     if whole.max == f32::NEG_INFINITY && !whole.sum.is_nan() {
@@ -209,26 +206,31 @@ fn by_blocks<S: Simd, P: Place>(
 
 /// The largest logit of some columns.
 #[inline(always)]
-pub(super) fn max_of<S: Simd, P: Place>(s: S, place: &P, columns: Range<usize>, apart: &PivotGroup) -> f32 {
+pub(super) fn max_of<S: Simd, P: Place>(s: S, place: &P, columns: Range<usize>, pivot: Entry) -> f32 {
+    let groups = Groups::new(columns, pivot);
     let mut max = [s.splat(f32::NEG_INFINITY); 8];
-    let end = columns.end;
-    let mut at = columns.start;
-    while at + 2 * GROUP <= end {
-        let x = [apart.group(s, place, at), apart.group(s, place, at + GROUP)];
-        for i in 0..8 {
-            max[i] = s.max(max[i], x[i / 4][i % 4]);
+    for pair in 0..groups.len / 2 {
+        let x = place.group(s, groups.at(2 * pair));
+        let y = place.group(s, groups.at(2 * pair + 1));
+        for i in 0..4 {
+            max[i] = s.max(max[i], x[i]);
+            max[i + 4] = s.max(max[i + 4], y[i]);
         }
-        at += 2 * GROUP;
     }
-    if at + GROUP <= end {
-        let x = apart.group(s, place, at);
+    if groups.len % 2 == 1 {
+        let x = place.group(s, groups.at(groups.len - 1));
         for i in 0..4 {
             max[i] = s.max(max[i], x[i]);
         }
-        at += GROUP;
     }
-    if at < end {
-        let x = last_group(s, &place.logits()[at..end], apart.pivot.from(at));
+    if groups.has_pivot() {
+        let x = place.group_without(s, groups.pivot_group, pivot);
+        for i in 0..4 {
+            max[i] = s.max(max[i], x[i]);
+        }
+    }
+    if groups.rest < groups.end {
+        let x = rest_without(s, &place.logits()[groups.rest..groups.end], pivot.from(groups.rest));
         for i in 0..4 {
             max[i] = s.max(max[i], x[i]);
         }
@@ -247,38 +249,93 @@ pub(super) fn sum_of<S: Simd, P: Place>(
     s: S,
     place: &mut P,
     columns: Range<usize>,
-    apart: &PivotGroup,
+    pivot: Entry,
     reference: S::F32,
     mut sums: S::F64,
 ) -> S::F64 {
-    let end = columns.end;
-    let mut at = columns.start;
-    while at + 2 * GROUP <= end {
-        fetch(s, place, at);
-        fetch(s, place, at + GROUP);
-        let (x, y) = (apart.group(s, place, at), apart.group(s, place, at + GROUP));
+    let groups = Groups::new(columns, pivot);
+    for pair in 0..groups.len / 2 {
+        let (first, second) = (groups.at(2 * pair), groups.at(2 * pair + 1));
+        fetch(s, place, first);
+        fetch(s, place, second);
+        let (x, y) = (place.group(s, first), place.group(s, second));
         let [e, f] = exp_of_pair(s, x, y, reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
         sums = s.accumulate(sums, sum_of_four(s, f));
-        place.keep(s, at, e);
-        place.keep(s, at + GROUP, f);
-        at += 2 * GROUP;
+        place.keep(s, first, e);
+        place.keep(s, second, f);
     }
-    if at + GROUP <= end {
+    if groups.len % 2 == 1 {
+        let at = groups.at(groups.len - 1);
         fetch(s, place, at);
-        let e = exp_of_group(s, apart.group(s, place, at), reference);
+        let e = exp_of_group(s, place.group(s, at), reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
         place.keep(s, at, e);
-        at += GROUP;
     }
-    if at < end {
+    if groups.has_pivot() {
+        let at = groups.pivot_group;
         fetch(s, place, at);
-        let x = last_group(s, &place.logits()[at..end], apart.pivot.from(at));
+        let e = exp_of_group(s, place.group_without(s, at, pivot), reference);
+        sums = s.accumulate(sums, sum_of_four(s, e));
+        place.keep(s, at, e);
+    }
+    if groups.rest < groups.end {
+        fetch(s, place, groups.rest);
+        let x = rest_without(s, &place.logits()[groups.rest..groups.end], pivot.from(groups.rest));
         let e = exp_of_group(s, x, reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
-        place.keep_partial(s, at, end, e);
+        place.keep_partial(s, groups.rest..groups.end, e);
     }
     sums
+}
+
+/// In which order groups are taken: whole ones without the pivot first, then the pivot's, then the rest behind the last
+/// whole one. So the loop over the many is the same for every row of the same length, wherever its pivot is: a branch
+/// there would be mispredicted, and to choose between two places for each vector costs more than to step over one.
+struct Groups {
+    start: usize,
+    /// Whole groups without the pivot.
+    len: usize,
+    /// Where the pivot's group is; past all columns, if it is not a whole one of these.
+    pivot_group: usize,
+    /// Where the last columns are, which make no group.
+    rest: usize,
+    end: usize,
+}
+
+impl Groups {
+    #[inline(always)]
+    fn new(columns: Range<usize>, pivot: Entry) -> Self {
+        let Range { start, end } = columns;
+        let whole = (end - start) / GROUP;
+        let group = pivot.from(start).index() / GROUP;
+        let is_here = group < whole;
+        let pivot_group = if is_here { start + group * GROUP } else { usize::MAX };
+        Self { start, len: whole - usize::from(is_here), pivot_group, rest: start + whole * GROUP, end }
+    }
+
+    #[inline(always)]
+    fn at(&self, index: usize) -> usize {
+        let at = self.start + index * GROUP;
+        at + if at >= self.pivot_group { GROUP } else { 0 }
+    }
+
+    #[inline(always)]
+    fn has_pivot(&self) -> bool {
+        self.pivot_group < self.end
+    }
+}
+
+/// Columns that make no group, and may hold the pivot: -inf in its place, and behind the end.
+#[inline(always)]
+fn rest_without<S: Simd>(s: S, x: &[f32], pivot: Entry) -> [S::F32; 4] {
+    let mut group = [s.splat(f32::NEG_INFINITY); 4];
+    for i in 0..4 {
+        let at = i * LANES;
+        let x = s.load_partial(&x[at.min(x.len())..], f32::NEG_INFINITY);
+        group[i] = s.with_lane(x, pivot.from(at).lane(), f32::NEG_INFINITY);
+    }
+    group
 }
 
 /// Starts to bring a group from memory, ahead of the one at `at`.
@@ -289,51 +346,6 @@ fn fetch<S: Simd, P: Place>(s: S, place: &P, at: usize) {
             s.prefetch(place.logits(), at + FETCH_AHEAD + line * LANES);
         }
     }
-}
-
-/// The group that holds the pivot, with -inf in its place.
-pub(super) struct PivotGroup {
-    pivot: Entry,
-    /// Where the group is; nowhere, if it is not a whole one of these columns.
-    at: usize,
-    logits: [[f32; LANES]; 4],
-}
-
-impl PivotGroup {
-    #[inline(always)]
-    pub(super) fn new<S: Simd>(s: S, x: &[f32], columns: Range<usize>, pivot: Entry) -> Self {
-        let mut logits = [[f32::NEG_INFINITY; LANES]; 4];
-        let at = (pivot.from(columns.start).index() / GROUP * GROUP).saturating_add(columns.start);
-        let is_here = at.saturating_add(GROUP) <= columns.end;
-        if is_here {
-            let (group, _) = x[at..at + GROUP].as_chunks::<LANES>();
-            for i in 0..4 {
-                let lane = pivot.from(at + i * LANES).lane();
-                s.store(s.with_lane(s.load(&group[i]), lane, f32::NEG_INFINITY), &mut logits[i]);
-            }
-        }
-        Self { pivot, at: if is_here { at } else { usize::MAX }, logits }
-    }
-
-    /// The group at `at`. Choosing the pointer costs less than a branch that is taken at another place in each row.
-    #[inline(always)]
-    fn group<S: Simd, P: Place>(&self, s: S, place: &P, at: usize) -> [S::F32; 4] {
-        let group = &place.logits()[at..at + GROUP].as_chunks().0.as_chunks().0[0];
-        let group = select_unpredictable(at == self.at, &self.logits, group);
-        [s.load(&group[0]), s.load(&group[1]), s.load(&group[2]), s.load(&group[3])]
-    }
-}
-
-/// What is left behind the whole groups, which may hold the pivot: -inf in its place, and behind the end.
-#[inline(always)]
-fn last_group<S: Simd>(s: S, x: &[f32], pivot: Entry) -> [S::F32; 4] {
-    let mut group = [s.splat(f32::NEG_INFINITY); 4];
-    for i in 0..4 {
-        let at = i * LANES;
-        let x = s.load_partial(&x[at.min(x.len())..], f32::NEG_INFINITY);
-        group[i] = s.with_lane(x, pivot.from(at).lane(), f32::NEG_INFINITY);
-    }
-    group
 }
 
 /// exp(x - reference) of a group. Two registers hold a vector of the narrower instruction sets, so that fewer vectors at
@@ -463,6 +475,22 @@ pub(super) trait Place {
     fn readable(&self) -> usize;
 
     #[inline(always)]
+    fn group<S: Simd>(&self, s: S, at: usize) -> [S::F32; 4] {
+        let [a, b, c, d] = &self.logits()[at..at + GROUP].as_chunks().0.as_chunks().0[0];
+        [s.load(a), s.load(b), s.load(c), s.load(d)]
+    }
+
+    /// The group that holds the pivot, with -inf in its place.
+    #[inline(always)]
+    fn group_without<S: Simd>(&self, s: S, at: usize, pivot: Entry) -> [S::F32; 4] {
+        let mut group = self.group(s, at);
+        for i in 0..4 {
+            group[i] = s.with_lane(group[i], pivot.from(at + i * LANES).lane(), f32::NEG_INFINITY);
+        }
+        group
+    }
+
+    #[inline(always)]
     fn keep<S: Simd>(&mut self, s: S, at: usize, e: [S::F32; 4]) {
         if let Some(room) = self.room() {
             let (group, _) = room[at..at + GROUP].as_chunks_mut::<LANES>();
@@ -472,13 +500,14 @@ pub(super) trait Place {
         }
     }
 
-    /// [`Place::keep`] of those before `end`.
+    /// [`Place::keep`] of up to a group.
     #[inline(always)]
-    fn keep_partial<S: Simd>(&mut self, s: S, at: usize, end: usize, e: [S::F32; 4]) {
+    fn keep_partial<S: Simd>(&mut self, s: S, columns: Range<usize>, e: [S::F32; 4]) {
         if let Some(room) = self.room() {
+            let room = &mut room[columns];
             for i in 0..4 {
-                let start = (at + i * LANES).min(end);
-                s.store_partial(e[i], &mut room[start..end]);
+                let start = (i * LANES).min(room.len());
+                s.store_partial(e[i], &mut room[start..]);
             }
         }
     }
