@@ -258,14 +258,28 @@ fn each_vector<S: Simd, M: Map<S>, P: Place>(s: S, place: &mut P, start: usize, 
     let with_target = (target.index() / LANES * LANES).min(whole);
     let mut at = 0;
     for end in [with_target, whole] {
+        while at + 4 * LANES <= end {
+            // One check of the bounds for four vectors.
+            let x = place.from()[at..at + 4 * LANES].as_chunks::<LANES>().0;
+            let mut y = [s.load(&x[0]), s.load(&x[1]), s.load(&x[2]), s.load(&x[3])];
+            for i in 0..4 {
+                y[i] = map.apply(s, y[i], start + at + i * LANES);
+            }
+            let out = place.to()[at..at + 4 * LANES].as_chunks_mut::<LANES>().0;
+            for i in 0..4 {
+                P::store(s, y[i], &mut out[i]);
+            }
+            at += 4 * LANES;
+        }
         while at < end {
             let y = map.apply(s, s.load(vector_at(place.from(), at)), start + at);
-            place.store(s, y, at);
+            P::store(s, y, &mut place.to()[at..at + LANES].as_chunks_mut().0[0]);
             at += LANES;
         }
         if at < whole {
             let y = map.apply(s, s.load(vector_at(place.from(), at)), start + at);
-            place.store(s, s.with_lane(y, target.from(at).lane(), target.value), at);
+            let y = s.with_lane(y, target.from(at).lane(), target.value);
+            P::store(s, y, &mut place.to()[at..at + LANES].as_chunks_mut().0[0]);
             at += LANES;
         }
     }
@@ -281,8 +295,8 @@ trait Place {
     fn to(&mut self) -> &mut [f32];
 
     #[inline(always)]
-    fn store<S: Simd>(&mut self, s: S, y: S::F32, at: usize) {
-        s.store(y, &mut self.to()[at..at + LANES].as_chunks_mut().0[0]);
+    fn store<S: Simd>(s: S, y: S::F32, out: &mut [f32; LANES]) {
+        s.store(y, out);
     }
 }
 
@@ -314,8 +328,8 @@ impl Place for Streaming<'_> {
     }
 
     #[inline(always)]
-    fn store<S: Simd>(&mut self, s: S, y: S::F32, at: usize) {
-        s.stream(y, &mut self.to()[at..at + LANES].as_chunks_mut().0[0]);
+    fn store<S: Simd>(s: S, y: S::F32, out: &mut [f32; LANES]) {
+        s.stream(y, out);
     }
 }
 
