@@ -22,7 +22,7 @@ use crate::kernel::lanes::{CoefficientLanes, CoefficientsTask, NO_CLASS, Results
 use crate::kernel::map::Shift;
 use crate::kernel::scalar::to_f32;
 use crate::kernel::statistics::{BLOCK, Gaps, Source};
-use crate::kernel::tasks::{AffineTask, FirstEqual, From, LogProbabilitiesTask, StatisticsTask};
+use crate::kernel::tasks::{AffineTask, Fence, FirstEqual, From, LogProbabilitiesTask, StatisticsTask};
 use crate::kernel::{Entry, few_classes, short_rows};
 use crate::loss::{Options, Softmax, Terms};
 use crate::parallel::{Schedule, SplitRows, middle};
@@ -71,13 +71,17 @@ pub(crate) fn rows_per_tile(classes: usize) -> usize {
 /// into pieces of `rows_per_piece`.
 pub(crate) fn run(job: &Job<'_>, mut batch: Batch<'_>, rows_per_piece: usize) -> Totals {
     let rows = 0..batch.rows();
-    if batch.classes() <= few_classes::MOST {
+    let totals = if batch.classes() <= few_classes::MOST {
         let passes = Transposed { tile: few_classes::Tile::new() };
         Tiles { job, batch: &mut batch, passes, rows_per_piece }.pieces(rows)
     } else {
         let passes = ByRow::new(&batch);
         Tiles { job, batch: &mut batch, passes, rows_per_piece }.pieces(rows)
+    };
+    if job.streaming {
+        job.schedule.instructions.run(Fence);
     }
+    totals
 }
 
 /// The two passes over a tile.

@@ -28,7 +28,7 @@ pub(crate) enum Shift<'a> {
 /// Where a pass reads and writes.
 pub(crate) enum Columns<'a> {
     Between(&'a [f32], &'a mut [f32]),
-    /// The same, with stores past the caches.
+    /// The same, with stores past the caches. [`Simd::fence`] must follow the last of them.
     Streaming(&'a [f32], &'a mut [f32]),
     InPlace(&'a mut [f32]),
 }
@@ -239,7 +239,6 @@ fn run<S: Simd, M: Map<S>>(s: S, columns: Columns<'_>, map: M, target: Entry) {
             let (to_head, to_rest) = to.split_at_mut(ahead);
             each_vector(s, &mut Between(from_head, to_head), 0, map, target);
             each_vector(s, &mut Streaming(from_rest, to_rest), ahead, map, target);
-            s.fence();
         }
         Columns::InPlace(x) => {
             each_vector(s, &mut InPlace(x), 0, map, Entry::NONE);

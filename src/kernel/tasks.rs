@@ -37,6 +37,9 @@ pub(crate) enum From<'a> {
     ManyLogits(Entry),
 }
 
+/// What must follow stores past the caches, on the thread that made them.
+pub(crate) struct Fence;
+
 /// (x - max) - ln_sum of some columns, all but the target's.
 pub(crate) struct LogProbabilitiesTask<'a> {
     pub(crate) columns: Columns<'a>,
@@ -101,11 +104,15 @@ impl<'a> AffineTask<'a> {
         let drop = f64::from(reference) - f64::from(self.max);
         let factor = if reference == self.max { 1.0 } else { scalar::exp(drop) };
         let affine = Affine::new(self.scale * factor, self.shift);
+        let streams = matches!(self.columns, Columns::Streaming(..));
         match self.from {
             From::Exps(_) => map::affine_of_exps(s, self.columns, affine, self.target),
             From::Logits(_) | From::ManyLogits(_) => {
                 map::affine_of_logits(s, self.columns, reference, affine, self.target);
             }
+        }
+        if streams {
+            s.fence();
         }
     }
 
@@ -145,6 +152,15 @@ impl Task for AffineTask<'_> {
             first.one_reference(simd, reference);
             self = rest;
         }
+    }
+}
+
+impl Task for Fence {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        simd.fence();
     }
 }
 
