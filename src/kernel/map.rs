@@ -35,6 +35,8 @@ pub(crate) enum Columns<'a> {
 
 /// A function of 16 neighbouring columns.
 trait Map<S: Simd>: Copy {
+    /// Whether it costs less than the loop around it.
+    const IS_CHEAP: bool;
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32;
 }
 
@@ -174,6 +176,8 @@ struct ShiftedByWeights<'a, M, V> {
 }
 
 impl<S: Simd> Map<S> for Identity {
+    const IS_CHEAP: bool = true;
+
     #[inline(always)]
     fn apply(self, _: S, x: S::F32, _: usize) -> S::F32 {
         x
@@ -181,6 +185,8 @@ impl<S: Simd> Map<S> for Identity {
 }
 
 impl<S: Simd> Map<S> for Exp<S::F32> {
+    const IS_CHEAP: bool = false;
+
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {
         exp::exp(s, s.sub(x, self.reference))
@@ -188,6 +194,8 @@ impl<S: Simd> Map<S> for Exp<S::F32> {
 }
 
 impl<S: Simd> Map<S> for Difference<S::F32> {
+    const IS_CHEAP: bool = true;
+
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {
         s.zero_below(s.sub(s.sub(x, self.max), self.ln_sum), s.splat(f32::MIN_POSITIVE))
@@ -195,6 +203,8 @@ impl<S: Simd> Map<S> for Difference<S::F32> {
 }
 
 impl<S: Simd, M: Map<S>> Map<S> for Scaled<M, S::F32> {
+    const IS_CHEAP: bool = M::IS_CHEAP;
+
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
         s.mul_at_least(self.exp.apply(s, x, column), self.scale, self.least)
@@ -202,6 +212,8 @@ impl<S: Simd, M: Map<S>> Map<S> for Scaled<M, S::F32> {
 }
 
 impl<S: Simd, M: Map<S>> Map<S> for Shifted<M, S::F32> {
+    const IS_CHEAP: bool = false;
+
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
         let difference = s.sub(self.scaled.apply(s, x, column), self.shift);
@@ -210,6 +222,8 @@ impl<S: Simd, M: Map<S>> Map<S> for Shifted<M, S::F32> {
 }
 
 impl<S: Simd, M: Map<S>> Map<S> for ShiftedByWeights<'_, M, S::F32> {
+    const IS_CHEAP: bool = false;
+
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
         let shift = s.mul(s.load(vector_at(self.weights, column)), self.shift_scale);
@@ -257,7 +271,7 @@ fn each_vector<S: Simd, M: Map<S>, P: Place>(s: S, place: &mut P, start: usize, 
     let with_target = (target.index() / LANES * LANES).min(whole);
     let mut at = 0;
     for end in [with_target, whole] {
-        while at + 4 * LANES <= end {
+        while M::IS_CHEAP && at + 4 * LANES <= end {
             // One check of the bounds for four vectors.
             let x = place.from()[at..at + 4 * LANES].as_chunks::<LANES>().0;
             let mut y = [s.load(&x[0]), s.load(&x[1]), s.load(&x[2]), s.load(&x[3])];

@@ -82,8 +82,9 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> [__m256; 2] {
-        // SAFETY: `self` exists, so the instructions do; `x` is 16 readable floats, and no alignment is asked.
-        unsafe { x.as_ptr().cast::<[__m256; 2]>().read_unaligned() }
+        // A transmutation, because a function, intrinsics included, may not be inlined into a kernel's large functions.
+        // SAFETY: `self` exists, so the instructions do; 16 floats are two registers' bytes.
+        unsafe { core::mem::transmute::<[f32; LANES], [__m256; 2]>(*x) }
     }
 
     #[inline(always)]
@@ -103,8 +104,8 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn store(self, v: [__m256; 2], out: &mut [f32; LANES]) {
-        // SAFETY: `self` exists, so the instructions do; `out` is 16 writable floats, and no alignment is asked.
-        unsafe { out.as_mut_ptr().cast::<[__m256; 2]>().write_unaligned(v) }
+        // SAFETY: `self` exists, so the instructions do; two registers' bytes are 16 floats.
+        *out = unsafe { core::mem::transmute::<[__m256; 2], [f32; LANES]>(v) };
     }
 
     #[inline(always)]

@@ -68,8 +68,9 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> __m512 {
-        // SAFETY: `self` exists, so the instructions do; `x` is 16 readable floats, and no alignment is asked.
-        unsafe { x.as_ptr().cast::<__m512>().read_unaligned() }
+        // A transmutation, because a function, intrinsics included, may not be inlined into a kernel's large functions.
+        // SAFETY: `self` exists, so the instructions do; 16 floats are a register's bytes.
+        unsafe { core::mem::transmute::<[f32; LANES], __m512>(*x) }
     }
 
     #[inline(always)]
@@ -81,8 +82,8 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn store(self, v: __m512, out: &mut [f32; LANES]) {
-        // SAFETY: `self` exists, so the instructions do; `out` is 16 writable floats, and no alignment is asked.
-        unsafe { out.as_mut_ptr().cast::<__m512>().write_unaligned(v) }
+        // SAFETY: `self` exists, so the instructions do; a register's bytes are 16 floats.
+        *out = unsafe { core::mem::transmute::<__m512, [f32; LANES]>(v) };
     }
 
     #[inline(always)]
