@@ -105,6 +105,7 @@ impl Batch<'_> {
     /// What the rows of a tile bring along.
     pub(crate) fn look_up(&self, tile: Range<usize>, job: &Job<'_>, lanes: &mut RowLanes) {
         let (options, classes) = (job.options, self.classes());
+        lanes.len = tile.len();
         lanes.counts[..tile.len()].fill(true);
         lanes.factor = [job.factor; LANES];
         let Some(targets) = self.targets else { return };

@@ -73,10 +73,10 @@ pub(crate) fn run(job: &Job<'_>, mut batch: Batch<'_>, rows_per_piece: usize) ->
     let rows = 0..batch.rows();
     let totals = if batch.classes() <= few_classes::MOST {
         let passes = Transposed { tile: few_classes::Tile::new() };
-        Tiles { job, batch: &mut batch, passes, rows_per_piece }.pieces(rows)
+        Tiles::new(job, &mut batch, passes, rows_per_piece).pieces(rows)
     } else {
         let passes = ByRow::new(&batch);
-        Tiles { job, batch: &mut batch, passes, rows_per_piece }.pieces(rows)
+        Tiles::new(job, &mut batch, passes, rows_per_piece).pieces(rows)
     };
     if job.streaming {
         job.schedule.instructions.run(Fence);
@@ -105,9 +105,18 @@ struct Tiles<'a, 'b, P> {
     batch: &'a mut Batch<'b>,
     passes: P,
     rows_per_piece: usize,
+    // Cleared once, not for each tile: every tile has as many rows, but for the last.
+    lanes: RowLanes,
+    results: Results,
+    coefficients: CoefficientLanes,
 }
 
-impl<P: Passes> Tiles<'_, '_, P> {
+impl<'a, 'b, P: Passes> Tiles<'a, 'b, P> {
+    fn new(job: &'a Job<'a>, batch: &'a mut Batch<'b>, passes: P, rows_per_piece: usize) -> Self {
+        let (lanes, results, coefficients) = Default::default();
+        Self { job, batch, passes, rows_per_piece, lanes, results, coefficients }
+    }
+
     fn pieces(&mut self, rows: Range<usize>) -> Totals {
         if let Some(middle) = middle(rows.len(), self.rows_per_piece) {
             let middle = rows.start + middle;
@@ -123,46 +132,40 @@ impl<P: Passes> Tiles<'_, '_, P> {
     }
 
     fn tile(&mut self, tile: Range<usize>) -> Totals {
-        let Self { job, batch, passes, .. } = self;
+        let Self { job, batch, passes, lanes, results, .. } = self;
         let instructions = job.schedule.instructions;
-        let mut lanes = RowLanes::default();
-        batch.look_up(tile.clone(), job, &mut lanes);
-        passes.statistics(job, batch, tile.clone(), &mut lanes);
+        if tile.len() < lanes.len {
+            (*lanes, *results) = Default::default();
+        }
+        batch.look_up(tile.clone(), job, lanes);
+        passes.statistics(job, batch, tile.clone(), lanes);
         let ignores = lanes.counts[..tile.len()].contains(&false);
         if ignores {
             lanes.leave_out_ignored();
         }
 
         let terms = batch.targets.is_some().then_some(&job.terms);
-        let mut results = Results::default();
-        instructions.run(ResultsTask { rows: &lanes, terms, results: &mut results });
-        self.narrow(tile.clone(), &lanes, &results);
+        instructions.run(ResultsTask { rows: lanes, terms, results });
+        self.narrow(tile.clone());
+
+        let Self { job, batch, passes, lanes, results, coefficients, .. } = self;
         if results.has_nan {
             // What the second pass would make of these rows is unspecified.
             for lane in 0..LANES {
-                lanes.counts[lane] &= !results.softmax(&lanes, lane).is_nan();
+                lanes.counts[lane] &= !results.softmax(lanes, lane).is_nan();
             }
         }
-
-        let Self { job, batch, passes, .. } = self;
         for wide in [Wide::Probabilities, Wide::Gradient] {
             if batch.writes(wide) {
                 let terms = terms.filter(|_| wide == Wide::Gradient);
-                let mut coefficients = CoefficientLanes::default();
-                let task = CoefficientsTask {
-                    rows: &lanes,
-                    terms,
-                    results: &results,
-                    coefficients: &mut coefficients,
-                };
-                instructions.run(task);
-                passes.affine(job, batch, wide, tile.clone(), &lanes, &coefficients);
+                instructions.run(CoefficientsTask { rows: lanes, terms, results, coefficients });
+                passes.affine(job, batch, wide, tile.clone(), lanes, coefficients);
                 if results.has_nan || ignores {
                     for (lane, row) in tile.clone().enumerate() {
                         if !lanes.counts[lane]
                             && let Some(out) = batch.wide_row(row, wide)
                         {
-                            let is_nan = results.softmax(&lanes, lane).is_nan();
+                            let is_nan = results.softmax(lanes, lane).is_nan();
                             out.fill(if is_nan { f32::NAN } else { 0.0 });
                         }
                     }
@@ -173,9 +176,9 @@ impl<P: Passes> Tiles<'_, '_, P> {
     }
 
     /// All outputs but the affine ones, which may overwrite the logits.
-    fn narrow(&mut self, tile: Range<usize>, lanes: &RowLanes, results: &Results) {
+    fn narrow(&mut self, tile: Range<usize>) {
         if let Some(losses) = &mut self.batch.request.losses {
-            for (loss, &exact) in losses[tile.clone()].iter_mut().zip(&results.loss) {
+            for (loss, &exact) in losses[tile.clone()].iter_mut().zip(&self.results.loss) {
                 *loss = to_f32(exact);
             }
         }
@@ -183,16 +186,16 @@ impl<P: Passes> Tiles<'_, '_, P> {
             return;
         }
         for (lane, row) in tile.enumerate() {
-            if !lanes.counts[lane] {
+            if !self.lanes.counts[lane] {
                 self.batch.fill_but_affine(row, 0.0, IGNORED);
                 continue;
             }
-            let softmax = results.softmax(lanes, lane);
+            let softmax = self.results.softmax(&self.lanes, lane);
             if softmax.is_nan() {
                 let best = self.nan_argmax(row);
                 self.batch.fill_but_affine(row, f32::NAN, best);
             } else {
-                self.narrow_row(row, lanes.class[lane], &softmax);
+                self.narrow_row(row, self.lanes.class[lane], &softmax);
             }
         }
     }

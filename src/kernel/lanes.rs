@@ -11,6 +11,8 @@ use crate::simd::{LANES, Simd, Task};
 /// Rows on their way through the passes, by fields.
 #[derive(Clone, Debug)]
 pub(crate) struct RowLanes {
+    /// How many rows there are.
+    pub(crate) len: usize,
     /// [`NO_CLASS`] where a row has none.
     pub(crate) class: [usize; LANES],
     /// Whether there is such a row and it is not ignored.
@@ -79,6 +81,7 @@ pub(crate) struct CoefficientsTask<'a> {
 impl Default for RowLanes {
     fn default() -> Self {
         Self {
+            len: 0,
             class: [NO_CLASS; LANES],
             counts: [false; LANES],
             own: [0.0; LANES],
