@@ -47,6 +47,10 @@
 //! | label smoothing with -inf logits | loss +inf |
 //! | 0 rows | sum 0, mean NaN |
 //!
+//! # What it costs
+//!
+//! Bytes and operations of each call, and what is reached of the machine's limits: [`cost_model`].
+//!
 //! # Features
 //!
 //! * `rayon` (default): threads, in the pool that the call is made in. See [`Parallelism`].
@@ -58,6 +62,8 @@
 mod backend;
 mod batch;
 pub mod contract;
+#[doc = include_str!("../docs/cost_model.md")]
+pub mod cost_model {}
 mod cross_entropy;
 mod error;
 mod kernel;
