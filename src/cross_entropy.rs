@@ -2,7 +2,7 @@
 
 use crate::backend::Instructions;
 use crate::batch::{Batch, Logits, Wide};
-use crate::loss::{ClassWeights, Options};
+use crate::loss::{ClassWeights, EmptyMean, Options};
 use crate::parallel::Schedule;
 use crate::rows::Job;
 use crate::targets::Targets;
@@ -50,6 +50,7 @@ pub struct CrossEntropyBuilder {
     ignore_index: Option<i64>,
     label_smoothing: f64,
     reduction: Reduction,
+    empty_mean: EmptyMean,
     backend: Option<Backend>,
     parallelism: Parallelism,
 }
@@ -60,7 +61,8 @@ pub struct CrossEntropyBuilder {
 pub struct Summary {
     /// The reduced loss.
     pub loss: f64,
-    /// What the mean divides by: the sum of the class weights of the targets that count.
+    /// What the mean divides by, unless the request has a denominator: the sum of the class weights of the targets that
+    /// count.
     pub weight: f64,
     /// Rows that are not ignored.
     pub counted: usize,
@@ -77,6 +79,7 @@ impl Default for CrossEntropy {
                 ignore_index: Some(DEFAULT_IGNORE_INDEX),
                 label_smoothing: 0.0,
                 reduction: Reduction::Mean,
+                empty_mean: EmptyMean::Nan,
             },
             schedule: Schedule::new(Instructions::detect(), Parallelism::default()),
         }
@@ -110,6 +113,12 @@ impl CrossEntropyBuilder {
     /// How the rows' losses become one. Default: the mean. For PyTorch's `"none"`, ask for [`Request::losses`].
     pub fn reduction(mut self, reduction: Reduction) -> Self {
         self.reduction = reduction;
+        self
+    }
+
+    /// What the mean is where no row counts. Default: NaN. The gradient is 0 either way.
+    pub fn empty_mean(mut self, empty_mean: EmptyMean) -> Self {
+        self.empty_mean = empty_mean;
         self
     }
 
@@ -150,6 +159,7 @@ impl CrossEntropyBuilder {
                 ignore_index: self.ignore_index,
                 label_smoothing,
                 reduction: self.reduction,
+                empty_mean: self.empty_mean,
             },
             schedule: Schedule::new(instructions, self.parallelism),
         })
@@ -164,6 +174,7 @@ impl CrossEntropy {
             ignore_index: Some(DEFAULT_IGNORE_INDEX),
             label_smoothing: 0.0,
             reduction: Reduction::Mean,
+            empty_mean: EmptyMean::Nan,
             backend: None,
             parallelism: Parallelism::default(),
         }
@@ -208,7 +219,7 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss`]; [`Error::ShapeMismatch`] and [`Error::LengthMismatch`] for an output that does
-    /// not fit the logits. No output has then been written.
+    /// not fit the logits; [`Error::InvalidDenominator`]. No output has then been written.
     pub fn run<T: Target>(
         &self,
         logits: Matrix<'_>,
@@ -259,6 +270,11 @@ impl CrossEntropy {
         self.options.reduction
     }
 
+    /// What the mean is where no row counts.
+    pub fn empty_mean(&self) -> EmptyMean {
+        self.options.empty_mean
+    }
+
     /// The class of each row, `None` where it is ignored; all checked.
     pub(crate) fn classes_of_rows<T: Target>(
         &self,
@@ -281,9 +297,10 @@ impl CrossEntropy {
         let (counted, weight) = self.check(rows, classes, targets)?;
         request.check(rows, classes)?;
 
-        let divisor = match self.options.reduction {
-            Reduction::Mean => weight,
-            Reduction::Sum => 1.0,
+        let divisor = match (request.denominator, self.options.reduction) {
+            (Some(denominator), _) => denominator,
+            (None, Reduction::Mean) => weight,
+            (None, Reduction::Sum) => 1.0,
         };
         // Where the divisor is 0 no row counts, and no gradient flows.
         let factor = if divisor == 0.0 { 0.0 } else { 1.0 / divisor };
@@ -297,7 +314,9 @@ impl CrossEntropy {
             streaming: self.schedule.streams(&batch),
         };
         let totals = self.schedule.run(&job, batch);
-        Ok(Summary { loss: totals.loss / divisor, weight, counted, correct: totals.correct })
+        let is_zero = divisor == 0.0 && totals.loss == 0.0 && self.options.empty_mean == EmptyMean::Zero;
+        let loss = if is_zero { 0.0 } else { totals.loss / divisor };
+        Ok(Summary { loss, weight, counted, correct: totals.correct })
     }
 
     /// Checks all but the request; how many rows count, and the sum of their weights.

@@ -73,6 +73,11 @@ pub enum Error {
         /// The value given.
         label_smoothing: f64,
     },
+    /// The denominator of a request is not above 0, infinite or NaN.
+    InvalidDenominator {
+        /// The value given.
+        denominator: f64,
+    },
     /// A call in place was given another gradient to write as well.
     GradTwice,
     /// This CPU lacks the instruction set that was asked for.
@@ -111,6 +116,9 @@ impl fmt::Display for Error {
             }
             Self::InvalidLabelSmoothing { label_smoothing } => {
                 write!(f, "label_smoothing is {label_smoothing}; it lies between 0 and 1")
+            }
+            Self::InvalidDenominator { denominator } => {
+                write!(f, "denominator is {denominator}; it is finite and above 0")
             }
             Self::GradTwice => {
                 write!(f, "grad is requested of a call in place, whose gradient replaces the logits")

@@ -43,7 +43,7 @@
 //! | logit -inf | probability and gradient exactly 0 (a masked class); finite loss if the target is finite |
 //! | target's logit -inf | loss +inf, gradient finite (-1 at the target) |
 //! | NaN or +inf in a row, or every logit -inf | loss and gradient of that row NaN, no other row touched |
-//! | all rows ignored, mean | loss NaN, gradient 0 |
+//! | all rows ignored, mean | loss NaN, or 0 by [`EmptyMean::Zero`]; gradient 0 |
 //! | label smoothing with -inf logits | loss +inf |
 //! | 0 rows | sum 0, mean NaN |
 //!
@@ -80,7 +80,7 @@ mod targets;
 pub use backend::{BUILD, Backend};
 pub use cross_entropy::{CrossEntropy, CrossEntropyBuilder, Summary};
 pub use error::Error;
-pub use loss::Reduction;
+pub use loss::{EmptyMean, Reduction};
 pub use matrix::{Matrix, MatrixMut};
 pub use parallel::Parallelism;
 pub use request::Request;

@@ -17,6 +17,16 @@ pub enum Reduction {
     Sum,
 }
 
+/// What the mean over no rows is, or over rows that all have weight 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EmptyMean {
+    /// NaN, as PyTorch has it: 0 / 0.
+    #[default]
+    Nan,
+    /// 0, so that a batch of padding alone does not spoil what losses add up to.
+    Zero,
+}
+
 /// What was chosen when the loss was built.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -24,6 +34,7 @@ pub(crate) struct Options {
     pub(crate) ignore_index: Option<i64>,
     pub(crate) label_smoothing: f64,
     pub(crate) reduction: Reduction,
+    pub(crate) empty_mean: EmptyMean,
 }
 
 /// One weight for each class.

@@ -58,7 +58,7 @@
 //! # Ok::<(), xent::Error>(())
 //! ```
 
-use crate::{CrossEntropy, Error, Matrix, Reduction, Target};
+use crate::{CrossEntropy, EmptyMean, Error, Matrix, Reduction, Target};
 
 /// What [`cross_entropy`] finds.
 #[derive(Clone, Debug)]
@@ -227,7 +227,9 @@ pub fn cross_entropy<T: Target>(
     for g in &mut grad {
         *g = if divisor == 0.0 { 0.0 } else { *g / divisor };
     }
-    Ok(Outcome { loss: total / divisor, weight, losses, softmax, grad })
+    let is_empty = divisor == 0.0 && total == 0.0;
+    let loss = if is_empty && ce.empty_mean() == EmptyMean::Zero { 0.0 } else { total / divisor };
+    Ok(Outcome { loss, weight, losses, softmax, grad })
 }
 
 /// A term of weight 0 is 0, also where its value is infinite.

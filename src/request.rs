@@ -40,6 +40,7 @@ pub(crate) const IGNORED: usize = usize::MAX;
 pub struct Request<'a> {
     pub(crate) grad: Option<MatrixMut<'a>>,
     pub(crate) upstream: Option<&'a [f32]>,
+    pub(crate) denominator: Option<f64>,
     pub(crate) losses: Option<&'a mut [f32]>,
     pub(crate) lse: Option<&'a mut [f32]>,
     pub(crate) argmax: Option<&'a mut [usize]>,
@@ -65,6 +66,29 @@ impl<'a> Request<'a> {
     /// `reduction="none"`.
     pub fn upstream(mut self, upstream: &'a [f32]) -> Self {
         self.upstream = Some(upstream);
+        self
+    }
+
+    /// What the sum of the losses is divided by, and their gradient, in place of the reduction's own divisor. Steps that
+    /// accumulate gradients over several batches need the tokens of all of them: a mean of means weighs a token more
+    /// where its batch has fewer. Finite and above 0.
+    ///
+    /// ```
+    /// use xent::{CrossEntropy, Matrix, Request};
+    ///
+    /// let ce = CrossEntropy::default();
+    /// let (first, second) = ([1.0, 2.0, 0.5, 0.1], [0.3, 0.2]);
+    /// let all_rows = Request::new().denominator(3.0);
+    /// let loss = ce.run(Matrix::new(&first, 2, 2)?, &[0_u8, 1], all_rows)?.loss;
+    /// let all_rows = Request::new().denominator(3.0);
+    /// let loss = loss + ce.run(Matrix::new(&second, 1, 2)?, &[0_u8], all_rows)?.loss;
+    ///
+    /// let together = [1.0, 2.0, 0.5, 0.1, 0.3, 0.2];
+    /// assert!((loss - ce.loss(Matrix::new(&together, 3, 2)?, &[0_u8, 1, 0])?).abs() < 1e-15);
+    /// # Ok::<(), xent::Error>(())
+    /// ```
+    pub fn denominator(mut self, denominator: f64) -> Self {
+        self.denominator = Some(denominator);
         self
     }
 
@@ -137,13 +161,19 @@ impl<'a> Request<'a> {
                 return Err(Error::LengthMismatch { argument, expected: rows, actual });
             }
         }
-        Ok(())
+        match self.denominator {
+            Some(denominator) if !(denominator > 0.0 && denominator.is_finite()) => {
+                Err(Error::InvalidDenominator { denominator })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The outputs of the first `rows` rows, and of the others.
     pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
         let (grad, grad_rest) = split(self.grad, |grad| grad.split_at(rows));
         let (upstream, upstream_rest) = split(self.upstream, |upstream| upstream.split_at(rows));
+        let denominator = self.denominator;
         let (losses, losses_rest) = split(self.losses, |losses| losses.split_at_mut(rows));
         let (lse, lse_rest) = split(self.lse, |lse| lse.split_at_mut(rows));
         let (argmax, argmax_rest) = split(self.argmax, |argmax| argmax.split_at_mut(rows));
@@ -151,10 +181,11 @@ impl<'a> Request<'a> {
         let (log_probabilities, log_probabilities_rest) =
             split(self.log_probabilities, |matrix| matrix.split_at(rows));
         (
-            Self { grad, upstream, losses, lse, argmax, probabilities, log_probabilities },
+            Self { grad, upstream, denominator, losses, lse, argmax, probabilities, log_probabilities },
             Self {
                 grad: grad_rest,
                 upstream: upstream_rest,
+                denominator,
                 losses: losses_rest,
                 lse: lse_rest,
                 argmax: argmax_rest,

@@ -342,6 +342,27 @@ fn smoothing_outside_0_to_1() {
     }
 }
 
+#[test]
+fn denominators_that_are_not_above_0() {
+    for (denominator, shown) in
+        [(0.0, "0"), (-0.0, "-0"), (-1.5, "-1.5"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")]
+    {
+        let (logits, mut grad, mut losses) = ([0.5, 1.0], [SENTINEL; 2], [SENTINEL; 1]);
+        let request = Request::new()
+            .denominator(denominator)
+            .grad(MatrixMut::new(&mut grad, 1, 2).expect("the shape fits"))
+            .losses(&mut losses);
+        let logits = Matrix::new(&logits, 1, 2).expect("the shape fits");
+        let error =
+            CrossEntropy::default().run(logits, &[0_u8], request).expect_err("the denominator is wrong");
+        assert_eq!(error.to_string(), format!("denominator is {shown}; it is finite and above 0"));
+        let Error::InvalidDenominator { denominator: found } = error else { panic!("{error:?}") };
+        assert_eq!(found.to_bits(), denominator.to_bits());
+        assert_untouched("grad", &grad);
+        assert_untouched("losses", &losses);
+    }
+}
+
 /// Makes a matrix of every kind.
 #[track_caller]
 fn assert_no_matrix(shape: (usize, usize, usize, usize), error: &Error, message: &str) {

@@ -8,9 +8,9 @@ use support::evaluation::{Call, Evaluation, assert_same_bits};
 use support::{PARALLELISMS, backends};
 use xent::contract::U;
 use xent::{
-    Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request, Softmax,
-    Target, log_softmax, log_softmax_backward, log_softmax_in_place, reference, softmax, softmax_backward,
-    softmax_in_place,
+    Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Matrix, MatrixMut, Parallelism, Reduction,
+    Request, Softmax, Target, log_softmax, log_softmax_backward, log_softmax_in_place, reference, softmax,
+    softmax_backward, softmax_in_place,
 };
 
 /// Rows and classes: of every kernel, with whole and incomplete vectors of rows.
@@ -110,6 +110,67 @@ fn check_on_every_backend(builder: &CrossEntropyBuilder, batch: &Batch, name: &s
 
 fn build(builder: &CrossEntropyBuilder, backend: Backend, parallelism: Parallelism) -> CrossEntropy {
     builder.clone().backend(backend).parallelism(parallelism).build().expect("the backend is available")
+}
+
+#[test]
+fn a_denominator_takes_the_place_of_the_reductions_divisor() {
+    for backend in backends() {
+        for (rows, classes) in SHAPES {
+            let batch = Batch::random(rows, classes, 5);
+            let sum = build(&CrossEntropy::builder().reduction(Reduction::Sum), backend, Parallelism::Rayon);
+            let sum = Evaluation::of(&sum, &batch);
+            for reduction in [Reduction::Mean, Reduction::Sum] {
+                let ce = build(&CrossEntropy::builder().reduction(reduction), backend, Parallelism::Rayon);
+                let mut grad = vec![f32::NAN; rows * classes];
+                let request = Request::new().denominator(4.0).grad(matrix_mut(&mut grad, rows, classes));
+                let logits = matrix(&batch.logits, rows, classes);
+                let summary = ce.run(logits, &batch.targets, request).expect("the batch is valid");
+                let context = format!("{backend}, {rows} x {classes}, {reduction:?}");
+                assert_eq!(summary.loss.to_bits(), (sum.loss / 4.0).to_bits(), "{context}");
+                assert_eq!(summary.weight.to_bits(), sum.weight.to_bits(), "{context}");
+                // A power of two changes no digit, unless it makes a number that would be subnormal.
+                for (quarter, whole) in grad.iter().zip(&sum.grad) {
+                    if whole.abs() >= 8.0 * f32::MIN_POSITIVE {
+                        assert_eq!(quarter.to_bits(), (whole / 4.0).to_bits(), "{context}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_mean_over_nothing_is_nan_or_0() {
+    let weights = [0.0_f32, 1.0];
+    for backend in backends() {
+        for (empty_mean, reduction, expected) in [
+            (EmptyMean::Nan, Reduction::Mean, f64::NAN),
+            (EmptyMean::Zero, Reduction::Mean, 0.0),
+            (EmptyMean::Nan, Reduction::Sum, 0.0),
+            (EmptyMean::Zero, Reduction::Sum, 0.0),
+        ] {
+            let builder = CrossEntropy::builder().weight(weights).empty_mean(empty_mean).reduction(reduction);
+            let ce = build(&builder, backend, Parallelism::Rayon);
+            assert_eq!(ce.empty_mean(), empty_mean);
+            // No rows, ignored rows, and rows whose class weighs nothing.
+            for targets in [&[][..], &[-100, -100], &[0, -100]] {
+                let logits = vec![0.5; 2 * targets.len()];
+                let mut grad = vec![f32::NAN; logits.len()];
+                let logits = matrix(&logits, targets.len(), 2);
+                let loss = ce
+                    .loss_and_grad(logits, targets, matrix_mut(&mut grad, targets.len(), 2))
+                    .expect("the batch is valid");
+                let exact = reference::cross_entropy(&ce, logits, targets).expect("the batch is valid").loss;
+                let context = format!("{backend}, {empty_mean:?}, {reduction:?}, {targets:?}");
+                assert!(loss == expected || loss.is_nan() && expected.is_nan(), "{loss}, {context}");
+                assert!(exact == expected || exact.is_nan() && expected.is_nan(), "{exact}, {context}");
+                assert!(grad.iter().all(|&g| g == 0.0), "{grad:?}, {context}");
+            }
+            // A row that counts and is NaN stays so.
+            let loss = ce.loss(matrix(&[f32::NAN, 1.0], 1, 2), &[1_u8]).expect("the batch is valid");
+            assert!(loss.is_nan(), "{backend}");
+        }
+    }
 }
 
 #[test]
