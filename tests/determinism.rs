@@ -3,7 +3,7 @@
 mod support;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use support::batch::{Batch, Random};
+use support::batch::{Batch, IGNORE_INDEX, Random};
 use support::buffer::{Buffer, Layout};
 use support::evaluation::{Call, Evaluation, assert_same_bits};
 use support::{PARALLELISMS, backends, class_counts, fused_backends};
@@ -329,6 +329,56 @@ fn stores_past_the_caches_change_no_bit() {
                             output.assert_canaries_live(&context);
                             assert_same_bits("output", classes, &output.elements(), wanted, &context);
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A gradient that goes past the caches keeps its exponentials in the rows that are written last. Rows that lie far apart
+/// make a batch large, and most of its memory is never touched.
+#[test]
+fn exponentials_kept_in_later_rows_change_no_bit() {
+    // No CPU is taken to have more cache than this.
+    const MOST_CACHE_PER_CPU: usize = 8 << 20;
+    let cache = MOST_CACHE_PER_CPU * std::thread::available_parallelism().map_or(1, usize::from);
+    let rows = 11;
+    let row_stride = cache / (2 * size_of::<f32>() * rows) + 1;
+    let mut logits = vec![0.0; (rows - 1) * row_stride + 70_000];
+    for backend in backends() {
+        for classes in [3, 10, 80, 81, 130, 1000, 2048, 2049, 5000, 70_000] {
+            let mut batch = Batch::random(rows, classes, 21);
+            // Next to the last rows, whose memory is used before it is written.
+            batch.row_mut(4)[classes / 2] = f32::NAN;
+            batch.row_mut(rows - 1)[0] = f32::INFINITY;
+            batch.targets[6] = IGNORE_INDEX;
+            batch.targets[rows - 2] = IGNORE_INDEX;
+            for row in 0..rows {
+                logits[row * row_stride..][..classes].copy_from_slice(batch.row(row));
+            }
+            let far = Matrix::with_row_stride(&logits, rows, classes, row_stride)
+                .expect("the memory is as large as that");
+            for (variant, builder) in variants(classes) {
+                for parallelism in PARALLELISMS {
+                    let ce = build(&builder, backend, parallelism);
+                    let expected = Evaluation::of(&ce, &batch);
+                    for layout in [Layout { offset: 0, padding: 0 }, Layout { offset: 3, padding: 5 }] {
+                        let mut grad = Buffer::unwritten(rows, classes, layout);
+                        let loss = ce.loss_and_grad(far, &batch.targets, grad.matrix_mut());
+                        let loss = loss.expect("the batch is valid");
+                        let context =
+                            format!("{backend}, {classes} classes, {variant}, {parallelism:?}, {layout:?}");
+                        grad.assert_canaries_live(&context);
+                        assert_eq!(loss.to_bits(), expected.loss.to_bits(), "{context}");
+                        assert_same_bits("grad", classes, &grad.elements(), &expected.grad, &context);
+
+                        let mut probabilities = Buffer::unwritten(rows, classes, layout);
+                        let request = Request::new().probabilities(probabilities.matrix_mut());
+                        ce.run(far, &batch.targets, request).expect("the batch is valid");
+                        probabilities.assert_canaries_live(&context);
+                        let (found, wanted) = (probabilities.elements(), &expected.probabilities);
+                        assert_same_bits("probabilities", classes, &found, wanted, &context);
                     }
                 }
             }
