@@ -108,6 +108,7 @@ impl Batch<'_> {
         lanes.len = tile.len();
         lanes.counts[..tile.len()].fill(true);
         lanes.factor = [job.factor; LANES];
+        lanes.z_factor = [job.z_factor; LANES];
         let Some(targets) = self.targets else { return };
         targets.look_up(tile.clone(), options.ignore_index, &mut lanes.class);
         for lane in 0..LANES {
@@ -125,8 +126,9 @@ impl Batch<'_> {
             }
         }
         if let Some(upstream) = self.request.upstream {
-            for (factor, &upstream) in lanes.factor.iter_mut().zip(&upstream[tile]) {
-                *factor = f64::from(upstream);
+            for (lane, &upstream) in upstream[tile].iter().enumerate() {
+                lanes.factor[lane] = f64::from(upstream);
+                lanes.z_factor[lane] = f64::from(upstream);
             }
         }
     }

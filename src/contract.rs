@@ -16,7 +16,8 @@
 //! No subnormal number is ever stored. With label smoothing or class weights, the loss is a sum of positive terms and
 //! keeps its bound, with the weights in D'; the gradient is a difference, and its bound holds relative to the sum of
 //! the magnitudes of its two terms. Of a coefficient above 1 (a class weight, an upstream gradient) the gradient is 0
-//! where the probability is.
+//! where the probability is. A z-loss z lse^2 adds the error of its own, (2 z |lse| (D + [`LSE`]) + z lse^2) [`U`], and
+//! its gradient 2 z lse p_i one term more, with an error of 2 z p_i (D + [`LSE`]) [`U`].
 //!
 //! A confident row is one where the target leads by a wide gap. PyTorch and JAX form the loss as `lse - x_t`, which at a
 //! gap of 20 is 0 in `f32`; its exact value is 2e-9, and here it has all 24 bits.

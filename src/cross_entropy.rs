@@ -20,6 +20,9 @@ use crate::{Backend, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, 
 /// smoothing of [Szegedy et al. 2015](https://arxiv.org/abs/1512.00567), section 7, in PyTorch's convention. The mean
 /// divides by the sum of w_y over the rows that are not ignored.
 ///
+/// The z-loss of [PaLM](https://arxiv.org/abs/2204.02311), section 5, adds z lse^2 with lse = ln(sum_c exp(x_c)), and
+/// 2 z lse p_i to the gradient; its mean divides by the number of rows that are not ignored.
+///
 /// Options are named and behave as those of `torch.nn.functional.cross_entropy`. A `CrossEntropy` is built once and used
 /// from any number of threads; its calls allocate nothing.
 ///
@@ -49,6 +52,7 @@ pub struct CrossEntropyBuilder {
     weight: Option<Vec<f32>>,
     ignore_index: Option<i64>,
     label_smoothing: f64,
+    z_loss: f64,
     reduction: Reduction,
     empty_mean: EmptyMean,
     backend: Option<Backend>,
@@ -61,6 +65,8 @@ pub struct CrossEntropyBuilder {
 pub struct Summary {
     /// The reduced loss.
     pub loss: f64,
+    /// What the z-loss has in it.
+    pub z_loss: f64,
     /// What the mean divides by, unless the request has a denominator: the sum of the class weights of the targets that
     /// count.
     pub weight: f64,
@@ -78,6 +84,7 @@ impl Default for CrossEntropy {
                 weight: None,
                 ignore_index: Some(DEFAULT_IGNORE_INDEX),
                 label_smoothing: 0.0,
+                z_loss: 0.0,
                 reduction: Reduction::Mean,
                 empty_mean: EmptyMean::Nan,
             },
@@ -110,6 +117,12 @@ impl CrossEntropyBuilder {
         self
     }
 
+    /// The coefficient z of the z-loss, which keeps lse near 0: finite and not negative. Default: 0.
+    pub fn z_loss(mut self, z_loss: f64) -> Self {
+        self.z_loss = z_loss;
+        self
+    }
+
     /// How the rows' losses become one. Default: the mean. For PyTorch's `"none"`, ask for [`Request::losses`].
     pub fn reduction(mut self, reduction: Reduction) -> Self {
         self.reduction = reduction;
@@ -137,7 +150,8 @@ impl CrossEntropyBuilder {
     /// The loss with these options.
     ///
     /// # Errors
-    /// [`Error::InvalidWeight`], [`Error::InvalidLabelSmoothing`] and [`Error::BackendUnavailable`].
+    /// [`Error::InvalidWeight`], [`Error::InvalidLabelSmoothing`], [`Error::InvalidZLoss`] and
+    /// [`Error::BackendUnavailable`].
     pub fn build(self) -> Result<CrossEntropy, Error> {
         let invalid = |weight: f32| !(weight >= 0.0 && weight.is_finite());
         if let Some(weights) = &self.weight
@@ -149,6 +163,10 @@ impl CrossEntropyBuilder {
         if !(0.0..=1.0).contains(&label_smoothing) {
             return Err(Error::InvalidLabelSmoothing { label_smoothing });
         }
+        let z_loss = self.z_loss;
+        if !(z_loss >= 0.0 && z_loss.is_finite()) {
+            return Err(Error::InvalidZLoss { z_loss });
+        }
         let instructions = match self.backend {
             Some(backend) => Instructions::of(backend)?,
             None => Instructions::detect(),
@@ -158,6 +176,7 @@ impl CrossEntropyBuilder {
                 weight: self.weight.map(ClassWeights::new),
                 ignore_index: self.ignore_index,
                 label_smoothing,
+                z_loss,
                 reduction: self.reduction,
                 empty_mean: self.empty_mean,
             },
@@ -173,6 +192,7 @@ impl CrossEntropy {
             weight: None,
             ignore_index: Some(DEFAULT_IGNORE_INDEX),
             label_smoothing: 0.0,
+            z_loss: 0.0,
             reduction: Reduction::Mean,
             empty_mean: EmptyMean::Nan,
             backend: None,
@@ -265,6 +285,11 @@ impl CrossEntropy {
         self.options.label_smoothing
     }
 
+    /// The coefficient of the z-loss.
+    pub fn z_loss(&self) -> f64 {
+        self.options.z_loss
+    }
+
     /// How the rows' losses become one.
     pub fn reduction(&self) -> Reduction {
         self.options.reduction
@@ -297,26 +322,28 @@ impl CrossEntropy {
         let (counted, weight) = self.check(rows, classes, targets)?;
         request.check(rows, classes)?;
 
-        let divisor = match (request.denominator, self.options.reduction) {
-            (Some(denominator), _) => denominator,
-            (None, Reduction::Mean) => weight,
-            (None, Reduction::Sum) => 1.0,
+        let (divisor, z_divisor) = match (request.denominator, self.options.reduction) {
+            (Some(denominator), _) => (denominator, denominator),
+            (None, Reduction::Mean) => (weight, counted as f64),
+            (None, Reduction::Sum) => (1.0, 1.0),
         };
-        // Where the divisor is 0 no row counts, and no gradient flows.
-        let factor = if divisor == 0.0 { 0.0 } else { 1.0 / divisor };
         let batch = Batch { logits, targets: Some(targets), request };
-        let terms = self.options.terms(classes);
         let job = Job {
             schedule: self.schedule,
             options: &self.options,
-            terms,
-            factor,
+            terms: self.options.terms(classes),
+            factor: reciprocal(divisor),
+            z_factor: reciprocal(z_divisor),
             streaming: self.schedule.streams(&batch),
         };
         let totals = self.schedule.run(&job, batch);
-        let is_zero = divisor == 0.0 && totals.loss == 0.0 && self.options.empty_mean == EmptyMean::Zero;
-        let loss = if is_zero { 0.0 } else { totals.loss / divisor };
-        Ok(Summary { loss, weight, counted, correct: totals.correct })
+        let mean = |total: f64, divisor: f64| {
+            let is_empty = divisor == 0.0 && total == 0.0;
+            if is_empty && self.options.empty_mean == EmptyMean::Zero { 0.0 } else { total / divisor }
+        };
+        let z_loss = if self.options.z_loss == 0.0 { 0.0 } else { mean(totals.z_loss, z_divisor) };
+        let loss = mean(totals.loss, divisor) + z_loss;
+        Ok(Summary { loss, z_loss, weight, counted, correct: totals.correct })
     }
 
     /// Checks all but the request; how many rows count, and the sum of their weights.
@@ -352,4 +379,9 @@ impl CrossEntropy {
         };
         Ok((counted, weight))
     }
+}
+
+/// Where the divisor is 0 no row counts, and no gradient flows.
+fn reciprocal(divisor: f64) -> f64 {
+    if divisor == 0.0 { 0.0 } else { 1.0 / divisor }
 }

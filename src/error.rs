@@ -73,6 +73,11 @@ pub enum Error {
         /// The value given.
         label_smoothing: f64,
     },
+    /// The coefficient of the z-loss is negative, infinite or NaN.
+    InvalidZLoss {
+        /// The value given.
+        z_loss: f64,
+    },
     /// The denominator of a request is not above 0, infinite or NaN.
     InvalidDenominator {
         /// The value given.
@@ -116,6 +121,9 @@ impl fmt::Display for Error {
             }
             Self::InvalidLabelSmoothing { label_smoothing } => {
                 write!(f, "label_smoothing is {label_smoothing}; it lies between 0 and 1")
+            }
+            Self::InvalidZLoss { z_loss } => {
+                write!(f, "z_loss is {z_loss}; it is finite and not negative")
             }
             Self::InvalidDenominator { denominator } => {
                 write!(f, "denominator is {denominator}; it is finite and above 0")

@@ -33,6 +33,7 @@ pub(crate) struct Options {
     pub(crate) weight: Option<ClassWeights>,
     pub(crate) ignore_index: Option<i64>,
     pub(crate) label_smoothing: f64,
+    pub(crate) z_loss: f64,
     pub(crate) reduction: Reduction,
     pub(crate) empty_mean: EmptyMean,
 }
@@ -70,13 +71,14 @@ pub(crate) struct Softmax {
     pub(crate) target_gap: f64,
 }
 
-/// The options' share in the loss, for some number of classes: (1 - eps), eps / C and W of
-/// (1 - eps) w_y (-ln p_y) + (eps / C) sum_c w_c (-ln p_c), where W = sum_c w_c.
+/// The options' share in the loss, for some number of classes: (1 - eps), eps / C, W and z of
+/// (1 - eps) w_y (-ln p_y) + (eps / C) sum_c w_c (-ln p_c) + z lse^2, where W = sum_c w_c.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     hard: f64,
     smooth: f64,
     total_weight: f64,
+    z: f64,
     /// What the statistics count weights in.
     unit: f64,
 }
@@ -136,6 +138,7 @@ impl Options {
             hard: 1.0 - self.label_smoothing,
             smooth: self.label_smoothing / classes as f64,
             total_weight: self.weight.as_ref().map_or(classes as f64, |weight| weight.total),
+            z: self.z_loss,
             unit: self.weight.as_ref().map_or(1.0, |weight| weight.unit),
         }
     }
@@ -187,14 +190,28 @@ impl Terms {
         if nll.is_nan() { nll } else { loss }
     }
 
-    /// The gradient of a row's loss times `factor`: factor [(1 - eps) w_y (p_i - [i = y]) + (eps / C) (W p_i - w_i)].
     #[inline(always)]
-    pub(crate) fn gradient(&self, softmax: &Softmax, own: f64, factor: f64) -> Coefficients {
+    pub(crate) fn has_z_loss(&self) -> bool {
+        self.z != 0.0
+    }
+
+    /// z lse^2, which comes on top of the loss.
+    #[inline(always)]
+    pub(crate) fn z_loss(&self, softmax: &Softmax) -> f64 {
+        let lse = softmax.lse();
+        self.z * (lse * lse)
+    }
+
+    /// The gradient of a row's loss times `factor`, factor [(1 - eps) w_y (p_i - [i = y]) + (eps / C) (W p_i - w_i)], and
+    /// that of its z-loss times `z_factor`, z_factor 2 z lse p_i.
+    #[inline(always)]
+    pub(crate) fn gradient(&self, softmax: &Softmax, own: f64, factor: f64, z_factor: f64) -> Coefficients {
         let (p, q) = (softmax.target_probability, softmax.others_probability);
         let hard = self.hard * own;
         let spread = self.smooth * ((self.total_weight - own) * p - own * q);
-        let at_target = (spread - hard * q) * factor;
-        let coefficient = (hard + self.smooth * self.total_weight) * factor;
+        let z_slope = 2.0 * self.z * softmax.lse() * z_factor;
+        let at_target = (spread - hard * q) * factor + z_slope * p;
+        let coefficient = (hard + self.smooth * self.total_weight) * factor + z_slope;
         Coefficients {
             scale: coefficient * softmax.scale,
             shift: to_f32(self.smooth * self.unit * factor),
@@ -243,6 +260,7 @@ impl Softmax {
     }
 
     /// ln of the sum of exp(x).
+    #[inline(always)]
     pub(crate) fn lse(&self) -> f64 {
         f64::from(self.max) + self.ln_sum
     }

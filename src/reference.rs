@@ -65,6 +65,8 @@ use crate::{CrossEntropy, EmptyMean, Error, Matrix, Reduction, Target};
 pub struct Outcome {
     /// The reduced loss.
     pub loss: f64,
+    /// What the z-loss has in it.
+    pub z_loss: f64,
     /// What the mean divides by.
     pub weight: f64,
     /// The row losses before the reduction; 0 for ignored rows.
@@ -184,11 +186,12 @@ pub fn cross_entropy<T: Target>(
     let each = smoothing / classes as f64;
     let all_weights: f64 = (0..classes).map(weight_of).sum();
 
-    let mut total = 0.0;
-    let mut weight = 0.0;
+    let (mut total, mut z_total) = (0.0, 0.0);
+    let (mut weight, mut counted) = (0.0, 0.0);
     let mut losses = vec![0.0; rows];
     let mut softmax = vec![SoftmaxRow::default(); rows];
     let mut grad = vec![0.0; rows * classes];
+    let mut z_grad = vec![0.0; rows * classes];
     for (row, class) in classes_of_rows.iter().enumerate() {
         let Some(target) = *class else { continue };
         let row_softmax = softmax_row(logits.row(row).unwrap_or_default());
@@ -214,22 +217,34 @@ pub fn cross_entropy<T: Target>(
             }
             grad[row * classes + i] = g;
         }
-        losses[row] = loss;
+        // z lse^2, and d(lse) / dx_i = p_i.
+        let lse = row_softmax.lse;
+        for i in 0..classes {
+            z_grad[row * classes + i] = 2.0 * ce.z_loss() * lse * row_softmax.probabilities[i];
+        }
+        let z_loss = ce.z_loss() * lse * lse;
+        losses[row] = loss + z_loss;
         softmax[row] = row_softmax;
         total += loss;
+        z_total += z_loss;
         weight += weight_of(target);
+        counted += 1.0;
     }
 
-    let divisor = match ce.reduction() {
-        Reduction::Mean => weight,
-        Reduction::Sum => 1.0,
+    let (divisor, z_divisor) = match ce.reduction() {
+        Reduction::Mean => (weight, counted),
+        Reduction::Sum => (1.0, 1.0),
     };
-    for g in &mut grad {
-        *g = if divisor == 0.0 { 0.0 } else { *g / divisor };
+    for (g, z_g) in grad.iter_mut().zip(&z_grad) {
+        let z_g = if z_divisor == 0.0 { 0.0 } else { z_g / z_divisor };
+        *g = if divisor == 0.0 { 0.0 } else { *g / divisor } + z_g;
     }
-    let is_empty = divisor == 0.0 && total == 0.0;
-    let loss = if is_empty && ce.empty_mean() == EmptyMean::Zero { 0.0 } else { total / divisor };
-    Ok(Outcome { loss, weight, losses, softmax, grad })
+    let mean = |total: f64, divisor: f64| {
+        let is_empty = divisor == 0.0 && total == 0.0;
+        if is_empty && ce.empty_mean() == EmptyMean::Zero { 0.0 } else { total / divisor }
+    };
+    let z_loss = if ce.z_loss() == 0.0 { 0.0 } else { mean(z_total, z_divisor) };
+    Ok(Outcome { loss: mean(total, divisor) + z_loss, z_loss, weight, losses, softmax, grad })
 }
 
 /// A term of weight 0 is 0, also where its value is infinite.

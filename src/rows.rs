@@ -45,6 +45,8 @@ pub(crate) struct Job<'a> {
     /// What the gradient of each row's loss is multiplied by, where rows bring no upstream gradients: one over the
     /// reduction's divisor.
     pub(crate) factor: f64,
+    /// The same for their z-loss.
+    pub(crate) z_factor: f64,
     /// Whether outputs go past the caches.
     pub(crate) streaming: bool,
 }
@@ -53,12 +55,17 @@ pub(crate) struct Job<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) loss: f64,
+    pub(crate) z_loss: f64,
     pub(crate) correct: usize,
 }
 
 impl Totals {
     pub(crate) fn add(self, other: Self) -> Self {
-        Self { loss: self.loss + other.loss, correct: self.correct + other.correct }
+        Self {
+            loss: self.loss + other.loss,
+            z_loss: self.z_loss + other.z_loss,
+            correct: self.correct + other.correct,
+        }
     }
 }
 
@@ -172,7 +179,7 @@ impl<'a, 'b, P: Passes> Tiles<'a, 'b, P> {
                 }
             }
         }
-        Totals { loss: results.total_loss, correct: results.correct }
+        Totals { loss: results.total_loss, z_loss: results.total_z_loss, correct: results.correct }
     }
 
     /// All outputs but the affine ones, which may overwrite the logits.

@@ -48,6 +48,7 @@ const NO_OPTIONS: Options = Options {
     weight: None,
     ignore_index: None,
     label_smoothing: 0.0,
+    z_loss: 0.0,
     reduction: Reduction::Sum,
     empty_mean: EmptyMean::Nan,
 };
@@ -165,6 +166,7 @@ impl Softmax {
             options: &NO_OPTIONS,
             terms,
             factor: 1.0,
+            z_factor: 1.0,
             streaming: self.schedule.streams(&batch),
         };
         self.schedule.run(&job, batch);

@@ -20,8 +20,8 @@ fn rows_for(classes: usize) -> usize {
     }
 }
 
-/// With and without class weights and smoothing. The sum, because the mean's divisor belongs to the batch.
-fn variants(classes: usize) -> [(&'static str, CrossEntropyBuilder); 4] {
+/// With and without class weights, smoothing and z-loss. The sum, because the mean's divisor belongs to the batch.
+fn variants(classes: usize) -> [(&'static str, CrossEntropyBuilder); 5] {
     let mut random = Random::new(classes as u64);
     let weight: Vec<f32> =
         (0..classes).map(|_| if random.below(8) == 0 { 0.0 } else { random.between(0.1, 3.0) }).collect();
@@ -30,6 +30,7 @@ fn variants(classes: usize) -> [(&'static str, CrossEntropyBuilder); 4] {
         ("plain", plain.clone()),
         ("weights", plain.clone().weight(weight.clone())),
         ("smoothing", plain.clone().label_smoothing(0.1)),
+        ("z-loss", plain.clone().z_loss(0.01)),
         ("weights and smoothing", plain.weight(weight).label_smoothing(0.3)),
     ]
 }
@@ -404,7 +405,7 @@ fn other_outputs_change_no_bit() {
         for classes in some_class_counts().filter(|classes| !(65_538..).contains(classes)) {
             let rows = rows_for(classes).min(if classes < 65_000 { 37 } else { 2 });
             let batch = Batch::random(rows, classes, 13);
-            let [plain, _, _, both] = variants(classes);
+            let [plain, .., both] = variants(classes);
             for (variant, builder) in [plain, both] {
                 let ce = build(&builder, backend, Parallelism::Serial);
                 let expected = Evaluation::of(&ce, &batch);

@@ -343,6 +343,16 @@ fn smoothing_outside_0_to_1() {
 }
 
 #[test]
+fn z_losses_that_are_negative_or_not_finite() {
+    for (z_loss, shown) in [(-1e-9, "-0.000000001"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
+        let error = CrossEntropy::builder().z_loss(z_loss).build().expect_err("the z-loss is wrong");
+        assert_eq!(error.to_string(), format!("z_loss is {shown}; it is finite and not negative"));
+        let Error::InvalidZLoss { z_loss: found } = error else { panic!("{error:?}") };
+        assert_eq!(found.to_bits(), z_loss.to_bits());
+    }
+}
+
+#[test]
 fn denominators_that_are_not_above_0() {
     for (denominator, shown) in
         [(0.0, "0"), (-0.0, "-0"), (-1.5, "-1.5"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")]

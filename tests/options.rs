@@ -66,7 +66,9 @@ fn options_in_every_combination_keep_the_bounds() {
         for weight_kind in 0..3 {
             for label_smoothing in [0.0, 0.1, 0.75, 1.0] {
                 for ignore_index in [Some(IGNORE_INDEX), Some(3), None] {
-                    for reduction in [Reduction::Mean, Reduction::Sum] {
+                    for (reduction, z_loss) in
+                        [Reduction::Mean, Reduction::Sum].into_iter().flat_map(|r| [(r, 0.0), (r, 0.3)])
+                    {
                         seed += 1;
                         let batch = match ignore_index {
                             Some(IGNORE_INDEX) => Batch::random(rows, classes, seed),
@@ -74,10 +76,11 @@ fn options_in_every_combination_keep_the_bounds() {
                         };
                         let builder = with_weights(CrossEntropy::builder(), weight_kind, classes)
                             .label_smoothing(label_smoothing)
+                            .z_loss(z_loss)
                             .ignore_index(ignore_index)
                             .reduction(reduction);
                         let name = format!(
-                            "weights {weight_kind}, smoothing {label_smoothing}, ignored {ignore_index:?}, {reduction:?}"
+                            "weights {weight_kind}, smoothing {label_smoothing}, z {z_loss}, ignored {ignore_index:?}, {reduction:?}"
                         );
                         check_on_every_backend(&builder, &batch, &name);
                     }
@@ -140,6 +143,40 @@ fn a_denominator_takes_the_place_of_the_reductions_divisor() {
 }
 
 #[test]
+fn the_z_loss_is_on_top_of_the_loss_and_returned_apart() {
+    for backend in backends() {
+        for (rows, classes) in SHAPES {
+            let batch = Batch::random(rows, classes, 6);
+            let logits = matrix(&batch.logits, rows, classes);
+            for reduction in [Reduction::Mean, Reduction::Sum] {
+                let weight: Vec<f32> = (0..classes).map(|class| 0.5 + (class % 3) as f32).collect();
+                let builder = CrossEntropy::builder().weight(weight).reduction(reduction);
+                let summary_of = |z_loss| {
+                    let ce = build(&builder.clone().z_loss(z_loss), backend, Parallelism::Rayon);
+                    let exact =
+                        reference::cross_entropy(&ce, logits, &batch.targets).expect("the batch is valid");
+                    (ce.run(logits, &batch.targets, Request::new()).expect("the batch is valid"), exact)
+                };
+                let (without, _) = summary_of(0.0);
+                let (with, exact) = summary_of(0.01);
+                let context = format!("{backend}, {rows} x {classes}, {reduction:?}");
+                assert_eq!(without.z_loss, 0.0, "{context}");
+                assert_eq!(with.loss.to_bits(), (without.loss + with.z_loss).to_bits(), "{context}");
+                let counted = if reduction == Reduction::Mean { 1.0 } else { rows as f64 };
+                // An error of some u in each lse, which is 100 at most.
+                let bound = counted * 0.01 * 2.0 * 100.0 * 200.0 * U;
+                assert!(
+                    (with.z_loss - exact.z_loss).abs() <= bound,
+                    "{} {}, {context}",
+                    with.z_loss,
+                    exact.z_loss
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn the_mean_over_nothing_is_nan_or_0() {
     let weights = [0.0_f32, 1.0];
     for backend in backends() {
@@ -179,6 +216,7 @@ fn options_are_what_they_were_set_to() {
     assert_eq!(ce.weight(), None);
     assert_eq!(ce.ignore_index(), Some(-100));
     assert_eq!(ce.label_smoothing(), 0.0);
+    assert_eq!(ce.z_loss(), 0.0);
     assert_eq!(ce.reduction(), Reduction::Mean);
     assert_eq!(ce.backend(), Backend::detect());
 
@@ -187,6 +225,7 @@ fn options_are_what_they_were_set_to() {
             .weight([0.0, 1.5])
             .ignore_index(7)
             .label_smoothing(0.25)
+            .z_loss(1e-4)
             .reduction(Reduction::Sum)
             .backend(backend)
             .build()
@@ -194,6 +233,7 @@ fn options_are_what_they_were_set_to() {
         assert_eq!(ce.weight(), Some(&[0.0, 1.5][..]));
         assert_eq!(ce.ignore_index(), Some(7));
         assert_eq!(ce.label_smoothing(), 0.25);
+        assert_eq!(ce.z_loss(), 1e-4);
         assert_eq!(ce.reduction(), Reduction::Sum);
         assert_eq!(ce.backend(), backend);
     }
@@ -397,14 +437,19 @@ fn the_reference_gradient_is_the_derivative_of_the_reference_loss() {
     const STEP: f32 = 1.0 / 1024.0;
     /// The largest third derivative of ln(sum exp) by one logit, p (1 - p) (1 - 2 p), is 1 / (6 sqrt 3).
     const THIRD_DERIVATIVE: f64 = 0.0963;
+    /// That of its square, 2 (l l''' + 3 l' l''), is below 2 where the logarithm l is below 5.7, that of 40 logits of 2.
+    const THIRD_DERIVATIVE_OF_SQUARE: f64 = 2.0;
     let h = f64::from(STEP);
     for (rows, classes) in [(3, 1), (4, 2), (5, 7), (3, 40)] {
         let batch = moderate(rows, classes, 8);
         for weight_kind in 0..3 {
             for label_smoothing in [0.0, 0.2, 1.0] {
-                for reduction in [Reduction::Mean, Reduction::Sum] {
+                for (reduction, z_loss) in
+                    [Reduction::Mean, Reduction::Sum].into_iter().flat_map(|r| [(r, 0.0), (r, 0.5)])
+                {
                     let ce = with_weights(CrossEntropy::builder(), weight_kind, classes)
                         .label_smoothing(label_smoothing)
+                        .z_loss(z_loss)
                         .reduction(reduction)
                         .build()
                         .expect("the options are valid");
@@ -421,7 +466,9 @@ fn the_reference_gradient_is_the_derivative_of_the_reference_loss() {
                         .weight()
                         .map_or(1.0, |weight| f64::from(weight.iter().fold(0.0, |a, &b| b.max(a))));
                     let divisor = if reduction == Reduction::Mean { exact.weight } else { 1.0 };
-                    let truncation = h * h / 6.0 * THIRD_DERIVATIVE * largest_weight / divisor;
+                    let third_derivative =
+                        THIRD_DERIVATIVE * largest_weight / divisor + z_loss * THIRD_DERIVATIVE_OF_SQUARE;
+                    let truncation = h * h / 6.0 * third_derivative;
                     let rounding = REFERENCE_ERROR * (1.0 + exact.loss) / h;
                     for i in 0..rows * classes {
                         let at = |step: f32| {

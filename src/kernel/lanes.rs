@@ -19,8 +19,9 @@ pub(crate) struct RowLanes {
     pub(crate) counts: [bool; LANES],
     /// The class weight of the target.
     pub(crate) own: [f64; LANES],
-    /// What the gradient of the row's loss is multiplied by.
+    /// What the gradient of the row's loss is multiplied by, and what that of its z-loss is.
     pub(crate) factor: [f64; LANES],
+    pub(crate) z_factor: [f64; LANES],
     pub(crate) target_logit: [f32; LANES],
     pub(crate) max: [f32; LANES],
     pub(crate) sum: [f64; LANES],
@@ -47,8 +48,9 @@ pub(crate) struct Results {
     pub(crate) has_nan: bool,
     /// Before the reduction; 0 where the row does not count or has no target.
     pub(crate) loss: [f64; LANES],
-    /// Of all rows together.
+    /// Of all rows together, without their z-loss.
     pub(crate) total_loss: f64,
+    pub(crate) total_z_loss: f64,
     /// How many targets are the first of the largest logits.
     pub(crate) correct: usize,
 }
@@ -86,6 +88,7 @@ impl Default for RowLanes {
             counts: [false; LANES],
             own: [0.0; LANES],
             factor: [0.0; LANES],
+            z_factor: [0.0; LANES],
             target_logit: [f32::NEG_INFINITY; LANES],
             // Rows that do not count keep these, and come out as zeros.
             max: [0.0; LANES],
@@ -109,6 +112,7 @@ impl Default for Results {
             has_nan: false,
             loss: [0.0; LANES],
             total_loss: 0.0,
+            total_z_loss: 0.0,
             correct: 0,
         }
     }
@@ -145,6 +149,7 @@ impl RowLanes {
             if !self.counts[lane] {
                 self.own[lane] = 0.0;
                 self.factor[lane] = 0.0;
+                self.z_factor[lane] = 0.0;
                 self.set_statistics(lane, &nothing.statistics(lane), f32::NEG_INFINITY);
             }
         }
@@ -190,6 +195,23 @@ impl Task for ResultsTask<'_> {
             }
             Some(terms) => each_result(rows, results, |softmax, own| terms.hard_loss(softmax, own)),
         }
+        if let Some(terms) = terms.filter(|terms| terms.has_z_loss()) {
+            results.add_z_loss(rows, terms);
+        }
+    }
+}
+
+impl Results {
+    #[inline(always)]
+    fn add_z_loss(&mut self, rows: &RowLanes, terms: &Terms) {
+        let mut z_loss = [0.0; LANES];
+        for lane in 0..LANES {
+            if rows.counts[lane] {
+                z_loss[lane] = terms.z_loss(&self.softmax(rows, lane));
+            }
+            self.loss[lane] += z_loss[lane];
+        }
+        self.total_z_loss = sum(z_loss);
     }
 }
 
@@ -230,9 +252,11 @@ impl Task for CoefficientsTask<'_> {
     fn run<S: Simd>(self, _: S) {
         let Self { rows, terms, results, coefficients } = self;
         match terms {
-            None => each_coefficient(rows, results, coefficients, |softmax, _, _| softmax.probabilities()),
+            None => each_coefficient(rows, results, coefficients, |softmax, _| softmax.probabilities()),
             Some(terms) => {
-                let gradient = |softmax: &_, own, factor| terms.gradient(softmax, own, factor);
+                let gradient = |softmax: &_, lane: usize| {
+                    terms.gradient(softmax, rows.own[lane], rows.factor[lane], rows.z_factor[lane])
+                };
                 each_coefficient(rows, results, coefficients, gradient);
             }
         }
@@ -245,11 +269,10 @@ fn each_coefficient(
     rows: &RowLanes,
     results: &Results,
     lanes: &mut CoefficientLanes,
-    coefficients: impl Fn(&Softmax, f64, f64) -> Coefficients,
+    coefficients: impl Fn(&Softmax, usize) -> Coefficients,
 ) {
     for lane in 0..LANES {
-        let Coefficients { scale, shift, at_target } =
-            coefficients(&results.softmax(rows, lane), rows.own[lane], rows.factor[lane]);
+        let Coefficients { scale, shift, at_target } = coefficients(&results.softmax(rows, lane), lane);
         lanes.exact_scale[lane] = scale;
         lanes.shift[lane] = shift;
         lanes.at_target[lane] = at_target;

@@ -20,6 +20,7 @@ pub struct Expected<'a> {
     upstream: Option<&'a [f32]>,
     exact: Outcome,
     divisor: f64,
+    z_divisor: f64,
 }
 
 impl<'a> Expected<'a> {
@@ -33,9 +34,10 @@ impl<'a> Expected<'a> {
         let logits = Matrix::new(&logits, batch.rows, batch.classes).expect("the batch is valid");
         let outcome = |ce| reference::cross_entropy(ce, logits, &batch.targets).expect("the batch is valid");
         let mut exact = outcome(ce);
-        let divisor = match ce.reduction() {
-            Reduction::Mean => exact.weight,
-            Reduction::Sum => 1.0,
+        let counted = batch.targets.iter().filter(|&&target| ce.ignore_index() != Some(target)).count();
+        let (divisor, z_divisor) = match ce.reduction() {
+            Reduction::Mean => (exact.weight, counted as f64),
+            Reduction::Sum => (1.0, 1.0),
         };
         if let Some(upstream) = upstream {
             exact.grad = outcome(&before_reduction(ce)).grad;
@@ -43,13 +45,13 @@ impl<'a> Expected<'a> {
                 grad.iter_mut().for_each(|g| *g *= f64::from(upstream));
             }
         }
-        Self { ce, batch, upstream, exact, divisor }
+        Self { ce, batch, upstream, exact, divisor, z_divisor }
     }
 
     /// Checks every output.
     pub fn check(&self, found: &Evaluation, context: &str) {
         let rows = self.batch.rows;
-        let (mut counted, mut correct, mut loss_bound) = (0, 0, 0.0);
+        let (mut counted, mut correct, mut loss_bound, mut z_bound) = (0, 0, 0.0, 0.0);
         let mut has_nan = false;
         for row in 0..rows {
             let context = format_args!("row {row} of {rows} x {}, {context}", self.batch.classes);
@@ -69,7 +71,9 @@ impl<'a> Expected<'a> {
                 continue;
             }
             correct += usize::from(largest == self.batch.targets[row] as usize);
-            loss_bound += self.check_row(row, &outputs, context);
+            let (of_loss, of_z_loss) = self.check_row(row, &outputs, context);
+            loss_bound += of_loss;
+            z_bound += of_z_loss;
         }
 
         assert_eq!(found.counted, counted, "counted, {context}");
@@ -83,7 +87,8 @@ impl<'a> Expected<'a> {
         } else if self.exact.loss == f64::INFINITY {
             assert_eq!(found.loss, f64::INFINITY, "loss, {context}");
         } else {
-            let bound = loss_bound / self.divisor + U * self.exact.loss;
+            let z_bound = if z_bound == 0.0 { 0.0 } else { z_bound / self.z_divisor };
+            let bound = loss_bound / self.divisor + z_bound + U * self.exact.loss;
             let error = (found.loss - self.exact.loss).abs();
             assert!(
                 error <= bound,
@@ -95,8 +100,8 @@ impl<'a> Expected<'a> {
         }
     }
 
-    /// Checks a row that counts and has a softmax. Returns the bound on its loss.
-    fn check_row(&self, row: usize, outputs: &Outputs<'_>, context: fmt::Arguments<'_>) -> f64 {
+    /// Checks a row that counts and has a softmax. Returns the bounds on its loss without the z-loss, and on that.
+    fn check_row(&self, row: usize, outputs: &Outputs<'_>, context: fmt::Arguments<'_>) -> (f64, f64) {
         let target = self.batch.targets[row] as usize;
         let softmax = RowOfSoftmax::new(self.batch.row(row), &self.exact.softmax[row]);
         softmax.check_probabilities(outputs.probabilities, context);
@@ -105,23 +110,27 @@ impl<'a> Expected<'a> {
         lse.unwrap_or_else(|error| panic!("{error}, {context}"));
 
         let terms = Terms::new(self.ce, &softmax, target);
-        let loss_bound = terms.loss_bound(self.exact.losses[row]);
-        let loss = close("loss", outputs.loss, self.exact.losses[row], loss_bound);
+        let exact_loss = self.exact.losses[row];
+        let z_loss = terms.z * terms.softmax.exact.lse * terms.softmax.exact.lse;
+        let (loss_bound, z_bound) = (terms.loss_bound(exact_loss - z_loss), terms.z_bound());
+        let sum_bound = if z_loss == 0.0 { 0.0 } else { U * exact_loss };
+        let loss = close("loss", outputs.loss, exact_loss, loss_bound + z_bound + sum_bound);
         loss.unwrap_or_else(|error| panic!("{error}, target {target}, {context}"));
 
-        let factor = match self.upstream {
+        let factor_of = |divisor: f64| match self.upstream {
             Some(upstream) => f64::from(upstream[row]),
-            None if self.divisor == 0.0 => 0.0,
-            None => 1.0 / self.divisor,
+            None if divisor == 0.0 => 0.0,
+            None => 1.0 / divisor,
         };
+        let (factor, z_factor) = (factor_of(self.divisor), factor_of(self.z_divisor));
         let exact = &self.exact.grad[row * self.batch.classes..];
         for (i, (&found, &exact)) in outputs.grad.iter().zip(exact).enumerate() {
-            let gradient = terms.check_gradient(i, factor, found, exact);
+            let gradient = terms.check_gradient(i, factor, z_factor, found, exact);
             gradient.unwrap_or_else(|error| {
                 panic!("{error}, factor {factor:e}, column {i}, target {target}, {context}")
             });
         }
-        loss_bound
+        (loss_bound, z_bound)
     }
 }
 
@@ -130,6 +139,7 @@ fn before_reduction(ce: &CrossEntropy) -> CrossEntropy {
     let mut builder = CrossEntropy::builder()
         .ignore_index(ce.ignore_index())
         .label_smoothing(ce.label_smoothing())
+        .z_loss(ce.z_loss())
         .reduction(Reduction::Sum);
     if let Some(weight) = ce.weight() {
         builder = builder.weight(weight);
@@ -276,7 +286,7 @@ impl<'a> RowOfSoftmax<'a> {
     }
 }
 
-/// The terms of a loss: hard (-ln p_y) + sum_c smooth w_c (-ln p_c).
+/// The terms of a loss: hard (-ln p_y) + sum_c smooth w_c (-ln p_c) + z lse^2.
 struct Terms<'a> {
     softmax: &'a RowOfSoftmax<'a>,
     target: usize,
@@ -286,6 +296,7 @@ struct Terms<'a> {
     total: f64,
     hard: f64,
     smooth: f64,
+    z: f64,
 }
 
 impl<'a> Terms<'a> {
@@ -300,6 +311,7 @@ impl<'a> Terms<'a> {
             total: weight.map_or(classes, |weight| weight.iter().map(|&w| f64::from(w)).sum()),
             hard: 1.0 - ce.label_smoothing(),
             smooth: ce.label_smoothing() / classes,
+            z: ce.z_loss(),
         };
         terms.hard *= terms.weight_of(target);
         terms
@@ -317,23 +329,47 @@ impl<'a> Terms<'a> {
         (self.others_mean_gap + LOSS) * U * loss + of_ln_sum + of_gaps
     }
 
+    /// The error of ln S is that of S relative to S. Rounding the loss is in its own bound.
+    fn lse_error(&self) -> f64 {
+        (self.softmax.mean_gap + LSE) * U
+    }
+
+    /// Of z lse^2.
+    fn z_bound(&self) -> f64 {
+        let lse = self.softmax.exact.lse;
+        self.z * (2.0 * lse.abs() * self.lse_error() + U * lse * lse)
+    }
+
     /// The contract's bounds: relative to the gradient where it has one term, to the sum of its terms' magnitudes where
     /// it has two.
-    fn check_gradient(&self, i: usize, factor: f64, found: f32, exact: f64) -> Result<(), String> {
+    fn check_gradient(
+        &self,
+        i: usize,
+        factor: f64,
+        z_factor: f64,
+        found: f32,
+        exact: f64,
+    ) -> Result<(), String> {
         let p = self.softmax.exact.probabilities[i];
+        let z_slope = 2.0 * self.z * z_factor;
+        let z_coefficient = z_slope * self.softmax.exact.lse;
+        let z_error = (z_slope * p).abs() * self.lse_error();
         let (hard, smooth) = (self.hard * factor, self.smooth * factor);
         if i == self.target {
             let own = self.weight_of(i);
             let rise = smooth * (self.total - own) * p;
             let fall = (hard + smooth * own) * self.softmax.exact.complements[i];
             let bound = (self.others_mean_gap + TARGET_GRADIENT) * U * (rise.abs() + fall.abs());
+            let z_relative = self.softmax.probability_bound(i) + TARGET_GRADIENT * U;
+            let bound = bound + z_relative * (z_coefficient * p).abs() + z_error;
             return close("gradient at the target", found, exact, bound);
         }
-        let coefficient = hard + smooth * self.total;
+        let coefficient = hard + smooth * self.total + z_coefficient;
+        let magnitude = (hard + smooth * self.total).abs() + z_coefficient.abs();
         let (rise, fall) = (coefficient * p, smooth * self.weight_of(i));
         // A masked class has but the second term, and no gap to speak of.
         let relative = self.softmax.probability_bound(i).max(PROBABILITY * U);
-        let bound = relative * (rise.abs() + fall.abs());
+        let bound = relative * (magnitude * p + fall.abs()) + z_error;
         // A term is 0 where the term or one of its factors is no normal number, unless the other factors make up for it.
         let may_vanish = |factors: [f64; 3]| factors.iter().any(|x| x.abs() < SMALLEST * (1.0 + relative));
         let rises = if may_vanish([p, coefficient, rise]) { [rise, 0.0] } else { [rise; 2] };
