@@ -41,7 +41,10 @@ pub fn print(measurements: &[Measurement]) {
         }
         println!(" {} |", measurement.limit().map_or("-".to_owned(), |times| with_ratio(measurement, times)));
     }
-    println!("\n-: the scalar reference is left out where a call would take about a second or more.");
+    println!();
+    if measurements.iter().any(|measurement| measurement.of(Who::Reference).is_none()) {
+        println!("-: the scalar reference is left out where a call would take about a second or more.");
+    }
     println!(
         "xent writes the gradient to a second buffer, unless in place; all use the same buffers again and again."
     );

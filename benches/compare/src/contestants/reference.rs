@@ -7,8 +7,8 @@ use xent::{CrossEntropy, Matrix, reference};
 
 use super::{Outcome, Peer};
 
-/// It takes part where a call stays well below a second.
-pub const MOST_ELEMENTS: usize = 1 << 20;
+/// It takes part where a call stays below a second or so.
+pub const MOST_ELEMENTS: usize = 1 << 24;
 
 pub struct Reference {
     ce: CrossEntropy,
