@@ -39,6 +39,7 @@ mod table;
 mod x86_64;
 
 use std::error::Error;
+use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     machine::check();
+    let_the_allocator_keep_memory();
     if arguments.test {
         for shape in shapes::TEST {
             measure(shape, 1)?;
@@ -115,6 +117,13 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
     table::print(&measurements);
     write_files(&measurements, &arguments.out)
+}
+
+/// The peers allocate in every call. glibc gets blocks from the system and gives them back each time, at the price of a
+/// page fault per 4 KiB, until the program has freed a block as large: the first shapes would pay for that, and the
+/// later ones not. A program that has run for a while has freed large blocks. 32 MiB are the most that glibc learns from.
+fn let_the_allocator_keep_memory() {
+    drop(black_box(vec![0_u8; 31 << 20]));
 }
 
 fn write_files(measurements: &[Measurement], directory: &Path) -> Result<(), Box<dyn Error>> {
