@@ -16,6 +16,8 @@
 #[path = "roofline/buffers.rs"]
 mod buffers;
 mod calls;
+#[path = "roofline/cpu.rs"]
+mod cpu;
 #[path = "roofline/kernel.rs"]
 mod kernel;
 #[path = "roofline/machine.rs"]
@@ -26,6 +28,8 @@ mod report;
 mod rounds;
 #[path = "roofline/rten.rs"]
 mod rten;
+#[path = "roofline/rten_softmax.rs"]
+mod rten_softmax;
 #[cfg(target_arch = "x86_64")]
 #[path = "roofline/x86_64.rs"]
 mod x86_64;

@@ -7,6 +7,7 @@ use xent::{Backend, Parallelism};
 
 use crate::buffers::last_cache_bytes;
 use crate::calls::Call;
+use crate::cpu;
 use crate::machine::Motion;
 use crate::rounds::{Regime, Times, Work};
 use crate::rten::VersusRten;
@@ -83,7 +84,7 @@ pub struct Report {
 impl Report {
     pub fn begin() -> Self {
         let backends: Vec<String> = Backend::available().map(|backend| backend.to_string()).collect();
-        println!("CPU       {}", cpu());
+        println!("CPU       {}", cpu::name());
         println!("threads   {}", rayon::current_num_threads());
         println!("backends  {}; calls use {}", backends.join(", "), Backend::detect());
         println!("cache     {} MiB, the last level", last_cache_bytes() >> 20);
@@ -154,7 +155,7 @@ impl Report {
         for times in &roofline.times {
             let shares = match times.work {
                 Work::Kernel(call) => Some((roofline.of_memory(call), roofline.of_exp(call))),
-                Work::Memory(..) | Work::Exp(_) | Work::RtenSoftmax => None,
+                Work::Memory(..) | Work::Exp(_) | Work::Peer(_) => None,
             };
             self.csv_line(&format!("{:?}", roofline.regime), roofline.threads, roofline.shape, times, shares);
         }
@@ -208,8 +209,8 @@ impl Report {
             Work::Memory(motion, variant) => (format!("{motion:?}"), variant),
             Work::Exp(variant) => ("Exp".to_owned(), variant),
             Work::Kernel(call) => (format!("{call:?}"), ""),
-            Work::RtenSoftmax if times.in_place => ("RtenSoftmax".to_owned(), "in place"),
-            Work::RtenSoftmax => ("RtenSoftmax".to_owned(), "out of place"),
+            Work::Peer(name) if times.in_place => (name.to_owned(), "in place"),
+            Work::Peer(name) => (name.to_owned(), "out of place"),
         };
         let median = times.median();
         let elements = rows as f64 * classes as f64;
@@ -236,7 +237,7 @@ fn gigabytes_per_second(times: &Times, elements: f64) -> f64 {
     let bytes_per_element = match times.work {
         Work::Kernel(call) => call.bytes_per_element() as f64,
         Work::Memory(Motion::Sum, _) => 4.0,
-        Work::Memory(..) | Work::RtenSoftmax => 8.0,
+        Work::Memory(..) | Work::Peer(_) => 8.0,
         Work::Exp(_) => 0.0,
     };
     bytes_per_element * elements / times.median() * 1e-9
@@ -247,10 +248,4 @@ fn thread_count(threads: Parallelism) -> usize {
         Parallelism::Serial => 1,
         Parallelism::Rayon => rayon::current_num_threads(),
     }
-}
-
-fn cpu() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find(|line| line.starts_with("model name"));
-    name.and_then(|line| line.split(": ").nth(1)).unwrap_or(std::env::consts::ARCH).to_owned()
 }

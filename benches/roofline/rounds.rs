@@ -17,7 +17,8 @@ pub enum Work {
     Memory(Motion, &'static str),
     Exp(&'static str),
     Kernel(Call),
-    RtenSoftmax,
+    /// Another crate, by name.
+    Peer(&'static str),
 }
 
 /// From the logits to the output.
@@ -43,7 +44,7 @@ pub enum Regime {
 pub struct Times {
     pub work: Work,
     pub in_place: bool,
-    seconds: Vec<f64>,
+    pub seconds: Vec<f64>,
 }
 
 impl Times {
