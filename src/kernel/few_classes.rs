@@ -71,16 +71,6 @@ impl<T> RowsOf<T> {
     }
 }
 
-/// Two or three numbers are copied faster than a function for any number of them is called.
-#[inline(always)]
-fn copy(from: &[f32], to: &mut [f32]) {
-    match from {
-        [a, b] => to[..2].copy_from_slice(&[*a, *b]),
-        [a, b, c] => to[..3].copy_from_slice(&[*a, *b, *c]),
-        from => to[..from.len()].copy_from_slice(from),
-    }
-}
-
 impl Task for StatisticsTask<'_> {
     type Output = ();
 
@@ -123,22 +113,21 @@ impl Tile {
             for column in logits.quads() {
                 self.set_quad(s, column, s.load_columns(logits.data, logits.row_stride, column));
             }
-        } else if logits.classes <= 4 {
-            self.load_copy::<S, 4>(s, logits);
+        } else if logits.classes < 4 {
+            for class in 0..logits.classes {
+                for row in 0..logits.count {
+                    self.columns[class][row] = logits.data[row * logits.row_stride + class];
+                }
+            }
         } else {
-            self.load_copy::<S, MOST>(s, logits);
-        }
-    }
-
-    /// By way of rows that are `WIDTH` apart.
-    #[inline(always)]
-    fn load_copy<S: Simd, const WIDTH: usize>(&mut self, s: S, logits: &RowsOf<&[f32]>) {
-        let mut whole = [[0.0; WIDTH]; LANES];
-        for row in 0..logits.count {
-            copy(&logits.data[row * logits.row_stride..][..logits.classes], &mut whole[row]);
-        }
-        for column in logits.quads() {
-            self.set_quad(s, column, s.load_columns(whole.as_flattened(), WIDTH, column));
+            let mut whole = [[0.0; MOST]; LANES];
+            for row in 0..logits.count {
+                let x = &logits.data[row * logits.row_stride..][..logits.classes];
+                whole[row][..logits.classes].copy_from_slice(x);
+            }
+            for column in logits.quads() {
+                self.set_quad(s, column, s.load_columns(whole.as_flattened(), MOST, column));
+            }
         }
     }
 
@@ -240,16 +229,33 @@ impl Task for AffineTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { tile, mut to, gaps, coefficients, rows } = self;
+        let Self { tile, to, gaps, coefficients, rows } = self;
         if to.is_whole() {
             for column in to.quads() {
                 let quad = tile.quad(s, column, gaps, coefficients);
                 s.store_columns(quad, to.data, to.row_stride, column);
             }
-        } else if to.classes <= 4 {
-            tile.store_copy::<S, 4>(s, &mut to, gaps, coefficients);
+        } else if to.classes < 4 {
+            let quad = tile.quad(s, 0, gaps, coefficients);
+            let mut columns = [[0.0; LANES]; 4];
+            for class in 0..to.classes {
+                s.store(quad[class], &mut columns[class]);
+            }
+            for class in 0..to.classes {
+                for row in 0..to.count {
+                    to.data[row * to.row_stride + class] = columns[class][row];
+                }
+            }
         } else {
-            tile.store_copy::<S, MOST>(s, &mut to, gaps, coefficients);
+            let mut whole = [[0.0; MOST]; LANES];
+            for column in to.quads() {
+                let quad = tile.quad(s, column, gaps, coefficients);
+                s.store_columns(quad, whole.as_flattened_mut(), MOST, column);
+            }
+            for row in 0..to.count {
+                let out = &mut to.data[row * to.row_stride..][..to.classes];
+                out.copy_from_slice(&whole[row][..to.classes]);
+            }
         }
         for row in 0..to.count {
             let class = rows.class[row];
@@ -261,25 +267,6 @@ impl Task for AffineTask<'_> {
 }
 
 impl Tile {
-    /// By way of rows that are `WIDTH` apart.
-    #[inline(always)]
-    fn store_copy<S: Simd, const WIDTH: usize>(
-        &self,
-        s: S,
-        to: &mut RowsOf<&mut [f32]>,
-        gaps: Gaps<'_>,
-        coefficients: &CoefficientLanes,
-    ) {
-        let mut whole = [[0.0; WIDTH]; LANES];
-        for column in to.quads() {
-            let quad = self.quad(s, column, gaps, coefficients);
-            s.store_columns(quad, whole.as_flattened_mut(), WIDTH, column);
-        }
-        for row in 0..to.count {
-            copy(&whole[row][..to.classes], &mut to.data[row * to.row_stride..]);
-        }
-    }
-
     /// The function of four classes.
     #[inline(always)]
     fn quad<S: Simd>(
