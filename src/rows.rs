@@ -22,7 +22,7 @@ use crate::kernel::lanes::{CoefficientLanes, CoefficientsTask, NO_CLASS, Results
 use crate::kernel::map::Shift;
 use crate::kernel::scalar::to_f32;
 use crate::kernel::statistics::{BLOCK, Gaps, Source};
-use crate::kernel::tasks::{AffineTask, Fence, FirstEqual, From, LogProbabilitiesTask, StatisticsTask};
+use crate::kernel::tasks::{AffineTask, Content, Fence, FirstEqual, LogProbabilitiesTask, StatisticsTask};
 use crate::kernel::{Entry, few_classes, short_rows};
 use crate::loss::{Options, Softmax, Terms};
 use crate::parallel::{Schedule, SplitRows, middle};
@@ -402,17 +402,17 @@ impl Passes for ByRow {
                 }
             }
             let classes = batch.classes();
-            let (from, columns) = if keeps == Some(wide) {
+            let (content, columns) = if keeps == Some(wide) {
                 let kept = kept_row(job, batch, &tile, row);
-                (From::Exps(self.references(classes, lane)), batch.kept_columns(row, wide, kept))
+                (Content::Exps(self.references(classes, lane)), batch.kept_columns(row, wide, kept))
             } else if self.has_references {
-                (From::Logits(self.references(classes, lane)), batch.columns(row, wide, job.streaming))
+                (Content::Logits(self.references(classes, lane)), batch.columns(row, wide, job.streaming))
             } else {
-                (From::ManyLogits(pivot), batch.columns(row, wide, job.streaming))
+                (Content::ManyLogits(pivot), batch.columns(row, wide, job.streaming))
             };
             let Some(columns) = columns else { continue };
             let (max, scale) = (lanes.max[lane], coefficients.exact_scale[lane]);
-            job.schedule.affine(AffineTask { columns, from, max, scale, shift, target });
+            job.schedule.affine(AffineTask { columns, content, max, scale, shift, target });
         }
     }
 }

@@ -5,7 +5,7 @@ mod support;
 use core::ops::RangeInclusive;
 use support::batch::{Batch, IGNORE_INDEX, Random};
 use support::bounds::{Expected, check_log_softmax, check_softmax};
-use support::evaluation::{Call, Evaluation};
+use support::evaluation::{Call, Evaluation, assert_same_bits};
 use support::{PARALLELISMS, backends};
 use xent::{CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request, Softmax};
 
@@ -845,6 +845,52 @@ fn the_loss_alone_keeps_to_the_table() {
                         (f64::INFINITY, f32::INFINITY),
                         "{context}, target {position} masked"
                     );
+                }
+            }
+        }
+    }
+}
+
+/// Rows whose maximum rises with every block, falls, or comes last: each block's exponentials are relative to another
+/// maximum. The longest rows have more blocks than the kernel remembers maxima of.
+#[test]
+fn maxima_that_rise_from_block_to_block_keep_the_bounds() {
+    for classes in [5_000, 100_000, 600_000] {
+        let ramp = |rise: f32| (0..classes).map(move |class| rise * class as f32 / classes as f32);
+        let mut logits: Vec<f32> = ramp(20.0).chain(ramp(-20.0)).chain(ramp(300.0)).collect();
+        logits.extend((0..classes).map(|class| if class == classes - 1 { 150.0 } else { 0.25 }));
+        logits.extend((0..classes).map(|class| if class == 0 { 150.0 } else { -0.25 }));
+        // Masked up to the last block.
+        logits.extend(ramp(5.0).map(|x| if x < 4.0 { f32::NEG_INFINITY } else { x }));
+        let last = classes as i64 - 1;
+        for targets in [[0, last, last / 2, last, 0, last], [last, 0, last, 0, last, last - 1]] {
+            let batch =
+                Batch { rows: targets.len(), classes, logits: logits.clone(), targets: targets.to_vec() };
+            for builder in [CrossEntropy::builder(), CrossEntropy::builder().weight(weights(classes))] {
+                let ce = builder.clone().build().expect("the options are valid");
+                let expected = Expected::new(&ce, &batch, None);
+                for backend in backends() {
+                    for parallelism in PARALLELISMS {
+                        let context = format!("{classes} classes, {targets:?}, {backend}, {parallelism:?}");
+                        let ce = builder.clone().backend(backend).parallelism(parallelism).build();
+                        let ce = ce.expect("the backend is available");
+                        let found = Call::default().evaluate(&ce, &batch);
+                        expected.check(&found, &context);
+
+                        // The gradient alone keeps its exponentials, in place and not.
+                        let (mut x, mut grad) = (batch.logits.clone(), vec![f32::NAN; batch.logits.len()]);
+                        let rows = batch.rows;
+                        let grad_view = MatrixMut::new(&mut grad, rows, classes).expect("the shape fits");
+                        let logits = Matrix::new(&batch.logits, rows, classes).expect("the shape fits");
+                        let request = Request::new().grad(grad_view);
+                        let summary = ce.run(logits, &batch.targets, request).expect("the batch is valid");
+                        assert_eq!(summary.correct, found.correct, "{context}");
+                        assert_same_bits("grad", classes, &grad, &found.grad, &context);
+                        let in_place = MatrixMut::new(&mut x, rows, classes).expect("the shape fits");
+                        let summary = ce.run_in_place(in_place, &batch.targets, Request::new());
+                        assert_eq!(summary.expect("the batch is valid").correct, found.correct, "{context}");
+                        assert_same_bits("grad in place", classes, &x, &found.grad, &context);
+                    }
                 }
             }
         }

@@ -19,7 +19,7 @@ pub(crate) struct StatisticsTask<'a> {
 pub(crate) struct AffineTask<'a> {
     pub(crate) columns: Columns<'a>,
     /// What the columns hold.
-    pub(crate) from: From<'a>,
+    pub(crate) content: Content<'a>,
     /// The row's largest logit but the pivot's.
     pub(crate) max: f32,
     pub(crate) scale: f64,
@@ -29,7 +29,7 @@ pub(crate) struct AffineTask<'a> {
 
 /// What the second pass starts from. The references are those of the first.
 #[derive(Clone, Copy)]
-pub(crate) enum From<'a> {
+pub(crate) enum Content<'a> {
     /// Exponentials, relative to the references.
     Exps(&'a [f32]),
     Logits(&'a [f32]),
@@ -78,7 +78,7 @@ impl Task for StatisticsTask<'_> {
     }
 }
 
-impl From<'_> {
+impl Content<'_> {
     /// The same of the columns from `column` on, a whole number of blocks.
     pub(crate) fn starting_at(self, column: usize) -> Self {
         match self {
@@ -93,9 +93,9 @@ impl<'a> AffineTask<'a> {
     /// The first `columns` columns, a whole number of blocks, and the others.
     pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
         let (first, second) = self.columns.split_at(columns);
-        let (from, shift, target) =
-            (self.from.starting_at(columns), self.shift.starting_at(columns), self.target.from(columns));
-        (Self { columns: first, ..self }, Self { columns: second, from, shift, target, ..self })
+        let (content, shift, target) =
+            (self.content.starting_at(columns), self.shift.starting_at(columns), self.target.from(columns));
+        (Self { columns: first, ..self }, Self { columns: second, content, shift, target, ..self })
     }
 
     /// Columns that share a reference.
@@ -105,9 +105,9 @@ impl<'a> AffineTask<'a> {
         let factor = if reference == self.max { 1.0 } else { scalar::exp(drop) };
         let affine = Affine::new(self.scale * factor, self.shift);
         let streams = matches!(self.columns, Columns::Streaming(..));
-        match self.from {
-            From::Exps(_) => map::affine_of_exps(s, self.columns, affine, self.target),
-            From::Logits(_) | From::ManyLogits(_) => {
+        match self.content {
+            Content::Exps(_) => map::affine_of_exps(s, self.columns, affine, self.target),
+            Content::Logits(_) | Content::ManyLogits(_) => {
                 map::affine_of_logits(s, self.columns, reference, affine, self.target);
             }
         }
@@ -119,14 +119,14 @@ impl<'a> AffineTask<'a> {
     /// The reference of the first columns, after that of those before them, and how many columns share it.
     #[inline(always)]
     fn first_reference<S: Simd>(&self, s: S, before: f32) -> (f32, usize) {
-        match self.from {
-            From::Exps(references) | From::Logits(references) => {
+        match self.content {
+            Content::Exps(references) | Content::Logits(references) => {
                 let (first, rest) = (references[0], &references[1..]);
                 let same = 1 + rest.iter().take_while(|&&reference| reference == first).count();
                 (first, same.saturating_mul(BLOCK))
             }
-            From::ManyLogits(_) if before == self.max => (before, usize::MAX),
-            From::ManyLogits(pivot) => {
+            Content::ManyLogits(_) if before == self.max => (before, usize::MAX),
+            Content::ManyLogits(pivot) => {
                 let x = self.columns.logits();
                 let max = statistics::max(s, &x[..x.len().min(BLOCK)], pivot);
                 (if max > before { max } else { before }, BLOCK)
