@@ -5,9 +5,8 @@ use core::ops::Range;
 use crate::kernel::backward;
 use crate::kernel::few_classes::RowsOf;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
-use crate::kernel::map::Columns;
+use crate::kernel::place::Columns;
 use crate::kernel::short_rows;
-use crate::kernel::statistics::Source;
 use crate::parallel::SplitRows;
 use crate::request::Request;
 use crate::rows::Job;
@@ -187,14 +186,14 @@ impl Batch<'_> {
     }
 
     /// Where the first pass reads a row, and keeps its exponentials: in the row `kept` of `wide`.
-    pub(crate) fn source(&mut self, row: usize, wide: Wide, kept: usize) -> Source<'_> {
+    pub(crate) fn source(&mut self, row: usize, wide: Wide, kept: usize) -> Columns<'_> {
         if self.overwrites(wide) {
-            return self.wide_row(row, wide).map_or(Source::Read(&[]), Source::Overwrite);
+            return self.wide_row(row, wide).map_or(Columns::Read(&[]), Columns::InPlace);
         }
         let x = self.logits.row(row);
         match self.request.wide_mut(wide).and_then(|matrix| matrix.row_mut(kept)) {
-            Some(exps) => Source::Keep(x, exps),
-            None => Source::Read(x),
+            Some(exps) => Columns::Between(x, exps),
+            None => Columns::Read(x),
         }
     }
 

@@ -70,6 +70,7 @@ mod kernel;
 mod loss;
 mod matrix;
 mod parallel;
+mod passes;
 pub mod reference;
 mod request;
 mod rows;

@@ -3,9 +3,10 @@
 //! The kernels never learn which options were set. They deliver [`Statistics`] that leave the target out, and they
 //! take an [`Affine`] function and one value for the target.
 
+use crate::kernel::gaps::Gaps;
 use crate::kernel::map::Shift;
 use crate::kernel::scalar::{exp, log1p_and_reciprocal, to_f32};
-use crate::kernel::statistics::{Gaps, Statistics};
+use crate::kernel::statistics::Statistics;
 
 /// How the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -114,7 +114,7 @@ impl Schedule {
     /// The first pass over some columns, along a tree whose leaves are pieces.
     #[inline(always)]
     pub(crate) fn statistics(self, task: StatisticsTask<'_>) -> Statistics {
-        if task.source.len() <= PIECE { self.instructions.run(task) } else { self.cut_statistics(task) }
+        if task.columns.len() <= PIECE { self.instructions.run(task) } else { self.cut_statistics(task) }
     }
 
     /// The second pass over some columns.
@@ -130,7 +130,7 @@ impl Schedule {
     }
 
     fn cut_statistics(self, task: StatisticsTask<'_>) -> Statistics {
-        let Some(middle) = middle(task.source.len(), PIECE) else { return self.instructions.run(task) };
+        let Some(middle) = middle(task.columns.len(), PIECE) else { return self.instructions.run(task) };
         let (first, second) = task.split_at(middle);
         let (first, second) = self.join(|| self.cut_statistics(first), || self.cut_statistics(second));
         first.merge(second)

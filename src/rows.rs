@@ -18,23 +18,22 @@
 use core::ops::Range;
 
 use crate::batch::{Batch, Wide};
+use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{CoefficientLanes, CoefficientsTask, NO_CLASS, Results, ResultsTask, RowLanes};
-use crate::kernel::map::Shift;
+use crate::kernel::place::Columns;
 use crate::kernel::scalar::to_f32;
-use crate::kernel::statistics::{BLOCK, Gaps, Source};
-use crate::kernel::tasks::{AffineTask, Content, Fence, FirstEqual, LogProbabilitiesTask, StatisticsTask};
-use crate::kernel::{Entry, few_classes, short_rows};
+use crate::kernel::statistics::BLOCK;
+use crate::kernel::tasks::{Fence, FirstEqual, LogProbabilitiesTask, StatisticsTask};
+use crate::kernel::{Entry, few_classes};
 use crate::loss::{Options, Softmax, Terms};
 use crate::parallel::{Schedule, SplitRows, middle};
+use crate::passes::{LongRows, Output, Passes, ShortRows, Transposed};
 use crate::request::IGNORED;
 use crate::simd::LANES;
 
 /// Elements of a tile: 16 KiB, so that logits and exponentials fit the first-level cache together.
 const TILE: usize = 4096;
-
-/// Blocks of a row whose references are remembered. Longer rows are past the second-level cache, where reading logits
-/// twice costs less than storing and reading exponentials.
-const MOST_REFERENCES: usize = 256;
+const _: () = assert!(TILE / (BLOCK + 1) <= 1, "long rows go alone");
 
 /// What is the same for all rows of a call.
 #[derive(Clone, Copy)]
@@ -78,33 +77,20 @@ pub(crate) fn rows_per_tile(classes: usize) -> usize {
 /// into pieces of `rows_per_piece`.
 pub(crate) fn run(job: &Job<'_>, mut batch: Batch<'_>, rows_per_piece: usize) -> Totals {
     let rows = 0..batch.rows();
-    let totals = if batch.classes() <= few_classes::MOST {
-        let passes = Transposed { tile: few_classes::Tile::new() };
+    let classes = batch.classes();
+    let totals = if classes <= few_classes::MOST {
+        Tiles::new(job, &mut batch, Transposed::new(), rows_per_piece).pieces(rows)
+    } else if classes <= BLOCK {
+        let passes = ShortRows::new(&batch);
         Tiles::new(job, &mut batch, passes, rows_per_piece).pieces(rows)
     } else {
-        let passes = ByRow::new(&batch);
+        let passes = LongRows::new(&batch);
         Tiles::new(job, &mut batch, passes, rows_per_piece).pieces(rows)
     };
     if job.streaming {
         job.schedule.instructions.run(Fence);
     }
     totals
-}
-
-/// The two passes over a tile.
-trait Passes {
-    fn statistics(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, lanes: &mut RowLanes);
-
-    /// The rows that count of an output that is an affine function of the exponentials.
-    fn affine(
-        &mut self,
-        job: &Job<'_>,
-        batch: &mut Batch<'_>,
-        wide: Wide,
-        tile: Range<usize>,
-        lanes: &RowLanes,
-        coefficients: &CoefficientLanes,
-    );
 }
 
 struct Tiles<'a, 'b, P> {
@@ -166,7 +152,7 @@ impl<'a, 'b, P: Passes> Tiles<'a, 'b, P> {
             if batch.writes(wide) {
                 let terms = terms.filter(|_| wide == Wide::Gradient);
                 instructions.run(CoefficientsTask { rows: lanes, terms, results, coefficients });
-                passes.affine(job, batch, wide, tile.clone(), lanes, coefficients);
+                passes.affine(job, batch, tile.clone(), &Output { wide, lanes, coefficients });
                 if results.has_nan || ignores {
                     for (lane, row) in tile.clone().enumerate() {
                         if !lanes.counts[lane]
@@ -224,7 +210,7 @@ impl<'a, 'b, P: Passes> Tiles<'a, 'b, P> {
             // Once more with the largest logit as the pivot, whose rounding would else drown the rest.
             let pivot = Entry::new(largest, softmax.max);
             let statistics = job.schedule.statistics(StatisticsTask {
-                source: Source::Read(x),
+                columns: Columns::Read(x),
                 following: 0,
                 pivot,
                 gaps: Gaps::None,
@@ -251,168 +237,5 @@ impl<'a, 'b, P: Passes> Tiles<'a, 'b, P> {
             .into_iter()
             .find_map(|value| self.job.schedule.instructions.run(FirstEqual { x, value }))
             .unwrap_or(0)
-    }
-}
-
-/// Few classes: all rows of a tile side by side.
-struct Transposed {
-    tile: few_classes::Tile,
-}
-
-impl Passes for Transposed {
-    fn statistics(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, lanes: &mut RowLanes) {
-        let gaps = if batch.targets.is_some() { job.options.gaps() } else { Gaps::None };
-        let count = tile.len();
-        job.schedule.instructions.run(few_classes::StatisticsTask {
-            tile: &mut self.tile,
-            logits: batch.rows_of_logits(tile),
-            gaps,
-            rows: lanes,
-        });
-        if count < LANES {
-            lanes.leave_out_ignored();
-        }
-    }
-
-    fn affine(
-        &mut self,
-        job: &Job<'_>,
-        batch: &mut Batch<'_>,
-        wide: Wide,
-        tile: Range<usize>,
-        lanes: &RowLanes,
-        coefficients: &CoefficientLanes,
-    ) {
-        if let Some(to) = batch.rows_of(wide, tile) {
-            let gaps = if wide == Wide::Gradient { job.options.gaps() } else { Gaps::None };
-            let tile = &self.tile;
-            job.schedule.instructions.run(few_classes::AffineTask {
-                tile,
-                to,
-                gaps,
-                coefficients,
-                rows: lanes,
-            });
-        }
-    }
-}
-
-/// One row after the other.
-struct ByRow {
-    /// The output that keeps exponentials.
-    keeps: Option<Wide>,
-    has_references: bool,
-    /// One row's, or one of each row.
-    references: [f32; MOST_REFERENCES],
-}
-
-impl ByRow {
-    fn new(batch: &Batch<'_>) -> Self {
-        let has_references = batch.classes() <= MOST_REFERENCES * BLOCK;
-        let keeps = batch.keeps_exponentials().filter(|_| has_references);
-        Self { keeps, has_references, references: [0.0; MOST_REFERENCES] }
-    }
-
-    /// The references of the row that is `lane`th of its tile.
-    fn references(&mut self, classes: usize, lane: usize) -> &mut [f32] {
-        if self.has_references {
-            let blocks = classes.div_ceil(BLOCK);
-            &mut self.references[lane * blocks..][..blocks]
-        } else {
-            &mut []
-        }
-    }
-}
-
-/// Where a row's exponentials are kept.
-fn kept_row(job: &Job<'_>, batch: &Batch<'_>, tile: &Range<usize>, row: usize) -> usize {
-    if job.streaming { row + (batch.rows() - tile.end) } else { row }
-}
-
-impl Passes for ByRow {
-    fn statistics(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, lanes: &mut RowLanes) {
-        if batch.classes() <= BLOCK {
-            let gaps = if batch.targets.is_some() { job.options.gaps() } else { Gaps::None };
-            let further_down = kept_row(job, batch, &tile, 0);
-            let source = batch.short_source(tile, self.keeps, further_down);
-            job.schedule.instructions.run(short_rows::StatisticsTask { source, gaps, rows: lanes });
-            self.references[..LANES].copy_from_slice(&lanes.max);
-            return;
-        }
-        let keeps = self.keeps;
-        for (lane, row) in tile.clone().enumerate() {
-            if !lanes.counts[lane] {
-                continue;
-            }
-            let (mut pivot, mut gaps) = (Entry::NONE, Gaps::None);
-            let class = lanes.class[lane];
-            if class != NO_CLASS {
-                pivot = Entry::new(class, batch.logits.row(row)[class]);
-                gaps = job.options.gaps();
-            }
-            let following = batch.following(row);
-            let references = self.references(batch.classes(), lane);
-            let source = match keeps {
-                Some(wide) => {
-                    let kept = kept_row(job, batch, &tile, row);
-                    batch.source(row, wide, kept)
-                }
-                None => Source::Read(batch.logits.row(row)),
-            };
-            let statistics =
-                job.schedule.statistics(StatisticsTask { source, following, pivot, gaps, references });
-            lanes.set_statistics(lane, &statistics, pivot.value);
-        }
-    }
-
-    fn affine(
-        &mut self,
-        job: &Job<'_>,
-        batch: &mut Batch<'_>,
-        wide: Wide,
-        tile: Range<usize>,
-        lanes: &RowLanes,
-        coefficients: &CoefficientLanes,
-    ) {
-        let keeps = self.keeps;
-        if batch.classes() <= BLOCK && keeps == Some(wide) {
-            let further_down = kept_row(job, batch, &tile, 0);
-            if let Some(kept) = batch.short_kept(tile, wide, further_down) {
-                let shift = if wide == Wide::Gradient { job.options.shift(0.0) } else { Shift::None };
-                job.schedule.instructions.run(short_rows::AffineTask {
-                    kept,
-                    shift,
-                    coefficients,
-                    rows: lanes,
-                });
-            }
-            return;
-        }
-        for (lane, row) in tile.clone().enumerate() {
-            if !lanes.counts[lane] {
-                continue;
-            }
-            let (mut pivot, mut target, mut shift) = (Entry::NONE, Entry::NONE, Shift::None);
-            let class = lanes.class[lane];
-            if class != NO_CLASS {
-                pivot = Entry::new(class, lanes.target_logit[lane]);
-                target = Entry::new(class, coefficients.at_target[lane]);
-                if wide == Wide::Gradient {
-                    shift = job.options.shift(coefficients.shift[lane]);
-                }
-            }
-            let classes = batch.classes();
-            let (content, columns) = if keeps == Some(wide) {
-                let kept = kept_row(job, batch, &tile, row);
-                (Content::Exps(self.references(classes, lane)), batch.kept_columns(row, wide, kept))
-            } else if self.has_references {
-                (Content::Logits(self.references(classes, lane)), batch.columns(row, wide, job.streaming))
-            } else {
-                (Content::ManyLogits(pivot), batch.columns(row, wide, job.streaming))
-            };
-            let Some(columns) = columns else { continue };
-            let (max, scale) = (lanes.max[lane], coefficients.exact_scale[lane]);
-            job.schedule.affine(AffineTask { columns, content, max, scale, shift, target });
-        }
     }
 }

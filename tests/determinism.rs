@@ -206,24 +206,11 @@ fn a_row_is_the_same_at_every_position() {
                             "{backend}, {classes} classes, {variant}, row {from} of {} at {to}",
                             batch.rows
                         );
-                        row_of(&found, to).assert_rows_equal(&expected, from..from + 1, &context);
+                        found.row(to).assert_rows_equal(&expected, from..from + 1, &context);
                     }
                 }
             }
         }
-    }
-}
-
-fn row_of(evaluation: &Evaluation, row: usize) -> Evaluation {
-    let columns = row * evaluation.classes..(row + 1) * evaluation.classes;
-    Evaluation {
-        grad: evaluation.grad[columns.clone()].to_vec(),
-        losses: vec![evaluation.losses[row]],
-        lse: vec![evaluation.lse[row]],
-        argmax: vec![evaluation.argmax[row]],
-        probabilities: evaluation.probabilities[columns.clone()].to_vec(),
-        log_probabilities: evaluation.log_probabilities[columns].to_vec(),
-        ..*evaluation
     }
 }
 
@@ -322,7 +309,7 @@ fn stores_past_the_caches_change_no_bit() {
                             .probabilities(probabilities.matrix_mut())
                             .log_probabilities(log_probabilities.matrix_mut());
                         ce.run(far, &batch.targets[row..=row], request).expect("the row is valid");
-                        let exact = row_of(&expected, row);
+                        let exact = expected.row(row);
                         let context =
                             format!("{backend}, {classes} classes, {variant}, row {row}, {layout:?}");
                         let wanted = [&exact.grad, &exact.probabilities, &exact.log_probabilities];

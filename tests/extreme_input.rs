@@ -146,7 +146,7 @@ fn ignored_rows_have_zeros_whatever_they_hold() {
                     let alone = alone.next().expect("there are as many calls");
                     for (row, &at) in counting.iter().enumerate() {
                         let context = format!("row {row} beside ignored rows, {context}");
-                        row_of(alone, row).assert_rows_equal(found, at..at + 1, &context);
+                        alone.row(row).assert_rows_equal(found, at..at + 1, &context);
                     }
                     assert_eq!(found.counted, others.rows, "{context}");
                     for row in (0..batch.rows).filter(|row| !counting.contains(row)) {
@@ -160,19 +160,6 @@ fn ignored_rows_have_zeros_whatever_they_hold() {
             // The mean is over the rows that count.
             check_every_call(&builder.reduction(Reduction::Mean), &batch, None, "rows ignored, mean");
         }
-    }
-}
-
-fn row_of(evaluation: &Evaluation, row: usize) -> Evaluation {
-    let columns = row * evaluation.classes..(row + 1) * evaluation.classes;
-    Evaluation {
-        grad: evaluation.grad[columns.clone()].to_vec(),
-        losses: vec![evaluation.losses[row]],
-        lse: vec![evaluation.lse[row]],
-        argmax: vec![evaluation.argmax[row]],
-        probabilities: evaluation.probabilities[columns.clone()].to_vec(),
-        log_probabilities: evaluation.log_probabilities[columns].to_vec(),
-        ..*evaluation
     }
 }
 
@@ -377,7 +364,7 @@ fn a_row_with_nan_or_inf_or_without_a_finite_logit_is_nan_and_no_other_row_chang
                     expected.check(found, &context);
                     let of_clean = of_clean.next().expect("there are as many calls");
                     for other in (0..batch.rows).filter(|&other| other != row) {
-                        row_of(of_clean, other).assert_rows_equal(found, other..other + 1, &context);
+                        of_clean.row(other).assert_rows_equal(found, other..other + 1, &context);
                     }
                 });
             }

@@ -12,8 +12,9 @@
 //! ```
 
 use super::exp;
+use super::gaps::{Gaps, half_gap};
 use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
-use super::statistics::{Gaps, exp_of_group, half_gap, sum_of_four};
+use super::statistics::{exp_of_group, sum_of_four};
 use crate::simd::{LANES, Simd, Task};
 
 /// Rows of up to so many classes are taken this way. From about 90 on, transposing costs more than reducing each row.

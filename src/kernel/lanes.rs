@@ -142,6 +142,11 @@ impl RowLanes {
         }
     }
 
+    /// Whether every lane has a row.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len == LANES
+    }
+
     /// Gives rows that do not count what makes zeros, whatever the first pass found there.
     pub(crate) fn leave_out_ignored(&mut self) {
         let nothing = Self::default();

@@ -1,5 +1,6 @@
 //! The second pass: every output as wide as a row is a function of one logit and a few numbers of its row.
 
+use super::place::{Between, Columns, InPlace, Place};
 use super::scalar::to_f32;
 use super::{Entry, exp, vector_at};
 use crate::simd::{LANES, Simd};
@@ -23,14 +24,6 @@ pub(crate) enum Shift<'a> {
         weights: &'a [f32],
         scale: f32,
     },
-}
-
-/// Where a pass reads and writes.
-pub(crate) enum Columns<'a> {
-    Between(&'a [f32], &'a mut [f32]),
-    /// The same, with stores past the caches. [`Simd::fence`] must follow the last of them.
-    Streaming(&'a [f32], &'a mut [f32]),
-    InPlace(&'a mut [f32]),
 }
 
 /// A function of 16 neighbouring columns.
@@ -66,40 +59,6 @@ impl Shift<'_> {
         match self {
             Self::Weighted { weights, scale } => Self::Weighted { weights: &weights[column..], scale },
             shift => shift,
-        }
-    }
-}
-
-impl Columns<'_> {
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Between(_, to) | Self::Streaming(_, to) | Self::InPlace(to) => to.len(),
-        }
-    }
-
-    /// What the pass reads.
-    pub(crate) fn logits(&self) -> &[f32] {
-        match self {
-            Self::Between(from, _) | Self::Streaming(from, _) => from,
-            Self::InPlace(x) => x,
-        }
-    }
-
-    /// The first `columns` columns, and the others.
-    pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
-        match self {
-            Self::Between(from, to) => {
-                let ((from, from_rest), (to, to_rest)) = (from.split_at(columns), to.split_at_mut(columns));
-                (Self::Between(from, to), Self::Between(from_rest, to_rest))
-            }
-            Self::Streaming(from, to) => {
-                let ((from, from_rest), (to, to_rest)) = (from.split_at(columns), to.split_at_mut(columns));
-                (Self::Streaming(from, to), Self::Streaming(from_rest, to_rest))
-            }
-            Self::InPlace(x) => {
-                let (x, rest) = x.split_at_mut(columns);
-                (Self::InPlace(x), Self::InPlace(rest))
-            }
         }
     }
 }
@@ -238,9 +197,10 @@ impl<S: Simd, M: Map<S>> Map<S> for ShiftedByWeights<'_, M, S::F32> {
 #[inline(always)]
 fn run<S: Simd, M: Map<S>>(s: S, columns: Columns<'_>, map: M, target: Entry) {
     match columns {
+        Columns::Read(_) => {}
         Columns::Between(from, to) => {
             let from = &from[..to.len()];
-            each_vector(s, &mut Between(from, to), 0, map, Entry::NONE);
+            each_vector(s, &mut Between::<false>(from, to), 0, map, Entry::NONE);
             if let Some(out) = to.get_mut(target.index()) {
                 *out = target.value;
             }
@@ -251,8 +211,8 @@ fn run<S: Simd, M: Map<S>>(s: S, columns: Columns<'_>, map: M, target: Entry) {
             let ahead = ahead.min(to.len());
             let (from_head, from_rest) = from[..to.len()].split_at(ahead);
             let (to_head, to_rest) = to.split_at_mut(ahead);
-            each_vector(s, &mut Between(from_head, to_head), 0, map, target);
-            each_vector(s, &mut Streaming(from_rest, to_rest), ahead, map, target);
+            each_vector(s, &mut Between::<false>(from_head, to_head), 0, map, target);
+            each_vector(s, &mut Between::<true>(from_rest, to_rest), ahead, map, target);
         }
         Columns::InPlace(x) => {
             each_vector(s, &mut InPlace(x), 0, map, Entry::NONE);
@@ -299,61 +259,5 @@ fn each_vector<S: Simd, M: Map<S>, P: Place>(s: S, place: &mut P, start: usize, 
     if at < len {
         let y = map.apply(s, s.load_partial(&place.from()[at..], 0.0), start + at);
         s.store_partial(s.with_lane(y, target.from(at).lane(), target.value), &mut place.to()[at..]);
-    }
-}
-
-/// [`Columns`], one type each.
-trait Place {
-    fn from(&self) -> &[f32];
-    fn to(&mut self) -> &mut [f32];
-
-    #[inline(always)]
-    fn store<S: Simd>(s: S, y: S::F32, out: &mut [f32; LANES]) {
-        s.store(y, out);
-    }
-}
-
-struct Between<'a>(&'a [f32], &'a mut [f32]);
-struct Streaming<'a>(&'a [f32], &'a mut [f32]);
-struct InPlace<'a>(&'a mut [f32]);
-
-impl Place for Between<'_> {
-    #[inline(always)]
-    fn from(&self) -> &[f32] {
-        self.0
-    }
-
-    #[inline(always)]
-    fn to(&mut self) -> &mut [f32] {
-        self.1
-    }
-}
-
-impl Place for Streaming<'_> {
-    #[inline(always)]
-    fn from(&self) -> &[f32] {
-        self.0
-    }
-
-    #[inline(always)]
-    fn to(&mut self) -> &mut [f32] {
-        self.1
-    }
-
-    #[inline(always)]
-    fn store<S: Simd>(s: S, y: S::F32, out: &mut [f32; LANES]) {
-        s.stream(y, out);
-    }
-}
-
-impl Place for InPlace<'_> {
-    #[inline(always)]
-    fn from(&self) -> &[f32] {
-        self.0
-    }
-
-    #[inline(always)]
-    fn to(&mut self) -> &mut [f32] {
-        self.0
     }
 }

@@ -34,15 +34,18 @@
 //!
 //! Three kinds of rows: few classes go 16 rows at a time, one lane each (`few_classes.rs`); rows of one block take each
 //! step together with their neighbours (`short_rows.rs`); longer ones go alone, in pieces for several threads
-//! (`tasks.rs`). The scalars are those of 16 rows at a time for all of them (`lanes.rs`), and `rows.rs` has the order.
+//! (`tasks.rs`). The scalars are those of 16 rows at a time for all of them (`lanes.rs`). Outside, `rows.rs` has the order
+//! and `passes.rs` the three kinds.
 //!
 //! What a loss does with a row beyond this is a handful of scalars: see `loss.rs`.
 
 pub(crate) mod backward;
 pub(crate) mod exp;
 pub(crate) mod few_classes;
+pub(crate) mod gaps;
 pub(crate) mod lanes;
 pub(crate) mod map;
+pub(crate) mod place;
 pub(crate) mod scalar;
 pub(crate) mod short_rows;
 pub(crate) mod statistics;

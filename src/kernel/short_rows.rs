@@ -4,11 +4,15 @@
 //! there: the loops over the columns are short, and all that follows depends on them. So all maxima come first, then all
 //! sums; the steps of different rows do not depend on each other and overlap.
 
+use core::ops::Range;
+
 use super::Entry;
 use super::few_classes::RowsOf;
+use super::gaps::{Gaps, gaps_of};
 use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
-use super::map::{self, Affine, Columns, Shift};
-use super::statistics::{Gaps, Keep, Overwrite, Place, Read, gaps_of, max_of, sum_of};
+use super::map::{self, Affine, Shift};
+use super::place::{Between, Columns, InPlace, Place, Read};
+use super::statistics::{max_of, sum_of};
 use crate::simd::{Simd, Task};
 
 /// Where the rows are read, and where their exponentials are kept.
@@ -41,14 +45,33 @@ pub(crate) struct AffineTask<'a> {
     pub(crate) rows: &'a RowLanes,
 }
 
+impl Source<'_> {
+    /// How many numbers there are from the first row on, those of later tiles included, and from row to row.
+    #[inline(always)]
+    fn extent(&self) -> (usize, usize) {
+        match self {
+            Self::Read(logits) | Self::Keep(logits, _) => (logits.data.len(), logits.row_stride),
+            Self::Overwrite(logits) => (logits.data.len(), logits.row_stride),
+        }
+    }
+}
+
 /// [`Source`], one type each.
 trait Places {
     type Row<'r>: Place
     where
         Self: 'r;
 
-    fn count(&self) -> usize;
     fn row(&mut self, row: usize) -> Self::Row<'_>;
+}
+
+impl<T> RowsOf<T> {
+    /// Where a row is.
+    #[inline(always)]
+    fn columns(&self, row: usize) -> Range<usize> {
+        let start = row * self.row_stride;
+        start..start + self.classes
+    }
 }
 
 impl Places for RowsOf<&[f32]> {
@@ -58,54 +81,36 @@ impl Places for RowsOf<&[f32]> {
         Self: 'r;
 
     #[inline(always)]
-    fn count(&self) -> usize {
-        self.count
-    }
-
-    #[inline(always)]
     fn row(&mut self, row: usize) -> Read<'_> {
-        let rest = &self.data[row * self.row_stride..];
-        Read(&rest[..self.classes], rest.len() - self.classes)
+        Read(&self.data[self.columns(row)])
     }
 }
 
 impl Places for (RowsOf<&[f32]>, Kept<'_>) {
     type Row<'r>
-        = Keep<'r>
+        = Between<'r, false>
     where
         Self: 'r;
 
     #[inline(always)]
-    fn count(&self) -> usize {
-        self.0.count
-    }
-
-    #[inline(always)]
-    fn row(&mut self, row: usize) -> Keep<'_> {
+    fn row(&mut self, row: usize) -> Between<'_, false> {
         let (logits, Kept { rows, further_down }) = self;
-        let rest = &logits.data[row * logits.row_stride..];
-        let x = &rest[..logits.classes];
-        let exps = &mut rows.data[(row + *further_down) * rows.row_stride..][..x.len()];
-        Keep(x, exps, rest.len() - x.len())
+        let x = &logits.data[logits.columns(row)];
+        let exps = rows.columns(row + *further_down);
+        Between(x, &mut rows.data[exps][..x.len()])
     }
 }
 
 impl Places for RowsOf<&mut [f32]> {
     type Row<'r>
-        = Overwrite<'r>
+        = InPlace<'r>
     where
         Self: 'r;
 
     #[inline(always)]
-    fn count(&self) -> usize {
-        self.count
-    }
-
-    #[inline(always)]
-    fn row(&mut self, row: usize) -> Overwrite<'_> {
-        let rest = &mut self.data[row * self.row_stride..];
-        let following = rest.len() - self.classes;
-        Overwrite(&mut rest[..self.classes], following)
+    fn row(&mut self, row: usize) -> InPlace<'_> {
+        let columns = self.columns(row);
+        InPlace(&mut self.data[columns])
     }
 }
 
@@ -114,22 +119,31 @@ impl Task for StatisticsTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.source {
-            Source::Read(logits) => statistics(s, logits, self.gaps, self.rows),
-            Source::Keep(logits, kept) => statistics(s, (logits, kept), self.gaps, self.rows),
-            Source::Overwrite(logits) => statistics(s, logits, self.gaps, self.rows),
+        let Self { source, gaps, rows } = self;
+        let extent = source.extent();
+        match source {
+            Source::Read(logits) => statistics(s, logits, extent, gaps, rows),
+            Source::Keep(logits, kept) => statistics(s, (logits, kept), extent, gaps, rows),
+            Source::Overwrite(logits) => statistics(s, logits, extent, gaps, rows),
         }
     }
 }
 
+/// The rows' statistics; the [extent](Source::extent) says what may be fetched ahead.
 #[inline(always)]
-fn statistics<S: Simd, P: Places>(s: S, mut places: P, gaps: Gaps<'_>, rows: &mut RowLanes) {
-    for row in 0..places.count() {
+fn statistics<S: Simd, P: Places>(
+    s: S,
+    mut places: P,
+    (all, row_stride): (usize, usize),
+    gaps: Gaps<'_>,
+    rows: &mut RowLanes,
+) {
+    for row in 0..rows.len {
         if !rows.counts[row] {
             continue;
         }
         let place = places.row(row);
-        let x = place.logits();
+        let x = place.from();
         let class = rows.class[row];
         let pivot = if class == NO_CLASS { Entry::NONE } else { Entry::new(class, x[class]) };
         let max = max_of(s, &place, 0..x.len(), pivot);
@@ -143,16 +157,17 @@ fn statistics<S: Simd, P: Places>(s: S, mut places: P, gaps: Gaps<'_>, rows: &mu
             (rows.gap[row], rows.weight[row]) = gaps_of(s, &place, 0..x.len(), pivot, gaps, reference);
         }
     }
-    for row in 0..places.count() {
+    for row in 0..rows.len {
         if !rows.counts[row] {
             continue;
         }
         let mut place = places.row(row);
         let class = rows.class[row];
         let pivot = if class == NO_CLASS { Entry::NONE } else { Entry::new(class, f32::NEG_INFINITY) };
-        let len = place.logits().len();
+        let len = place.from().len();
+        let readable = all - row * row_stride;
         let reference = s.splat(finite(rows.max[row]));
-        let sum = s.sum_lanes(sum_of(s, &mut place, 0..len, pivot, reference, s.zero_sums()));
+        let sum = s.sum_lanes(sum_of(s, &mut place, 0..len, readable, pivot, reference, s.zero_sums()));
         let is_empty = (rows.max[row] == f32::NEG_INFINITY) & !sum.is_nan();
         rows.sum[row] = if is_empty { 0.0 } else { sum };
     }

@@ -13,6 +13,8 @@
 
 use core::ops::Range;
 
+use super::gaps::{Gaps, gaps_of};
+use super::place::{Between, Columns, InPlace, Place, Read};
 use super::{Entry, exp, scalar};
 use crate::simd::{LANES, Simd};
 
@@ -43,24 +45,6 @@ pub(crate) struct Statistics {
     pub(crate) has_earlier_equal: bool,
 }
 
-/// Which gaps below the maximum a loss sums up.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Gaps<'a> {
-    None,
-    /// Every class weighs 1.
-    Equal,
-    /// Class c weighs `weights[c]`, at most 1. At least [`GROUP`] zeros follow the last.
-    Weighted(&'a [f32]),
-}
-
-/// Where the pass reads logits, and where it keeps their exponentials.
-pub(crate) enum Source<'a> {
-    Read(&'a [f32]),
-    Keep(&'a [f32], &'a mut [f32]),
-    /// The exponentials take the place of the logits.
-    Overwrite(&'a mut [f32]),
-}
-
 impl Statistics {
     pub(crate) const NOTHING: Self =
         Self { max: f32::NEG_INFINITY, sum: 0.0, gap: 0.0, weight: 0.0, has_earlier_equal: false };
@@ -83,94 +67,48 @@ impl Statistics {
     }
 }
 
-impl Gaps<'_> {
-    /// What the gap of a class weighs.
-    #[inline(always)]
-    pub(super) fn weight(&self, class: usize) -> f32 {
-        match self {
-            Gaps::None => 0.0,
-            Gaps::Equal => 1.0,
-            Gaps::Weighted(weights) => weights[class],
-        }
-    }
-
-    /// The same of the classes from `class` on.
-    #[inline(always)]
-    pub(crate) fn from(self, class: usize) -> Self {
-        match self {
-            Gaps::Weighted(weights) => Gaps::Weighted(&weights[class..]),
-            gaps => gaps,
-        }
-    }
-}
-
-impl Source<'_> {
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Read(x) | Self::Keep(x, _) => x.len(),
-            Self::Overwrite(x) => x.len(),
-        }
-    }
-
-    /// The first `columns` columns, and the others.
-    pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
-        match self {
-            Self::Read(x) => {
-                let (x, x_rest) = x.split_at(columns);
-                (Self::Read(x), Self::Read(x_rest))
-            }
-            Self::Keep(x, exps) => {
-                let ((x, x_rest), (exps, exps_rest)) = (x.split_at(columns), exps.split_at_mut(columns));
-                (Self::Keep(x, exps), Self::Keep(x_rest, exps_rest))
-            }
-            Self::Overwrite(x) => {
-                let (x, x_rest) = x.split_at_mut(columns);
-                (Self::Overwrite(x), Self::Overwrite(x_rest))
-            }
-        }
-    }
-}
-
-/// The statistics of all columns but the pivot. The exponentials that are kept are relative to `references`, one for each
-/// [`BLOCK`], as far as there is room for them; the pivot's own is unspecified. So many numbers as are `following` the
-/// source belong to rows that come next.
+/// The statistics of all columns but the pivot. The exponentials that are written are relative to `references`, one for
+/// each [`BLOCK`], as far as there is room for them; the pivot's own is unspecified. So many numbers as are `following`
+/// the columns belong to rows that come next.
 #[inline(always)]
 pub(crate) fn statistics<S: Simd>(
     s: S,
-    source: Source<'_>,
+    columns: Columns<'_>,
     following: usize,
     pivot: Entry,
     gaps: Gaps<'_>,
     references: &mut [f32],
 ) -> Statistics {
-    match source {
-        Source::Read(x) => by_blocks(s, Read(x, following), pivot, gaps, references),
-        Source::Keep(x, exps) => {
+    match columns {
+        Columns::Read(x) => by_blocks(s, Read(x), following, pivot, gaps, references),
+        // The second pass will want the exponentials: they are never stored past the caches.
+        Columns::Between(x, exps) | Columns::Streaming(x, exps) => {
             // One length for both, which the compiler can see.
             let exps = &mut exps[..x.len()];
-            by_blocks(s, Keep(x, exps, following), pivot, gaps, references)
+            by_blocks(s, Between::<false>(x, exps), following, pivot, gaps, references)
         }
-        Source::Overwrite(x) => by_blocks(s, Overwrite(x, following), pivot, gaps, references),
+        Columns::InPlace(x) => by_blocks(s, InPlace(x), following, pivot, gaps, references),
     }
 }
 
 /// The largest of a block's logits but the pivot's.
 #[inline(always)]
 pub(crate) fn max<S: Simd>(s: S, x: &[f32], pivot: Entry) -> f32 {
-    max_of(s, &Read(x, 0), 0..x.len(), pivot)
+    max_of(s, &Read(x), 0..x.len(), pivot)
 }
 
 #[inline(always)]
 fn by_blocks<S: Simd, P: Place>(
     s: S,
     mut place: P,
+    following: usize,
     pivot: Entry,
     gaps: Gaps<'_>,
     references: &mut [f32],
 ) -> Statistics {
     let mut whole = Statistics::NOTHING;
     let mut sums = s.zero_sums();
-    let len = place.logits().len();
+    let len = place.from().len();
     for (index, start) in (0..len).step_by(BLOCK).enumerate() {
         let end = len.min(start + BLOCK);
         let max = max_of(s, &place, start..end, pivot);
@@ -184,7 +122,7 @@ fn by_blocks<S: Simd, P: Place>(
             whole.max = max;
         }
         if max == pivot.value {
-            let before = &place.logits()[start..end][..pivot.from(start).columns_before(end - start)];
+            let before = &place.from()[start..end][..pivot.from(start).columns_before(end - start)];
             whole.has_earlier_equal |= before.contains(&max);
         }
         if let Some(reference) = references.get_mut(index) {
@@ -195,7 +133,7 @@ fn by_blocks<S: Simd, P: Place>(
         let (gap, weight) = gaps_of(s, &place, start..end, pivot, gaps, reference);
         whole.gap += gap;
         whole.weight += weight;
-        sums = sum_of(s, &mut place, start..end, pivot, reference, sums);
+        sums = sum_of(s, &mut place, start..end, len + following, pivot, reference, sums);
     }
     whole.sum += s.sum_lanes(sums);
     if whole.max == f32::NEG_INFINITY && !whole.sum.is_nan() {
@@ -210,27 +148,27 @@ pub(super) fn max_of<S: Simd, P: Place>(s: S, place: &P, columns: Range<usize>, 
     let groups = Groups::new(columns, pivot);
     let mut max = [s.splat(f32::NEG_INFINITY); 8];
     for pair in 0..groups.len / 2 {
-        let x = place.group(s, groups.at(2 * pair));
-        let y = place.group(s, groups.at(2 * pair + 1));
+        let x = group(s, place, groups.at(2 * pair));
+        let y = group(s, place, groups.at(2 * pair + 1));
         for i in 0..4 {
             max[i] = s.max(max[i], x[i]);
             max[i + 4] = s.max(max[i + 4], y[i]);
         }
     }
     if groups.len % 2 == 1 {
-        let x = place.group(s, groups.at(groups.len - 1));
+        let x = group(s, place, groups.at(groups.len - 1));
         for i in 0..4 {
             max[i] = s.max(max[i], x[i]);
         }
     }
     if groups.has_pivot() {
-        let x = place.group_without(s, groups.pivot_group, pivot);
+        let x = group_without(s, place, groups.pivot_group, pivot);
         for i in 0..4 {
             max[i] = s.max(max[i], x[i]);
         }
     }
     if groups.rest < groups.end {
-        let x = rest_without(s, &place.logits()[groups.rest..groups.end], pivot.from(groups.rest));
+        let x = rest_without(s, &place.from()[groups.rest..groups.end], pivot.from(groups.rest));
         for i in 0..4 {
             max[i] = s.max(max[i], x[i]);
         }
@@ -243,12 +181,14 @@ pub(super) fn max_of<S: Simd, P: Place>(s: S, place: &P, columns: Range<usize>, 
     s.max_lane(max[0])
 }
 
-/// The exponentials of some columns, added to the sums.
+/// The exponentials of some columns, added to the sums. So many numbers are `readable` from the first column on, those
+/// of later rows included.
 #[inline(always)]
 pub(super) fn sum_of<S: Simd, P: Place>(
     s: S,
     place: &mut P,
     columns: Range<usize>,
+    readable: usize,
     pivot: Entry,
     reference: S::F32,
     mut sums: S::F64,
@@ -256,35 +196,35 @@ pub(super) fn sum_of<S: Simd, P: Place>(
     let groups = Groups::new(columns, pivot);
     for pair in 0..groups.len / 2 {
         let (first, second) = (groups.at(2 * pair), groups.at(2 * pair + 1));
-        fetch(s, place, first);
-        fetch(s, place, second);
-        let (x, y) = (place.group(s, first), place.group(s, second));
+        fetch(s, place, first, readable);
+        fetch(s, place, second, readable);
+        let (x, y) = (group(s, place, first), group(s, place, second));
         let [e, f] = exp_of_pair(s, x, y, reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
         sums = s.accumulate(sums, sum_of_four(s, f));
-        place.keep(s, first, e);
-        place.keep(s, second, f);
+        keep(s, place, first, e);
+        keep(s, place, second, f);
     }
     if groups.len % 2 == 1 {
         let at = groups.at(groups.len - 1);
-        fetch(s, place, at);
-        let e = exp_of_group(s, place.group(s, at), reference);
+        fetch(s, place, at, readable);
+        let e = exp_of_group(s, group(s, place, at), reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
-        place.keep(s, at, e);
+        keep(s, place, at, e);
     }
     if groups.has_pivot() {
         let at = groups.pivot_group;
-        fetch(s, place, at);
-        let e = exp_of_group(s, place.group_without(s, at, pivot), reference);
+        fetch(s, place, at, readable);
+        let e = exp_of_group(s, group_without(s, place, at, pivot), reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
-        place.keep(s, at, e);
+        keep(s, place, at, e);
     }
     if groups.rest < groups.end {
-        fetch(s, place, groups.rest);
-        let x = rest_without(s, &place.logits()[groups.rest..groups.end], pivot.from(groups.rest));
+        fetch(s, place, groups.rest, readable);
+        let x = rest_without(s, &place.from()[groups.rest..groups.end], pivot.from(groups.rest));
         let e = exp_of_group(s, x, reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
-        place.keep_partial(s, groups.rest..groups.end, e);
+        keep_rest(s, place, groups.rest..groups.end, e);
     }
     sums
 }
@@ -338,12 +278,51 @@ fn rest_without<S: Simd>(s: S, x: &[f32], pivot: Entry) -> [S::F32; 4] {
     group
 }
 
-/// Starts to bring a group from memory, ahead of the one at `at`.
+/// Starts to bring a group from memory, ahead of the one at `at`. To fetch what is not readable costs more than it gains:
+/// there may be no memory.
 #[inline(always)]
-fn fetch<S: Simd, P: Place>(s: S, place: &P, at: usize) {
-    if at + FETCH_AHEAD < place.readable() {
+fn fetch<S: Simd, P: Place>(s: S, place: &P, at: usize, readable: usize) {
+    if at + FETCH_AHEAD < readable {
         for line in 0..4 {
-            s.prefetch(place.logits(), at + FETCH_AHEAD + line * LANES);
+            s.prefetch(place.from(), at + FETCH_AHEAD + line * LANES);
+        }
+    }
+}
+
+#[inline(always)]
+fn group<S: Simd, P: Place>(s: S, place: &P, at: usize) -> [S::F32; 4] {
+    let [a, b, c, d] = &place.from()[at..at + GROUP].as_chunks().0.as_chunks().0[0];
+    [s.load(a), s.load(b), s.load(c), s.load(d)]
+}
+
+/// The group that holds the pivot, with -inf in its place.
+#[inline(always)]
+fn group_without<S: Simd, P: Place>(s: S, place: &P, at: usize, pivot: Entry) -> [S::F32; 4] {
+    let mut group = group(s, place, at);
+    for i in 0..4 {
+        group[i] = s.with_lane(group[i], pivot.from(at + i * LANES).lane(), f32::NEG_INFINITY);
+    }
+    group
+}
+
+#[inline(always)]
+fn keep<S: Simd, P: Place>(s: S, place: &mut P, at: usize, e: [S::F32; 4]) {
+    if P::WRITES {
+        let (group, _) = place.to()[at..at + GROUP].as_chunks_mut::<LANES>();
+        for i in 0..4 {
+            s.store(e[i], &mut group[i]);
+        }
+    }
+}
+
+/// [`keep`] of up to a group.
+#[inline(always)]
+fn keep_rest<S: Simd, P: Place>(s: S, place: &mut P, columns: Range<usize>, e: [S::F32; 4]) {
+    if P::WRITES {
+        let to = &mut place.to()[columns];
+        for i in 0..4 {
+            let start = (i * LANES).min(to.len());
+            s.store_partial(e[i], &mut to[start..]);
         }
     }
 }
@@ -385,186 +364,4 @@ fn differences<S: Simd>(s: S, mut x: [S::F32; 4], reference: S::F32) -> [S::F32;
 #[inline(always)]
 pub(super) fn sum_of_four<S: Simd>(s: S, e: [S::F32; 4]) -> S::F32 {
     s.add(s.add(e[0], e[1]), s.add(e[2], e[3]))
-}
-
-/// [`Gaps`], one type each.
-trait Weigh<S: Simd>: Copy {
-    /// The weights of 16 columns from `column` on.
-    fn weights(self, s: S, column: usize) -> S::F32;
-}
-
-#[derive(Clone, Copy)]
-struct EqualGaps;
-
-#[derive(Clone, Copy)]
-struct WeightedGaps<'a>(&'a [f32]);
-
-impl<S: Simd> Weigh<S> for EqualGaps {
-    #[inline(always)]
-    fn weights(self, s: S, _: usize) -> S::F32 {
-        s.splat(1.0)
-    }
-}
-
-impl<S: Simd> Weigh<S> for WeightedGaps<'_> {
-    #[inline(always)]
-    fn weights(self, s: S, column: usize) -> S::F32 {
-        s.load(super::vector_at(self.0, column))
-    }
-}
-
-/// Sum of w (max - x) and of w over some columns but the pivot.
-#[inline(always)]
-pub(super) fn gaps_of<S: Simd, P: Place>(
-    s: S,
-    place: &P,
-    columns: Range<usize>,
-    pivot: Entry,
-    gaps: Gaps<'_>,
-    max: S::F32,
-) -> (f64, f64) {
-    match gaps {
-        Gaps::None => (0.0, 0.0),
-        Gaps::Equal => weighted_gaps(s, place, columns, pivot, EqualGaps, max),
-        Gaps::Weighted(weights) => weighted_gaps(s, place, columns, pivot, WeightedGaps(weights), max),
-    }
-}
-
-#[inline(always)]
-fn weighted_gaps<S: Simd, P: Place, W: Weigh<S>>(
-    s: S,
-    place: &P,
-    columns: Range<usize>,
-    pivot: Entry,
-    weigh: W,
-    max: S::F32,
-) -> (f64, f64) {
-    let (mut gap_sums, mut weight_sums) = (s.zero_sums(), s.zero_sums());
-    for start in columns.clone().step_by(LANES) {
-        let x = &place.logits()[start..columns.end.min(start + LANES)];
-        // Lanes past the end, and the pivot, weigh nothing.
-        let mut weights = weigh.weights(s, start);
-        if x.len() < LANES {
-            let mut lanes = [0.0; LANES];
-            s.store(weights, &mut lanes);
-            weights = s.load_partial(&lanes[..x.len()], 0.0);
-        }
-        weights = s.with_lane(weights, pivot.from(start).lane(), 0.0);
-        gap_sums = s.accumulate(gap_sums, half_gap(s, s.load_partial(x, 0.0), max, weights));
-        weight_sums = s.accumulate(weight_sums, weights);
-    }
-    (2.0 * s.sum_lanes(gap_sums), s.sum_lanes(weight_sums))
-}
-
-/// Half of w (max - x), because the whole of it may overflow; 0 for a class of weight 0, where the product may be NaN.
-#[inline(always)]
-pub(super) fn half_gap<S: Simd>(s: S, x: S::F32, max: S::F32, weights: S::F32) -> S::F32 {
-    let half = s.splat(0.5);
-    let gap = s.sub(s.mul(max, half), s.mul(x, half));
-    s.max(s.mul(gap, weights), s.splat(0.0))
-}
-
-/// [`Source`], one type each, so that a pass that keeps nothing has no trace of it.
-pub(super) trait Place {
-    /// Where exponentials are kept in their place, those that are done are no longer logits.
-    fn logits(&self) -> &[f32];
-    /// Room for the exponentials.
-    fn room(&mut self) -> Option<&mut [f32]>;
-    /// How many numbers there are from the first logit on, those of later rows included. To fetch what lies behind costs
-    /// more than it gains: there may be no memory.
-    fn readable(&self) -> usize;
-
-    #[inline(always)]
-    fn group<S: Simd>(&self, s: S, at: usize) -> [S::F32; 4] {
-        let [a, b, c, d] = &self.logits()[at..at + GROUP].as_chunks().0.as_chunks().0[0];
-        [s.load(a), s.load(b), s.load(c), s.load(d)]
-    }
-
-    /// The group that holds the pivot, with -inf in its place.
-    #[inline(always)]
-    fn group_without<S: Simd>(&self, s: S, at: usize, pivot: Entry) -> [S::F32; 4] {
-        let mut group = self.group(s, at);
-        for i in 0..4 {
-            group[i] = s.with_lane(group[i], pivot.from(at + i * LANES).lane(), f32::NEG_INFINITY);
-        }
-        group
-    }
-
-    #[inline(always)]
-    fn keep<S: Simd>(&mut self, s: S, at: usize, e: [S::F32; 4]) {
-        if let Some(room) = self.room() {
-            let (group, _) = room[at..at + GROUP].as_chunks_mut::<LANES>();
-            for i in 0..4 {
-                s.store(e[i], &mut group[i]);
-            }
-        }
-    }
-
-    /// [`Place::keep`] of up to a group.
-    #[inline(always)]
-    fn keep_partial<S: Simd>(&mut self, s: S, columns: Range<usize>, e: [S::F32; 4]) {
-        if let Some(room) = self.room() {
-            let room = &mut room[columns];
-            for i in 0..4 {
-                let start = (i * LANES).min(room.len());
-                s.store_partial(e[i], &mut room[start..]);
-            }
-        }
-    }
-}
-
-/// Its logits, and how many numbers follow them.
-pub(super) struct Read<'a>(pub(super) &'a [f32], pub(super) usize);
-pub(super) struct Keep<'a>(pub(super) &'a [f32], pub(super) &'a mut [f32], pub(super) usize);
-pub(super) struct Overwrite<'a>(pub(super) &'a mut [f32], pub(super) usize);
-
-impl Place for Read<'_> {
-    #[inline(always)]
-    fn logits(&self) -> &[f32] {
-        self.0
-    }
-
-    #[inline(always)]
-    fn room(&mut self) -> Option<&mut [f32]> {
-        None
-    }
-
-    #[inline(always)]
-    fn readable(&self) -> usize {
-        self.0.len() + self.1
-    }
-}
-
-impl Place for Keep<'_> {
-    #[inline(always)]
-    fn logits(&self) -> &[f32] {
-        self.0
-    }
-
-    #[inline(always)]
-    fn room(&mut self) -> Option<&mut [f32]> {
-        Some(self.1)
-    }
-
-    #[inline(always)]
-    fn readable(&self) -> usize {
-        self.0.len() + self.2
-    }
-}
-
-impl Place for Overwrite<'_> {
-    #[inline(always)]
-    fn logits(&self) -> &[f32] {
-        self.0
-    }
-
-    #[inline(always)]
-    fn room(&mut self) -> Option<&mut [f32]> {
-        Some(self.0)
-    }
-
-    #[inline(always)]
-    fn readable(&self) -> usize {
-        self.0.len() + self.1
-    }
 }

@@ -1,14 +1,17 @@
 //! The passes over some columns of a row, as tasks: each is compiled once for every instruction set.
 
-use super::map::{self, Affine, Columns, Shift};
-use super::statistics::{self, BLOCK, Gaps, Source, Statistics};
+use super::gaps::Gaps;
+use super::map::{self, Affine, Shift};
+use super::place::Columns;
+use super::statistics::{self, BLOCK, Statistics};
 use super::{Entry, scalar};
 use crate::simd::{LANES, Simd, Task};
 
 /// The statistics of some columns.
 pub(crate) struct StatisticsTask<'a> {
-    pub(crate) source: Source<'a>,
-    /// How many numbers follow the source and will be read next.
+    /// What they write is exponentials.
+    pub(crate) columns: Columns<'a>,
+    /// How many numbers follow the columns and will be read next.
     pub(crate) following: usize,
     pub(crate) pivot: Entry,
     pub(crate) gaps: Gaps<'a>,
@@ -57,14 +60,14 @@ pub(crate) struct FirstEqual<'a> {
 impl StatisticsTask<'_> {
     /// The first `columns` columns, a whole number of blocks, and the others.
     pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
-        let (first, second) = self.source.split_at(columns);
+        let (first, second) = self.columns.split_at(columns);
         let blocks = self.references.len().min(columns / BLOCK);
         let (references, references_rest) = self.references.split_at_mut(blocks);
         let (pivot, gaps) = (self.pivot.from(columns), self.gaps.from(columns));
         let following = second.len() + self.following;
         (
-            Self { source: first, following, pivot: self.pivot, gaps: self.gaps, references },
-            Self { source: second, pivot, gaps, references: references_rest, ..self },
+            Self { columns: first, following, pivot: self.pivot, gaps: self.gaps, references },
+            Self { columns: second, pivot, gaps, references: references_rest, ..self },
         )
     }
 }
@@ -74,7 +77,7 @@ impl Task for StatisticsTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Statistics {
-        statistics::statistics(simd, self.source, self.following, self.pivot, self.gaps, self.references)
+        statistics::statistics(simd, self.columns, self.following, self.pivot, self.gaps, self.references)
     }
 }
 
@@ -127,7 +130,7 @@ impl<'a> AffineTask<'a> {
             }
             Content::ManyLogits(_) if before == self.max => (before, usize::MAX),
             Content::ManyLogits(pivot) => {
-                let x = self.columns.logits();
+                let x = self.columns.from();
                 let max = statistics::max(s, &x[..x.len().min(BLOCK)], pivot);
                 (if max > before { max } else { before }, BLOCK)
             }

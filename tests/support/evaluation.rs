@@ -95,6 +95,20 @@ impl Call<'_> {
 }
 
 impl Evaluation {
+    /// One row's outputs, with the numbers of the whole batch.
+    pub fn row(&self, row: usize) -> Self {
+        let columns = row * self.classes..(row + 1) * self.classes;
+        Self {
+            grad: self.grad[columns.clone()].to_vec(),
+            losses: vec![self.losses[row]],
+            lse: vec![self.lse[row]],
+            argmax: vec![self.argmax[row]],
+            probabilities: self.probabilities[columns.clone()].to_vec(),
+            log_probabilities: self.log_probabilities[columns].to_vec(),
+            ..*self
+        }
+    }
+
     /// Every output of the plainest call.
     pub fn of(ce: &CrossEntropy, batch: &Batch) -> Self {
         Call::default().evaluate(ce, batch)

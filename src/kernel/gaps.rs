@@ -1,0 +1,119 @@
+//! What label smoothing adds to the first pass: the weighted gaps of the logits below the maximum.
+
+use core::ops::Range;
+
+use super::place::Place;
+use super::{Entry, vector_at};
+use crate::simd::{LANES, Simd};
+
+/// Which gaps below the maximum a loss sums up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Gaps<'a> {
+    None,
+    /// Every class weighs 1.
+    Equal,
+    /// Class c weighs `weights[c]`, at most 1. Whole vectors are read: at least 64 zeros follow the last.
+    Weighted(&'a [f32]),
+}
+
+impl Gaps<'_> {
+    /// What the gap of a class weighs.
+    #[inline(always)]
+    pub(super) fn weight(&self, class: usize) -> f32 {
+        match self {
+            Gaps::None => 0.0,
+            Gaps::Equal => 1.0,
+            Gaps::Weighted(weights) => weights[class],
+        }
+    }
+
+    /// The same of the classes from `class` on.
+    #[inline(always)]
+    pub(crate) fn from(self, class: usize) -> Self {
+        match self {
+            Gaps::Weighted(weights) => Gaps::Weighted(&weights[class..]),
+            gaps => gaps,
+        }
+    }
+}
+
+/// [`Gaps`], one type each.
+trait Weigh<S: Simd>: Copy {
+    /// The weights of 16 columns from `column` on.
+    fn weights(self, s: S, column: usize) -> S::F32;
+}
+
+#[derive(Clone, Copy)]
+struct EqualGaps;
+
+#[derive(Clone, Copy)]
+struct WeightedGaps<'a>(&'a [f32]);
+
+impl<S: Simd> Weigh<S> for EqualGaps {
+    #[inline(always)]
+    fn weights(self, s: S, _: usize) -> S::F32 {
+        s.splat(1.0)
+    }
+}
+
+impl<S: Simd> Weigh<S> for WeightedGaps<'_> {
+    #[inline(always)]
+    fn weights(self, s: S, column: usize) -> S::F32 {
+        s.load(vector_at(self.0, column))
+    }
+}
+
+/// Sum of w (max - x) and of w over some columns but the pivot.
+#[inline(always)]
+pub(super) fn gaps_of<S: Simd, P: Place>(
+    s: S,
+    place: &P,
+    columns: Range<usize>,
+    pivot: Entry,
+    gaps: Gaps<'_>,
+    max: S::F32,
+) -> (f64, f64) {
+    match gaps {
+        Gaps::None => (0.0, 0.0),
+        Gaps::Equal => weighted_gaps(s, place, columns, pivot, EqualGaps, max),
+        Gaps::Weighted(weights) => weighted_gaps(s, place, columns, pivot, WeightedGaps(weights), max),
+    }
+}
+
+#[inline(always)]
+fn weighted_gaps<S: Simd, P: Place, W: Weigh<S>>(
+    s: S,
+    place: &P,
+    columns: Range<usize>,
+    pivot: Entry,
+    weigh: W,
+    max: S::F32,
+) -> (f64, f64) {
+    let (mut gap_sums, mut weight_sums) = (s.zero_sums(), s.zero_sums());
+    for start in columns.clone().step_by(LANES) {
+        let mut weights = weigh.weights(s, start);
+        let logits = if start + LANES <= columns.end {
+            s.load(vector_at(place.from(), start))
+        } else {
+            // Lanes past the end weigh nothing.
+            let rest = &place.from()[start..columns.end];
+            let mut lanes = [0.0; LANES];
+            s.store(weights, &mut lanes);
+            weights = s.load_partial(&lanes[..rest.len()], 0.0);
+            s.load_partial(rest, 0.0)
+        };
+        // Nor does the pivot.
+        weights = s.with_lane(weights, pivot.from(start).lane(), 0.0);
+        gap_sums = s.accumulate(gap_sums, half_gap(s, logits, max, weights));
+        weight_sums = s.accumulate(weight_sums, weights);
+    }
+    (2.0 * s.sum_lanes(gap_sums), s.sum_lanes(weight_sums))
+}
+
+/// Half of w (max - x), because the whole of it may overflow; 0 for a class of weight 0, where the product may be NaN.
+#[inline(always)]
+pub(super) fn half_gap<S: Simd>(s: S, x: S::F32, max: S::F32, weights: S::F32) -> S::F32 {
+    let half = s.splat(0.5);
+    let gap = s.sub(s.mul(max, half), s.mul(x, half));
+    s.max(s.mul(gap, weights), s.splat(0.0))
+}
