@@ -20,9 +20,6 @@ pub struct Roofline {
     times: Vec<Times>,
 }
 
-/// Rows up to this long keep their exponentials between the passes; longer ones take them twice for the gradient.
-const ONE_EXP: usize = 2048;
-
 impl Roofline {
     pub fn new(regime: Regime, threads: Parallelism, shape: (usize, usize), times: Vec<Times>) -> Self {
         Self { regime, threads, shape, times }
@@ -60,10 +57,6 @@ impl Roofline {
         }
     }
 
-    fn exps_per_element(&self, call: Call) -> f64 {
-        if call == Call::Loss || self.shape.1 <= ONE_EXP { 1.0 } else { 2.0 }
-    }
-
     fn gigabytes_per_second(&self, times: &Times) -> f64 {
         gigabytes_per_second(times, self.elements())
     }
@@ -73,7 +66,7 @@ impl Roofline {
     }
 
     fn of_exp(&self, call: Call) -> f64 {
-        self.exps_per_element(call) * self.call(call).ratio_of(self.exp())
+        self.call(call).ratio_of(self.exp())
     }
 }
 
@@ -96,9 +89,7 @@ impl Report {
         println!(
             "of mem    the share of the memory limit: read for the loss, scale in place, the faster copy out of place"
         );
-        println!(
-            "of exp    the share of the exp rate, at 1 exp per element for the loss and for rows up to {ONE_EXP}, else 2"
-        );
+        println!("of exp    the share of the exp rate, at 1 exp per element");
         let csv = "buffers,threads,rows,classes,work,variant,median_us,gigabytes_per_second,\
                    gigaelements_per_second,share_of_memory,share_of_exp\n";
         Self { csv: csv.to_owned() }
