@@ -3,9 +3,8 @@
 use core::ops::Range;
 
 use crate::kernel::backward;
-use crate::kernel::few_classes::RowsOf;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
-use crate::kernel::place::Columns;
+use crate::kernel::place::{Columns, RowsOf};
 use crate::kernel::short_rows;
 use crate::parallel::SplitRows;
 use crate::request::Request;

@@ -92,7 +92,7 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// The loss of each row before the reduction, as PyTorch's `reduction="none"` returns it.
+    /// The loss of each row before the reduction, its z-loss included, as PyTorch's `reduction="none"` returns it.
     pub fn losses(mut self, losses: &'a mut [f32]) -> Self {
         self.losses = Some(losses);
         self

@@ -14,6 +14,7 @@
 use super::exp;
 use super::gaps::{Gaps, half_gap};
 use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
+use super::place::RowsOf;
 use super::statistics::{exp_of_group, sum_of_four};
 use crate::simd::{LANES, Simd, Task};
 
@@ -23,15 +24,6 @@ pub(crate) const MOST: usize = 80;
 /// A transposed tile: for each class, one vector of 16 rows. Logits at first, then their exponentials.
 pub(crate) struct Tile {
     columns: [[f32; LANES]; MOST],
-}
-
-/// Consecutive rows in memory.
-pub(crate) struct RowsOf<T> {
-    pub(crate) data: T,
-    pub(crate) row_stride: usize,
-    pub(crate) classes: usize,
-    /// Up to 16.
-    pub(crate) count: usize,
 }
 
 /// The statistics of a tile's rows.

@@ -1,4 +1,6 @@
-//! Where a pass reads columns, and where it writes.
+//! Where a pass reads, and where it writes: some columns of a row, or rows of a tile.
+
+use core::ops::Range;
 
 use crate::simd::{LANES, Simd};
 
@@ -10,6 +12,15 @@ pub(crate) enum Columns<'a> {
     /// The same, with stores past the caches. [`Simd::fence`] must follow the last of them.
     Streaming(&'a [f32], &'a mut [f32]),
     InPlace(&'a mut [f32]),
+}
+
+/// Consecutive rows in memory, and whatever lies behind them.
+pub(crate) struct RowsOf<T> {
+    pub(crate) data: T,
+    pub(crate) row_stride: usize,
+    pub(crate) classes: usize,
+    /// Up to 16.
+    pub(crate) count: usize,
 }
 
 impl Columns<'_> {
@@ -48,6 +59,15 @@ impl Columns<'_> {
                 (Self::InPlace(x), Self::InPlace(rest))
             }
         }
+    }
+}
+
+impl<T> RowsOf<T> {
+    /// Where a row is.
+    #[inline(always)]
+    pub(super) fn columns(&self, row: usize) -> Range<usize> {
+        let start = row * self.row_stride;
+        start..start + self.classes
     }
 }
 

@@ -4,14 +4,11 @@
 //! there: the loops over the columns are short, and all that follows depends on them. So all maxima come first, then all
 //! sums; the steps of different rows do not depend on each other and overlap.
 
-use core::ops::Range;
-
 use super::Entry;
-use super::few_classes::RowsOf;
 use super::gaps::{Gaps, gaps_of};
 use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
 use super::map::{self, Affine, Shift};
-use super::place::{Between, Columns, InPlace, Place, Read};
+use super::place::{Between, Columns, InPlace, Place, Read, RowsOf};
 use super::statistics::{max_of, sum_of};
 use crate::simd::{Simd, Task};
 
@@ -63,15 +60,6 @@ trait Places {
         Self: 'r;
 
     fn row(&mut self, row: usize) -> Self::Row<'_>;
-}
-
-impl<T> RowsOf<T> {
-    /// Where a row is.
-    #[inline(always)]
-    fn columns(&self, row: usize) -> Range<usize> {
-        let start = row * self.row_stride;
-        start..start + self.classes
-    }
 }
 
 impl Places for RowsOf<&[f32]> {
