@@ -2,10 +2,10 @@
 
 use core::ops::Range;
 
-use crate::kernel::backward;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
 use crate::kernel::place::{Columns, RowsOf};
 use crate::kernel::short_rows;
+use crate::kernel::{Entry, backward};
 use crate::parallel::SplitRows;
 use crate::request::Request;
 use crate::rows::Job;
@@ -32,6 +32,15 @@ pub(crate) struct Batch<'a> {
     /// Without targets there is only the softmax.
     pub(crate) targets: Option<Targets<'a>>,
     pub(crate) request: Request<'a>,
+}
+
+/// Where a row's exponentials are kept and what becomes of them goes; and the next row's logits, and where its
+/// exponentials are kept.
+pub(crate) struct OverlappedRows<'a> {
+    pub(crate) exps: &'a [f32],
+    pub(crate) out: &'a mut [f32],
+    pub(crate) logits: &'a [f32],
+    pub(crate) kept: &'a mut [f32],
 }
 
 impl<'a> Logits<'a> {
@@ -132,7 +141,7 @@ impl Batch<'_> {
     }
 
     #[inline(always)]
-    fn overwrites(&self, wide: Wide) -> bool {
+    pub(crate) fn overwrites(&self, wide: Wide) -> bool {
         matches!(&self.logits, Logits::Overwrite(_, overwrite) if *overwrite == wide)
     }
 
@@ -241,6 +250,26 @@ impl Batch<'_> {
     ) -> Option<short_rows::Kept<'_>> {
         let further_down = if self.overwrites(wide) { 0 } else { further_down };
         self.rows_of(wide, tile).map(|rows| short_rows::Kept { rows, further_down })
+    }
+
+    /// For the second pass over one row along with the first over the next. The rows of `wide` that keep their
+    /// exponentials are further down than the first.
+    pub(crate) fn overlapped_rows(
+        &mut self,
+        [row, next]: [usize; 2],
+        wide: Wide,
+        [kept_at, next_kept_at]: [usize; 2],
+    ) -> Option<OverlappedRows<'_>> {
+        let logits = self.logits.row(next);
+        let later = [kept_at.min(next_kept_at), kept_at.max(next_kept_at)];
+        let [out, first, last] = self.request.wide_mut(wide)?.row_and_later_rows(row, later)?;
+        let (exps, kept) = if kept_at < next_kept_at { (first, last) } else { (last, first) };
+        Some(OverlappedRows { exps, out, logits, kept })
+    }
+
+    /// The pivot of a row with this class.
+    pub(crate) fn pivot(&self, row: usize, class: usize) -> Entry {
+        if class == NO_CLASS { Entry::NONE } else { Entry::new(class, self.logits.row(row)[class]) }
     }
 
     /// The logits of a tile.

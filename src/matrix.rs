@@ -185,7 +185,6 @@ impl<'a, T> MatrixMut<'a, T> {
         MatrixMut { data: self.data, shape: self.shape }
     }
 
-    /// The rows from `row` on, with their padding, and their stride.
     /// Two rows, the second further down, to write one and read the other.
     pub(crate) fn row_and_later_row(&mut self, row: usize, later: usize) -> Option<(&mut [T], &[T])> {
         let Shape { rows, cols, row_stride } = self.shape;
@@ -195,6 +194,21 @@ impl<'a, T> MatrixMut<'a, T> {
         })
     }
 
+    /// Three rows, each further down than the one before, to write all of them.
+    pub(crate) fn row_and_later_rows(
+        &mut self,
+        row: usize,
+        [second, third]: [usize; 2],
+    ) -> Option<[&mut [T]; 3]> {
+        let Shape { rows, cols, row_stride } = self.shape;
+        (row < second && second < third && third < rows).then(|| {
+            let (before, third) = self.data.split_at_mut(third * row_stride);
+            let (before, second) = before.split_at_mut(second * row_stride);
+            [&mut before[row * row_stride..][..cols], &mut second[..cols], &mut third[..cols]]
+        })
+    }
+
+    /// The rows from `row` on, with their padding, and their stride.
     pub(crate) fn rows_from_mut(&mut self, row: usize) -> (&mut [T], usize) {
         let start = self.shape.start(row, self.data.len());
         (&mut self.data[start..], self.shape.row_stride)

@@ -7,7 +7,7 @@
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch};
 use crate::kernel::statistics::{BLOCK, Statistics};
-use crate::kernel::tasks::{AffineTask, LogProbabilitiesTask, StatisticsTask};
+use crate::kernel::tasks::{AffineTask, Fence, LogProbabilitiesTask, OverlappedTask, StatisticsTask};
 use crate::rows::{self, Job, Totals, rows_per_tile};
 
 /// Elements that a thread takes at a time: some 15 us of work, several times what it costs to hand it over.
@@ -16,7 +16,7 @@ const _: () = assert!(PIECE.is_multiple_of(BLOCK));
 
 /// How many shares each thread's rows are cut into, where it pays to keep them together: the last to finish is at most
 /// so much of its work behind.
-const MOST_IMBALANCE: usize = 4;
+const MOST_IMBALANCE: usize = 2;
 
 /// Whether a call may use several threads. It never changes a bit of the result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,6 +123,11 @@ impl Schedule {
         if task.columns.len() <= PIECE { self.instructions.run(task) } else { self.cut_affine(task) }
     }
 
+    /// The second pass over some columns of a row along with the first over those of another.
+    pub(crate) fn overlapped(self, task: OverlappedTask<'_>) -> Statistics {
+        if task.logits.len() <= PIECE { self.instructions.run(task) } else { self.cut_overlapped(task) }
+    }
+
     pub(crate) fn log_probabilities(self, task: LogProbabilitiesTask<'_>) {
         let Some(middle) = middle(task.columns.len(), PIECE) else { return self.instructions.run(task) };
         let (first, second) = task.split_at(middle);
@@ -137,9 +142,24 @@ impl Schedule {
     }
 
     fn cut_affine(self, task: AffineTask<'_>) {
-        let Some(middle) = middle(task.columns.len(), PIECE) else { return self.instructions.run(task) };
+        let Some(middle) = middle(task.columns.len(), PIECE) else {
+            self.instructions.run(task);
+            // On the thread that made the stores.
+            return self.instructions.run(Fence);
+        };
         let (first, second) = task.split_at(middle);
         self.join(|| self.cut_affine(first), || self.cut_affine(second));
+    }
+
+    fn cut_overlapped(self, task: OverlappedTask<'_>) -> Statistics {
+        let Some(middle) = middle(task.logits.len(), PIECE) else {
+            let statistics = self.instructions.run(task);
+            self.instructions.run(Fence);
+            return statistics;
+        };
+        let (first, second) = task.split_at(middle);
+        let (first, second) = self.join(|| self.cut_overlapped(first), || self.cut_overlapped(second));
+        first.merge(second)
     }
 }
 

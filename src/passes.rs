@@ -3,13 +3,14 @@
 use core::ops::Range;
 use core::slice;
 
-use crate::batch::{Batch, Wide};
+use crate::batch::{Batch, OverlappedRows, Wide};
+use crate::kernel::alongside::KeptRow;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
 use crate::kernel::map::Shift;
 use crate::kernel::place::Columns;
 use crate::kernel::statistics::BLOCK;
-use crate::kernel::tasks::{AffineTask, Content, StatisticsTask};
+use crate::kernel::tasks::{AffineTask, Content, OverlappedTask, StatisticsTask};
 use crate::kernel::{Entry, few_classes, short_rows};
 use crate::parallel::SplitRows;
 use crate::rows::Job;
@@ -24,6 +25,24 @@ pub(crate) trait Passes {
 
     /// An output that is an affine function of the exponentials.
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, output: &Output<'_>);
+
+    /// The output whose second pass over a tile waits for the first pass over the next, if one does.
+    fn defers(&self, _tile: &Range<usize>) -> Option<Wide> {
+        None
+    }
+
+    /// The second pass over a tile that waits, along with the first over the next.
+    fn overlapped(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_>,
+        [tile, next]: [Range<usize>; 2],
+        output: &Output<'_>,
+        lanes: &mut RowLanes,
+    ) {
+        self.affine(job, batch, tile, output);
+        self.statistics(job, batch, next, lanes);
+    }
 }
 
 /// An output that the second pass writes, and what it is for each row.
@@ -145,23 +164,48 @@ impl Passes for ShortRows {
 }
 
 /// Longer rows, which go alone, in pieces for several threads.
+///
+/// With stores past the caches, the second pass over a row goes along with the first over the next, and the last two rows
+/// keep the exponentials of rows in turn.
 pub(crate) struct LongRows {
     /// The output that keeps exponentials.
     keeps: Option<Wide>,
+    streams: bool,
+    overlaps: bool,
+    rows: usize,
     /// How many the row has; none, where there is no room for them.
     blocks: usize,
-    references: [f32; MOST_REFERENCES],
+    /// Of rows in turn: the one that waits for its second pass, and the one after it.
+    references: [[f32; MOST_REFERENCES]; 2],
 }
 
 impl LongRows {
-    pub(crate) fn new(batch: &Batch<'_>) -> Self {
+    pub(crate) fn new(job: &Job<'_>, batch: &Batch<'_>) -> Self {
         let blocks = batch.classes().div_ceil(BLOCK);
-        let has_references = blocks <= MOST_REFERENCES;
-        Self {
-            keeps: batch.keeps_exponentials().filter(|_| has_references),
-            blocks: if has_references { blocks } else { 0 },
-            references: [0.0; MOST_REFERENCES],
+        let blocks = if blocks <= MOST_REFERENCES { blocks } else { 0 };
+        let keeps = batch.keeps_exponentials().filter(|_| blocks > 0);
+        let has_shift = |wide| wide == Wide::Gradient && !matches!(job.options.gaps(), Gaps::None);
+        let overlaps = job.streaming && keeps.is_some_and(|wide| !has_shift(wide) && !batch.overwrites(wide));
+        let references = [[0.0; MOST_REFERENCES]; 2];
+        Self { keeps, streams: job.streaming, overlaps, rows: batch.rows(), blocks, references }
+    }
+
+    /// The row that keeps this row's exponentials: itself, or one that is written later.
+    fn kept_at(&self, row: usize) -> usize {
+        if !self.streams {
+            row
+        } else if self.overlaps && row + 2 <= self.rows {
+            self.rows - 1 - row % 2
+        } else {
+            self.rows - 1
         }
+    }
+
+    /// The references of a row, and of the next.
+    fn references_from(&mut self, row: usize) -> [&mut [f32]; 2] {
+        let [even, odd] = &mut self.references;
+        let (even, odd) = (&mut even[..self.blocks], &mut odd[..self.blocks]);
+        if row.is_multiple_of(2) { [even, odd] } else { [odd, even] }
     }
 }
 
@@ -171,32 +215,29 @@ impl Passes for LongRows {
         if !lanes.counts[0] {
             return;
         }
-        let (mut pivot, mut gaps) = (Entry::NONE, Gaps::None);
-        if class != NO_CLASS {
-            pivot = Entry::new(class, batch.logits.row(row)[class]);
-            gaps = job.options.gaps();
-        }
+        let pivot = batch.pivot(row, class);
+        let gaps = if class == NO_CLASS { Gaps::None } else { job.options.gaps() };
         let following = batch.following(row);
-        let kept = row + further_down(job, batch, &tile);
         let columns = match self.keeps {
-            Some(wide) => batch.source(row, wide, kept),
+            Some(wide) => batch.source(row, wide, self.kept_at(row)),
             None => Columns::Read(batch.logits.row(row)),
         };
-        let references = &mut self.references[..self.blocks];
+        let [references, _] = self.references_from(row);
         let task = StatisticsTask { columns, following, pivot, gaps, references };
         lanes.set_statistics(0, &job.schedule.statistics(task), pivot.value);
     }
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, output: &Output<'_>) {
         let Output { wide, lanes, .. } = *output;
-        let (row, references) = (tile.start, &self.references[..self.blocks]);
         if !lanes.counts[0] {
             return;
         }
-        let (content, columns) = if self.keeps == Some(wide) {
-            let kept = row + further_down(job, batch, &tile);
-            (Content::Exps(references), batch.kept_columns(row, wide, kept))
-        } else if self.blocks > 0 {
+        let row = tile.start;
+        let (keeps, kept_at, blocks) = (self.keeps, self.kept_at(row), self.blocks);
+        let [references, _] = self.references_from(row);
+        let (content, columns) = if keeps == Some(wide) {
+            (Content::Exps(references), batch.kept_columns(row, wide, kept_at))
+        } else if blocks > 0 {
             (Content::Logits(references), batch.columns(row, wide, job.streaming))
         } else {
             let pivot = match lanes.class[0] {
@@ -207,5 +248,39 @@ impl Passes for LongRows {
         };
         let Some(columns) = columns else { return };
         job.schedule.affine(output.task(job, 0, columns, content));
+    }
+
+    fn defers(&self, tile: &Range<usize>) -> Option<Wide> {
+        // Exponentials of both rows are kept further down than the first.
+        self.keeps.filter(|_| self.overlaps && tile.end + 2 <= self.rows)
+    }
+
+    fn overlapped(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_>,
+        [tile, next]: [Range<usize>; 2],
+        output: &Output<'_>,
+        lanes: &mut RowLanes,
+    ) {
+        let Output { wide, lanes: before, coefficients } = *output;
+        if !before.counts[0] || !lanes.counts[0] {
+            self.affine(job, batch, tile, output);
+            return self.statistics(job, batch, next, lanes);
+        }
+        let (row, next) = (tile.start, next.start);
+        let kept_at = [self.kept_at(row), self.kept_at(next)];
+        let [row_references, references] = self.references_from(row);
+        let (following, pivot) = (batch.following(next), batch.pivot(next, lanes.class[0]));
+        let Some(rows) = batch.overlapped_rows([row, next], wide, kept_at) else { return };
+        let OverlappedRows { exps, out, logits, kept } = rows;
+        let target = match before.class[0] {
+            NO_CLASS => Entry::NONE,
+            class => Entry::new(class, coefficients.at_target[0]),
+        };
+        let (max, scale) = (before.max[0], coefficients.exact_scale[0]);
+        let row = KeptRow { exps, out, references: row_references, max, scale, target };
+        let task = OverlappedTask { row, logits, kept, following, pivot, references };
+        lanes.set_statistics(0, &job.schedule.overlapped(task), pivot.value);
     }
 }

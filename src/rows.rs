@@ -11,10 +11,12 @@
 //!
 //! Exponentials are kept where an output will be: in place, or in the output's own memory. Outputs that outgrow the
 //! caches are stored past them, and nothing may be kept there; so the exponentials of every tile are kept in the rows
-//! that will be written **last**, which stay in the caches meanwhile.
+//! that will be written **last**, which stay in the caches meanwhile. There the second pass over a long row waits, and
+//! goes along with the first over the next: memory takes the stores of the one while the other computes.
 //!
 //! What reads the logits comes before what overwrites them.
 
+use core::mem;
 use core::ops::Range;
 
 use crate::batch::{Batch, Wide};
@@ -76,16 +78,15 @@ pub(crate) fn rows_per_tile(classes: usize) -> usize {
 /// All rows of a batch, on one thread but for long rows. The losses add up along the tree that would have cut the rows
 /// into pieces of `rows_per_piece`.
 pub(crate) fn run(job: &Job<'_>, mut batch: Batch<'_>, rows_per_piece: usize) -> Totals {
-    let rows = 0..batch.rows();
     let classes = batch.classes();
     let totals = if classes <= few_classes::MOST {
-        Tiles::new(job, &mut batch, Transposed::new(), rows_per_piece).pieces(rows)
+        run_tiles(job, &mut batch, Transposed::new(), rows_per_piece)
     } else if classes <= BLOCK {
         let passes = ShortRows::new(&batch);
-        Tiles::new(job, &mut batch, passes, rows_per_piece).pieces(rows)
+        run_tiles(job, &mut batch, passes, rows_per_piece)
     } else {
-        let passes = LongRows::new(&batch);
-        Tiles::new(job, &mut batch, passes, rows_per_piece).pieces(rows)
+        let passes = LongRows::new(job, &batch);
+        run_tiles(job, &mut batch, passes, rows_per_piece)
     };
     if job.streaming {
         job.schedule.instructions.run(Fence);
@@ -98,18 +99,39 @@ struct Tiles<'a, 'b, P> {
     batch: &'a mut Batch<'b>,
     passes: P,
     rows_per_piece: usize,
-    // Cleared once, not for each tile: every tile has as many rows, but for the last.
+    scalars: &'a mut Scalars,
+    /// Of the tile before, where tiles may be deferred.
+    previous: Option<&'a mut Scalars>,
+    /// The tile whose second pass waits for the next tile, and the output that it writes.
+    deferred: Option<(Range<usize>, Wide)>,
+}
+
+/// What a tile's rows need besides their columns. Cleared once, not for each tile: every tile has as many rows, but for
+/// the last.
+#[derive(Clone, Debug, Default)]
+struct Scalars {
     lanes: RowLanes,
     results: Results,
     coefficients: CoefficientLanes,
+    ignores: bool,
 }
 
-impl<'a, 'b, P: Passes> Tiles<'a, 'b, P> {
-    fn new(job: &'a Job<'a>, batch: &'a mut Batch<'b>, passes: P, rows_per_piece: usize) -> Self {
-        let (lanes, results, coefficients) = Default::default();
-        Self { job, batch, passes, rows_per_piece, lanes, results, coefficients }
+impl Scalars {
+    fn output(&self, wide: Wide) -> Output<'_> {
+        Output { wide, lanes: &self.lanes, coefficients: &self.coefficients }
     }
+}
 
+fn run_tiles<P: Passes>(job: &Job<'_>, batch: &mut Batch<'_>, passes: P, rows_per_piece: usize) -> Totals {
+    let rows = 0..batch.rows();
+    let mut scalars = Scalars::default();
+    let first_tile = 0..rows_per_tile(batch.classes());
+    let mut previous = passes.defers(&first_tile).map(|_| Scalars::default());
+    let (scalars, previous) = (&mut scalars, previous.as_mut());
+    Tiles { job, batch, passes, rows_per_piece, scalars, previous, deferred: None }.pieces(rows)
+}
+
+impl<P: Passes> Tiles<'_, '_, P> {
     fn pieces(&mut self, rows: Range<usize>) -> Totals {
         if let Some(middle) = middle(rows.len(), self.rows_per_piece) {
             let middle = rows.start + middle;
@@ -125,15 +147,28 @@ impl<'a, 'b, P: Passes> Tiles<'a, 'b, P> {
     }
 
     fn tile(&mut self, tile: Range<usize>) -> Totals {
-        let Self { job, batch, passes, lanes, results, .. } = self;
+        let Self { job, batch, passes, scalars, previous, deferred, .. } = self;
         let instructions = job.schedule.instructions;
+        let deferred = deferred.take().zip(previous.as_mut());
+        let deferred = deferred.map(|(deferred, previous)| {
+            mem::swap(scalars, previous);
+            (deferred, &**previous)
+        });
+        let Scalars { lanes, results, ignores, .. } = &mut **scalars;
         if tile.len() < lanes.len {
             (*lanes, *results) = Default::default();
         }
         batch.look_up(tile.clone(), job, lanes);
-        passes.statistics(job, batch, tile.clone(), lanes);
-        let ignores = lanes.counts[..tile.len()].contains(&false);
-        if ignores {
+        match deferred {
+            Some(((before, wide), previous)) => {
+                let tiles = [before.clone(), tile.clone()];
+                passes.overlapped(job, batch, tiles, &previous.output(wide), lanes);
+                fill_uncounted(batch, before, wide, previous);
+            }
+            None => passes.statistics(job, batch, tile.clone(), lanes),
+        }
+        *ignores = lanes.counts[..tile.len()].contains(&false);
+        if *ignores {
             lanes.leave_out_ignored();
         }
 
@@ -141,37 +176,41 @@ impl<'a, 'b, P: Passes> Tiles<'a, 'b, P> {
         instructions.run(ResultsTask { rows: lanes, terms, results });
         self.narrow(tile.clone());
 
-        let Self { job, batch, passes, lanes, results, coefficients, .. } = self;
+        let Scalars { lanes, results, .. } = &mut *self.scalars;
         if results.has_nan {
             // What the second pass would make of these rows is unspecified.
             for lane in 0..LANES {
                 lanes.counts[lane] &= !results.softmax(lanes, lane).is_nan();
             }
         }
+        let totals =
+            Totals { loss: results.total_loss, z_loss: results.total_z_loss, correct: results.correct };
+        self.affine(tile);
+        totals
+    }
+
+    /// All outputs that the second pass writes.
+    fn affine(&mut self, tile: Range<usize>) {
+        let Self { job, batch, passes, scalars, .. } = self;
         for wide in [Wide::Probabilities, Wide::Gradient] {
             if batch.writes(wide) {
-                let terms = terms.filter(|_| wide == Wide::Gradient);
-                instructions.run(CoefficientsTask { rows: lanes, terms, results, coefficients });
-                passes.affine(job, batch, tile.clone(), &Output { wide, lanes, coefficients });
-                if results.has_nan || ignores {
-                    for (lane, row) in tile.clone().enumerate() {
-                        if !lanes.counts[lane]
-                            && let Some(out) = batch.wide_row(row, wide)
-                        {
-                            let is_nan = results.softmax(lanes, lane).is_nan();
-                            out.fill(if is_nan { f32::NAN } else { 0.0 });
-                        }
-                    }
+                let terms = (batch.targets.is_some() && wide == Wide::Gradient).then_some(&job.terms);
+                let Scalars { lanes: rows, results, coefficients, .. } = &mut **scalars;
+                job.schedule.instructions.run(CoefficientsTask { rows, terms, results, coefficients });
+                if passes.defers(&tile) == Some(wide) {
+                    self.deferred = Some((tile.clone(), wide));
+                } else {
+                    passes.affine(job, batch, tile.clone(), &scalars.output(wide));
+                    fill_uncounted(batch, tile.clone(), wide, scalars);
                 }
             }
         }
-        Totals { loss: results.total_loss, z_loss: results.total_z_loss, correct: results.correct }
     }
 
     /// All outputs but the affine ones, which may overwrite the logits.
     fn narrow(&mut self, tile: Range<usize>) {
         if let Some(losses) = &mut self.batch.request.losses {
-            for (loss, &exact) in losses[tile.clone()].iter_mut().zip(&self.results.loss) {
+            for (loss, &exact) in losses[tile.clone()].iter_mut().zip(&self.scalars.results.loss) {
                 *loss = to_f32(exact);
             }
         }
@@ -179,16 +218,17 @@ impl<'a, 'b, P: Passes> Tiles<'a, 'b, P> {
             return;
         }
         for (lane, row) in tile.enumerate() {
-            if !self.lanes.counts[lane] {
+            if !self.scalars.lanes.counts[lane] {
                 self.batch.fill_but_affine(row, 0.0, IGNORED);
                 continue;
             }
-            let softmax = self.results.softmax(&self.lanes, lane);
+            let Scalars { lanes, results, .. } = &*self.scalars;
+            let softmax = results.softmax(lanes, lane);
             if softmax.is_nan() {
                 let best = self.nan_argmax(row);
                 self.batch.fill_but_affine(row, f32::NAN, best);
             } else {
-                self.narrow_row(row, self.lanes.class[lane], &softmax);
+                self.narrow_row(row, lanes.class[lane], &softmax);
             }
         }
     }
@@ -237,5 +277,21 @@ impl<'a, 'b, P: Passes> Tiles<'a, 'b, P> {
             .into_iter()
             .find_map(|value| self.job.schedule.instructions.run(FirstEqual { x, value }))
             .unwrap_or(0)
+    }
+}
+
+/// Rows that are ignored or have no softmax.
+fn fill_uncounted(batch: &mut Batch<'_>, tile: Range<usize>, wide: Wide, scalars: &Scalars) {
+    let Scalars { lanes, results, ignores, .. } = scalars;
+    if !results.has_nan && !ignores {
+        return;
+    }
+    for (lane, row) in tile.enumerate() {
+        if !lanes.counts[lane]
+            && let Some(out) = batch.wide_row(row, wide)
+        {
+            let is_nan = results.softmax(lanes, lane).is_nan();
+            out.fill(if is_nan { f32::NAN } else { 0.0 });
+        }
     }
 }

@@ -339,6 +339,7 @@ fn exponentials_kept_in_later_rows_change_no_bit() {
             let mut batch = Batch::random(rows, classes, 21);
             // Next to the last rows, whose memory is used before it is written.
             batch.row_mut(4)[classes / 2] = f32::NAN;
+            batch.row_mut(7)[classes / 3] = f32::NAN;
             batch.row_mut(rows - 1)[0] = f32::INFINITY;
             batch.targets[6] = IGNORE_INDEX;
             batch.targets[rows - 2] = IGNORE_INDEX;

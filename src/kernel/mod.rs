@@ -39,6 +39,7 @@
 //!
 //! What a loss does with a row beyond this is a handful of scalars: see `loss.rs`.
 
+pub(crate) mod alongside;
 pub(crate) mod backward;
 pub(crate) mod exp;
 pub(crate) mod few_classes;

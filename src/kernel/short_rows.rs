@@ -5,6 +5,7 @@
 //! sums; the steps of different rows do not depend on each other and overlap.
 
 use super::Entry;
+use super::alongside::Nothing;
 use super::gaps::{Gaps, gaps_of};
 use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
 use super::map::{self, Affine, Shift};
@@ -155,7 +156,9 @@ fn statistics<S: Simd, P: Places>(
         let len = place.from().len();
         let readable = all - row * row_stride;
         let reference = s.splat(finite(rows.max[row]));
-        let sum = s.sum_lanes(sum_of(s, &mut place, 0..len, readable, pivot, reference, s.zero_sums()));
+        let sums = s.zero_sums();
+        let sums = sum_of(s, &mut place, 0..len, readable, pivot, reference, sums, &mut Nothing);
+        let sum = s.sum_lanes(sums);
         let is_empty = (rows.max[row] == f32::NEG_INFINITY) & !sum.is_nan();
         rows.sum[row] = if is_empty { 0.0 } else { sum };
     }

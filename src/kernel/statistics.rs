@@ -13,6 +13,7 @@
 
 use core::ops::Range;
 
+use super::alongside::{Alongside, KeptRow, Nothing, Scaling};
 use super::gaps::{Gaps, gaps_of};
 use super::place::{Between, Columns, InPlace, Place, Read};
 use super::{Entry, exp, scalar};
@@ -80,15 +81,30 @@ pub(crate) fn statistics<S: Simd>(
     references: &mut [f32],
 ) -> Statistics {
     match columns {
-        Columns::Read(x) => by_blocks(s, Read(x), following, pivot, gaps, references),
+        Columns::Read(x) => by_blocks(s, Read(x), following, pivot, gaps, references, Nothing),
         // The second pass will want the exponentials: they are never stored past the caches.
         Columns::Between(x, exps) | Columns::Streaming(x, exps) => {
             // One length for both, which the compiler can see.
             let exps = &mut exps[..x.len()];
-            by_blocks(s, Between::<false>(x, exps), following, pivot, gaps, references)
+            by_blocks(s, Between::<false>(x, exps), following, pivot, gaps, references, Nothing)
         }
-        Columns::InPlace(x) => by_blocks(s, InPlace(x), following, pivot, gaps, references),
+        Columns::InPlace(x) => by_blocks(s, InPlace(x), following, pivot, gaps, references, Nothing),
     }
+}
+
+/// [`statistics`] of logits whose exponentials are kept, and on the way the second pass over the same columns of
+/// another row.
+#[inline(always)]
+pub(crate) fn statistics_alongside<S: Simd>(
+    s: S,
+    (x, exps): (&[f32], &mut [f32]),
+    following: usize,
+    pivot: Entry,
+    references: &mut [f32],
+    row: KeptRow<'_>,
+) -> Statistics {
+    let exps = &mut exps[..x.len()];
+    by_blocks(s, Between::<false>(x, exps), following, pivot, Gaps::None, references, Scaling::new(s, row))
 }
 
 /// The largest of a block's logits but the pivot's.
@@ -98,13 +114,14 @@ pub(crate) fn max<S: Simd>(s: S, x: &[f32], pivot: Entry) -> f32 {
 }
 
 #[inline(always)]
-fn by_blocks<S: Simd, P: Place>(
+fn by_blocks<S: Simd, P: Place, A: Alongside<S>>(
     s: S,
     mut place: P,
     following: usize,
     pivot: Entry,
     gaps: Gaps<'_>,
     references: &mut [f32],
+    mut alongside: A,
 ) -> Statistics {
     let mut whole = Statistics::NOTHING;
     let mut sums = s.zero_sums();
@@ -133,7 +150,8 @@ fn by_blocks<S: Simd, P: Place>(
         let (gap, weight) = gaps_of(s, &place, start..end, pivot, gaps, reference);
         whole.gap += gap;
         whole.weight += weight;
-        sums = sum_of(s, &mut place, start..end, len + following, pivot, reference, sums);
+        let readable = len + following;
+        sums = sum_of(s, &mut place, start..end, readable, pivot, reference, sums, &mut alongside);
     }
     whole.sum += s.sum_lanes(sums);
     if whole.max == f32::NEG_INFINITY && !whole.sum.is_nan() {
@@ -184,7 +202,8 @@ pub(super) fn max_of<S: Simd, P: Place>(s: S, place: &P, columns: Range<usize>, 
 /// The exponentials of some columns, added to the sums. So many numbers are `readable` from the first column on, those
 /// of later rows included.
 #[inline(always)]
-pub(super) fn sum_of<S: Simd, P: Place>(
+#[expect(clippy::too_many_arguments)]
+pub(super) fn sum_of<S: Simd, P: Place, A: Alongside<S>>(
     s: S,
     place: &mut P,
     columns: Range<usize>,
@@ -192,7 +211,9 @@ pub(super) fn sum_of<S: Simd, P: Place>(
     pivot: Entry,
     reference: S::F32,
     mut sums: S::F64,
+    alongside: &mut A,
 ) -> S::F64 {
+    alongside.begin(s, columns.clone());
     let groups = Groups::new(columns, pivot);
     for pair in 0..groups.len / 2 {
         let (first, second) = (groups.at(2 * pair), groups.at(2 * pair + 1));
@@ -204,6 +225,7 @@ pub(super) fn sum_of<S: Simd, P: Place>(
         sums = s.accumulate(sums, sum_of_four(s, f));
         keep(s, place, first, e);
         keep(s, place, second, f);
+        alongside.step(s);
     }
     if groups.len % 2 == 1 {
         let at = groups.at(groups.len - 1);
@@ -226,6 +248,7 @@ pub(super) fn sum_of<S: Simd, P: Place>(
         sums = s.accumulate(sums, sum_of_four(s, e));
         keep_rest(s, place, groups.rest..groups.end, e);
     }
+    alongside.end(s);
     sums
 }
 

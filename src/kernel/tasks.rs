@@ -1,5 +1,6 @@
 //! The passes over some columns of a row, as tasks: each is compiled once for every instruction set.
 
+use super::alongside::KeptRow;
 use super::gaps::Gaps;
 use super::map::{self, Affine, Shift};
 use super::place::Columns;
@@ -38,6 +39,18 @@ pub(crate) enum Content<'a> {
     Logits(&'a [f32]),
     /// Logits, more of them than there was room for references: they are found once more.
     ManyLogits(Entry),
+}
+
+/// The second pass over some columns of a row, along with the first over the same columns of the next.
+pub(crate) struct OverlappedTask<'a> {
+    pub(crate) row: KeptRow<'a>,
+    /// The next row's logits, and where its exponentials are kept.
+    pub(crate) logits: &'a [f32],
+    pub(crate) kept: &'a mut [f32],
+    /// As those of [`StatisticsTask`].
+    pub(crate) following: usize,
+    pub(crate) pivot: Entry,
+    pub(crate) references: &'a mut [f32],
 }
 
 /// What must follow stores past the caches, on the thread that made them.
@@ -107,15 +120,11 @@ impl<'a> AffineTask<'a> {
         let drop = f64::from(reference) - f64::from(self.max);
         let factor = if reference == self.max { 1.0 } else { scalar::exp(drop) };
         let affine = Affine::new(self.scale * factor, self.shift);
-        let streams = matches!(self.columns, Columns::Streaming(..));
         match self.content {
             Content::Exps(_) => map::affine_of_exps(s, self.columns, affine, self.target),
             Content::Logits(_) | Content::ManyLogits(_) => {
                 map::affine_of_logits(s, self.columns, reference, affine, self.target);
             }
-        }
-        if streams {
-            s.fence();
         }
     }
 
@@ -155,6 +164,38 @@ impl Task for AffineTask<'_> {
             first.one_reference(simd, reference);
             self = rest;
         }
+    }
+}
+
+impl OverlappedTask<'_> {
+    /// The first `columns` columns, a whole number of blocks, and the others.
+    pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
+        let (row, row_rest) = self.row.split_at(columns);
+        let (logits, logits_rest) = self.logits.split_at(columns);
+        let (kept, kept_rest) = self.kept.split_at_mut(columns);
+        let (references, references_rest) = self.references.split_at_mut(columns / BLOCK);
+        let (following, pivot) = (logits_rest.len() + self.following, self.pivot.from(columns));
+        (
+            Self { row, logits, kept, following, pivot: self.pivot, references },
+            Self {
+                row: row_rest,
+                logits: logits_rest,
+                kept: kept_rest,
+                following: self.following,
+                pivot,
+                references: references_rest,
+            },
+        )
+    }
+}
+
+impl Task for OverlappedTask<'_> {
+    type Output = Statistics;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Statistics {
+        let Self { row, logits, kept, following, pivot, references } = self;
+        statistics::statistics_alongside(s, (logits, kept), following, pivot, references, row)
     }
 }
 
