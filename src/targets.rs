@@ -99,7 +99,8 @@ macro_rules! target_types {
                     $(Self::$variant(targets) => {
                         // Outside the type's range, no target is ignored.
                         let ignored = ignore_index.and_then(|ignored| <$integer>::try_from(ignored).ok());
-                        census(targets, ignored, |target| usize::try_from(target).is_ok_and(|class| class < classes))
+                        // A negative target becomes larger than any number of classes.
+                        census(targets, ignored, |target| (target as u64) < classes as u64)
                     })+
                 }
             }
