@@ -1,12 +1,17 @@
 //! The one place for variants of the loss: from a row's statistics and the options to a few scalars.
 //!
-//! The kernels never learn which options were set. They deliver [`Statistics`] that leave the target out, and they
-//! take an [`Affine`] function and one value for the target.
+//! The kernels never learn which options were set. They deliver [`Statistics`](crate::kernel::statistics::Statistics) that leave the target out, and they
+//! take an affine function and one value for the target.
+
+mod softmax;
+mod weights;
+
+pub(crate) use softmax::Softmax;
+pub(crate) use weights::ClassWeights;
 
 use crate::kernel::gaps::Gaps;
 use crate::kernel::map::Shift;
-use crate::kernel::scalar::{exp, log1p_and_reciprocal, to_f32};
-use crate::kernel::statistics::Statistics;
+use crate::kernel::scalar::to_f32;
 
 /// How the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,39 +44,6 @@ pub(crate) struct Options {
     pub(crate) empty_mean: EmptyMean,
 }
 
-/// One weight for each class.
-#[derive(Clone, Debug)]
-pub(crate) struct ClassWeights {
-    weights: Vec<f32>,
-    /// The weights in units of `unit`, none above 1, so that their products overflow no sooner than the other factor;
-    /// and zeros behind them: kernels read whole vectors.
-    in_units: Vec<f32>,
-    /// A power of two.
-    unit: f64,
-    total: f64,
-    /// For each class, the sum of the others, in units.
-    of_others: Vec<f64>,
-}
-
-/// A row's softmax, in the terms of the essay in `kernel`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Softmax {
-    pub(crate) statistics: Statistics,
-    /// The target's logit; -inf where there is no target.
-    pub(crate) target_logit: f32,
-    /// The largest logit, the target's included.
-    pub(crate) max: f32,
-    /// ln of the sum relative to `max`.
-    pub(crate) ln_sum: f64,
-    /// exp(x - statistics.max) times this is a probability.
-    pub(crate) scale: f64,
-    pub(crate) target_probability: f64,
-    /// 1 - target_probability, without cancellation.
-    pub(crate) others_probability: f64,
-    /// max - target_logit.
-    pub(crate) target_gap: f64,
-}
-
 /// The options' share in the loss, for some number of classes: (1 - eps), eps / C, W and z of
 /// (1 - eps) w_y (-ln p_y) + (eps / C) sum_c w_c (-ln p_c) + z lse^2, where W = sum_c w_c.
 #[derive(Clone, Copy, Debug)]
@@ -91,34 +63,6 @@ pub(crate) struct Coefficients {
     pub(crate) scale: f64,
     pub(crate) shift: f32,
     pub(crate) at_target: f32,
-}
-
-impl ClassWeights {
-    pub(crate) fn new(weights: Vec<f32>) -> Self {
-        const PADDING: usize = 64;
-        let largest = weights.iter().copied().fold(0.0, f32::max);
-        let unit = if largest == 0.0 { 1.0 } else { f64::from(largest).log2().ceil().exp2() };
-        let mut in_units: Vec<f32> =
-            weights.iter().map(|&weight| (f64::from(weight) / unit) as f32).collect();
-        let total = weights.iter().map(|&weight| f64::from(weight)).sum();
-        // From both ends, because total - weight would not be 0 where it should.
-        let mut of_others = vec![0.0; weights.len()];
-        let (mut before, mut after) = (0.0, 0.0);
-        for (of_others, weight) in of_others.iter_mut().zip(&in_units) {
-            *of_others += before;
-            before += f64::from(*weight);
-        }
-        for (of_others, weight) in of_others.iter_mut().zip(&in_units).rev() {
-            *of_others += after;
-            after += f64::from(*weight);
-        }
-        in_units.resize(weights.len() + PADDING, 0.0);
-        Self { weights, in_units, unit, total, of_others }
-    }
-
-    pub(crate) fn as_slice(&self) -> &[f32] {
-        &self.weights
-    }
 }
 
 impl Options {
@@ -218,64 +162,6 @@ impl Terms {
             shift: to_f32(self.smooth * self.unit * factor),
             at_target: to_f32(at_target),
         }
-    }
-}
-
-impl Softmax {
-    /// From the statistics of all columns but the target, and the target's logit; without a target, from those of all
-    /// columns and -inf.
-    #[inline(always)]
-    pub(crate) fn new(statistics: Statistics, target_logit: f32) -> Self {
-        let Statistics { max: others_max, sum, .. } = statistics;
-        let target_leads = target_logit >= others_max;
-        let max = if target_leads { target_logit } else { others_max };
-        let min = if target_leads { others_max } else { target_logit };
-        let e = exp(f64::from(min) - f64::from(max));
-        let scaled = sum * e;
-        let others = if target_leads { scaled } else { sum };
-        let own = if target_leads { 1.0 } else { e };
-        let y = if target_leads { scaled } else { (sum - 1.0) + e };
-        let (ln_sum, reciprocal) = log1p_and_reciprocal(y);
-        Self {
-            statistics,
-            target_logit,
-            max,
-            ln_sum,
-            scale: if target_leads { e * reciprocal } else { reciprocal },
-            target_probability: own * reciprocal,
-            others_probability: others * reciprocal,
-            target_gap: f64::from(max) - f64::from(target_logit),
-        }
-    }
-
-    /// -ln p of the target.
-    #[inline(always)]
-    pub(crate) fn nll(&self) -> f64 {
-        self.target_gap + self.ln_sum
-    }
-
-    /// Whether the row has a NaN, +inf, or nothing but -inf.
-    #[inline(always)]
-    pub(crate) fn is_nan(&self) -> bool {
-        self.nll().is_nan()
-    }
-
-    /// ln of the sum of exp(x).
-    #[inline(always)]
-    pub(crate) fn lse(&self) -> f64 {
-        f64::from(self.max) + self.ln_sum
-    }
-
-    /// Whether the small sum next to the largest term may have been lost to the rounding of that term: the largest
-    /// logit is not the target, and the rest is little beside it.
-    pub(crate) fn has_dominant_other(&self) -> bool {
-        self.ln_sum < 1.0 && self.target_logit < self.statistics.max
-    }
-
-    /// The probabilities.
-    #[inline(always)]
-    pub(crate) fn probabilities(&self) -> Coefficients {
-        Coefficients { scale: self.scale, shift: 0.0, at_target: to_f32(self.target_probability) }
     }
 }
 
