@@ -117,7 +117,8 @@ impl Batch<'_> {
         lanes.factor = [job.factor; LANES];
         lanes.z_factor = [job.z_factor; LANES];
         let Some(targets) = self.targets else { return };
-        targets.look_up(tile.clone(), options.ignore_index, &mut lanes.class);
+        targets.look_up(tile.clone(), &options.ignore_indices, &mut lanes.class);
+        self.request.inputs.mask(tile.clone(), &mut lanes.class);
         for lane in 0..LANES {
             lanes.counts[lane] = lanes.class[lane] != NO_CLASS;
         }
@@ -132,12 +133,7 @@ impl Batch<'_> {
                 }
             }
         }
-        if let Some(upstream) = self.request.upstream {
-            for (lane, &upstream) in upstream[tile].iter().enumerate() {
-                lanes.factor[lane] = f64::from(upstream);
-                lanes.z_factor[lane] = f64::from(upstream);
-            }
-        }
+        self.request.inputs.look_up(tile, lanes);
     }
 
     #[inline(always)]

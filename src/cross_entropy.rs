@@ -4,9 +4,12 @@ use crate::backend::Instructions;
 use crate::batch::{Batch, Logits, Wide};
 use crate::loss::{ClassWeights, EmptyMean, Options};
 use crate::parallel::Schedule;
+use crate::row_inputs::RowInputs;
 use crate::rows::Job;
 use crate::targets::Targets;
-use crate::{Backend, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, Target};
+use crate::{
+    Backend, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, Target,
+};
 
 /// Softmax cross-entropy between a batch of logits and one target class for each row.
 ///
@@ -42,21 +45,7 @@ use crate::{Backend, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, 
 #[derive(Clone, Debug)]
 pub struct CrossEntropy {
     pub(crate) options: Options,
-    schedule: Schedule,
-}
-
-/// Options of a [`CrossEntropy`] on their way to being checked.
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct CrossEntropyBuilder {
-    weight: Option<Vec<f32>>,
-    ignore_index: Option<i64>,
-    label_smoothing: f64,
-    z_loss: f64,
-    reduction: Reduction,
-    empty_mean: EmptyMean,
-    backend: Option<Backend>,
-    parallelism: Parallelism,
+    pub(crate) schedule: Schedule,
 }
 
 /// The numbers that every call has at hand when it is done.
@@ -68,7 +57,7 @@ pub struct Summary {
     /// What the z-loss has in it.
     pub z_loss: f64,
     /// What the mean divides by, unless the request has a denominator: the sum of the class weights of the targets that
-    /// count.
+    /// count, each times its row's weight.
     pub weight: f64,
     /// Rows that are not ignored.
     pub counted: usize,
@@ -76,128 +65,29 @@ pub struct Summary {
     pub correct: usize,
 }
 
+/// The rows that count, in sum.
+struct Census {
+    counted: usize,
+    /// Row weights times class weights.
+    weight: f64,
+    /// Row weights.
+    row_weight: f64,
+}
+
 impl Default for CrossEntropy {
     /// No weights, no smoothing, the mean, and -100 as the ignored index.
     fn default() -> Self {
         Self {
-            options: Options {
-                weight: None,
-                ignore_index: Some(DEFAULT_IGNORE_INDEX),
-                label_smoothing: 0.0,
-                z_loss: 0.0,
-                reduction: Reduction::Mean,
-                empty_mean: EmptyMean::Nan,
-            },
+            options: Options::default(),
             schedule: Schedule::new(Instructions::detect(), Parallelism::default()),
         }
-    }
-}
-
-/// PyTorch's.
-const DEFAULT_IGNORE_INDEX: i64 = -100;
-
-impl CrossEntropyBuilder {
-    /// One weight for each class, finite and not negative. Default: all 1.
-    pub fn weight(mut self, weight: impl Into<Vec<f32>>) -> Self {
-        self.weight = Some(weight.into());
-        self
-    }
-
-    /// Rows with this target contribute nothing, and their logits are not read. It need not be a valid class; `None`
-    /// switches it off. Default: -100.
-    pub fn ignore_index(mut self, ignore_index: impl Into<Option<i64>>) -> Self {
-        self.ignore_index = ignore_index.into();
-        self
-    }
-
-    /// The share of the target distribution that is spread evenly over all classes, the target's among them, from 0 to
-    /// 1. Default: 0.
-    pub fn label_smoothing(mut self, label_smoothing: f64) -> Self {
-        self.label_smoothing = label_smoothing;
-        self
-    }
-
-    /// The coefficient z of the z-loss, which keeps lse near 0: finite and not negative. Default: 0.
-    pub fn z_loss(mut self, z_loss: f64) -> Self {
-        self.z_loss = z_loss;
-        self
-    }
-
-    /// How the rows' losses become one. Default: the mean. For PyTorch's `"none"`, ask for [`Request::losses`].
-    pub fn reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
-    }
-
-    /// What the mean is where no row counts. Default: NaN. The gradient is 0 either way.
-    pub fn empty_mean(mut self, empty_mean: EmptyMean) -> Self {
-        self.empty_mean = empty_mean;
-        self
-    }
-
-    /// The instruction set. Default: the fastest that this CPU has.
-    pub fn backend(mut self, backend: Backend) -> Self {
-        self.backend = Some(backend);
-        self
-    }
-
-    /// Whether calls may use several threads. Default: [`Parallelism::Rayon`].
-    pub fn parallelism(mut self, parallelism: Parallelism) -> Self {
-        self.parallelism = parallelism;
-        self
-    }
-
-    /// The loss with these options.
-    ///
-    /// # Errors
-    /// [`Error::InvalidWeight`], [`Error::InvalidLabelSmoothing`], [`Error::InvalidZLoss`] and
-    /// [`Error::BackendUnavailable`].
-    pub fn build(self) -> Result<CrossEntropy, Error> {
-        let invalid = |weight: f32| !(weight >= 0.0 && weight.is_finite());
-        if let Some(weights) = &self.weight
-            && let Some((class, &weight)) = weights.iter().enumerate().find(|&(_, &weight)| invalid(weight))
-        {
-            return Err(Error::InvalidWeight { class, weight });
-        }
-        let label_smoothing = self.label_smoothing;
-        if !(0.0..=1.0).contains(&label_smoothing) {
-            return Err(Error::InvalidLabelSmoothing { label_smoothing });
-        }
-        let z_loss = self.z_loss;
-        if !(z_loss >= 0.0 && z_loss.is_finite()) {
-            return Err(Error::InvalidZLoss { z_loss });
-        }
-        let instructions = match self.backend {
-            Some(backend) => Instructions::of(backend)?,
-            None => Instructions::detect(),
-        };
-        Ok(CrossEntropy {
-            options: Options {
-                weight: self.weight.map(ClassWeights::new),
-                ignore_index: self.ignore_index,
-                label_smoothing,
-                z_loss,
-                reduction: self.reduction,
-                empty_mean: self.empty_mean,
-            },
-            schedule: Schedule::new(instructions, self.parallelism),
-        })
     }
 }
 
 impl CrossEntropy {
     /// The default options, to change some.
     pub fn builder() -> CrossEntropyBuilder {
-        CrossEntropyBuilder {
-            weight: None,
-            ignore_index: Some(DEFAULT_IGNORE_INDEX),
-            label_smoothing: 0.0,
-            z_loss: 0.0,
-            reduction: Reduction::Mean,
-            empty_mean: EmptyMean::Nan,
-            backend: None,
-            parallelism: Parallelism::default(),
-        }
+        CrossEntropyBuilder::default()
     }
 
     /// The reduced loss.
@@ -239,7 +129,8 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss`]; [`Error::ShapeMismatch`] and [`Error::LengthMismatch`] for an output that does
-    /// not fit the logits; [`Error::InvalidDenominator`]. No output has then been written.
+    /// not fit the logits; [`Error::InvalidRowWeight`], [`Error::InvalidUpstreamScalar`] and
+    /// [`Error::InvalidDenominator`]. No output has then been written.
     pub fn run<T: Target>(
         &self,
         logits: Matrix<'_>,
@@ -275,9 +166,14 @@ impl CrossEntropy {
         self.options.weight.as_ref().map(ClassWeights::as_slice)
     }
 
-    /// The ignored target, if there is one.
+    /// The first of the ignored targets, if there are any.
     pub fn ignore_index(&self) -> Option<i64> {
-        self.options.ignore_index
+        self.options.ignore_indices.first().copied()
+    }
+
+    /// The ignored targets.
+    pub fn ignore_indices(&self) -> &[i64] {
+        &self.options.ignore_indices
     }
 
     /// The share of the target distribution that is spread over all classes.
@@ -300,16 +196,18 @@ impl CrossEntropy {
         self.options.empty_mean
     }
 
-    /// The class of each row, `None` where it is ignored; all checked.
+    /// The class of each row, `None` where it does not count; all checked.
     pub(crate) fn classes_of_rows<T: Target>(
         &self,
         rows: usize,
         classes: usize,
         targets: &[T],
+        inputs: &RowInputs<'_>,
     ) -> Result<Vec<Option<usize>>, Error> {
         let targets = Targets::new(targets);
-        self.check(rows, classes, targets)?;
-        Ok((0..rows).map(|row| targets.class(row, self.options.ignore_index)).collect())
+        self.check(rows, classes, targets, inputs)?;
+        let class = |row| targets.class(row, &self.options.ignore_indices);
+        Ok((0..rows).map(|row| class(row).filter(|_| inputs.may_count(row))).collect())
     }
 
     fn run_batch(
@@ -319,21 +217,23 @@ impl CrossEntropy {
         request: Request<'_>,
     ) -> Result<Summary, Error> {
         let (rows, classes) = (logits.as_matrix().rows(), logits.as_matrix().cols());
-        let (counted, weight) = self.check(rows, classes, targets)?;
+        let inputs = request.inputs;
+        let Census { counted, weight, row_weight } = self.check(rows, classes, targets, &inputs)?;
         request.check(rows, classes)?;
 
-        let (divisor, z_divisor) = match (request.denominator, self.options.reduction) {
+        let (divisor, z_divisor) = match (inputs.denominator, self.options.reduction) {
             (Some(denominator), _) => (denominator, denominator),
-            (None, Reduction::Mean) => (weight, counted as f64),
+            (None, Reduction::Mean) => (weight, row_weight),
             (None, Reduction::Sum) => (1.0, 1.0),
         };
+        let upstream = inputs.upstream_scalar.unwrap_or(1.0);
         let batch = Batch { logits, targets: Some(targets), request };
         let job = Job {
             schedule: self.schedule,
             options: &self.options,
             terms: self.options.terms(classes),
-            factor: reciprocal(divisor),
-            z_factor: reciprocal(z_divisor),
+            factor: upstream * reciprocal(divisor),
+            z_factor: upstream * reciprocal(z_divisor),
             streaming: self.schedule.streams(&batch),
         };
         let totals = self.schedule.run(&job, batch);
@@ -346,8 +246,14 @@ impl CrossEntropy {
         Ok(Summary { loss, z_loss, weight, counted, correct: totals.correct })
     }
 
-    /// Checks all but the request; how many rows count, and the sum of their weights.
-    fn check(&self, rows: usize, classes: usize, targets: Targets<'_>) -> Result<(usize, f64), Error> {
+    /// Checks all but the outputs, and counts.
+    fn check(
+        &self,
+        rows: usize,
+        classes: usize,
+        targets: Targets<'_>,
+        inputs: &RowInputs<'_>,
+    ) -> Result<Census, Error> {
         if targets.len() != rows {
             return Err(Error::LengthMismatch { argument: "targets", expected: rows, actual: targets.len() });
         }
@@ -364,20 +270,22 @@ impl CrossEntropy {
                 actual: weight.len(),
             });
         }
-        let ignore_index = self.options.ignore_index;
-        let counted = targets.census(classes, ignore_index).map_err(|row| Error::TargetOutOfRange {
-            row,
-            target: targets.get(row),
-            classes,
-        })?;
-        let weight = match self.options.weight {
-            None => counted as f64,
-            Some(_) => (0..rows)
-                .filter_map(|row| targets.class(row, ignore_index))
-                .map(|class| self.options.weight_of(class))
-                .sum(),
-        };
-        Ok((counted, weight))
+        inputs.check(rows)?;
+        let ignore_indices = &self.options.ignore_indices;
+        let counted = targets
+            .census(classes, ignore_indices, inputs.loss_mask)
+            .map_err(|row| Error::TargetOutOfRange { row, target: targets.get(row), classes })?;
+        let (mut weight, mut row_weight) = (counted as f64, counted as f64);
+        if self.options.weight.is_some() || inputs.row_weights.is_some() {
+            (weight, row_weight) = (0.0, 0.0);
+            for row in (0..rows).filter(|&row| inputs.may_count(row)) {
+                if let Some(class) = targets.class(row, ignore_indices) {
+                    weight += inputs.row_weight(row) * self.options.weight_of(class);
+                    row_weight += inputs.row_weight(row);
+                }
+            }
+        }
+        Ok(Census { counted, weight, row_weight })
     }
 }
 

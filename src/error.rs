@@ -78,6 +78,18 @@ pub enum Error {
         /// The value given.
         z_loss: f64,
     },
+    /// A row's weight is negative, infinite or NaN.
+    InvalidRowWeight {
+        /// The row.
+        row: usize,
+        /// Its weight.
+        weight: f32,
+    },
+    /// The upstream gradient of the reduced loss is infinite or NaN.
+    InvalidUpstreamScalar {
+        /// The value given.
+        upstream_scalar: f64,
+    },
     /// The denominator of a request is not above 0, infinite or NaN.
     InvalidDenominator {
         /// The value given.
@@ -124,6 +136,12 @@ impl fmt::Display for Error {
             }
             Self::InvalidZLoss { z_loss } => {
                 write!(f, "z_loss is {z_loss}; it is finite and not negative")
+            }
+            Self::InvalidRowWeight { row, weight } => {
+                write!(f, "the weight of row {row} is {weight}; weights are finite and not negative")
+            }
+            Self::InvalidUpstreamScalar { upstream_scalar } => {
+                write!(f, "upstream_scalar is {upstream_scalar}; it is finite")
             }
             Self::InvalidDenominator { denominator } => {
                 write!(f, "denominator is {denominator}; it is finite and above 0")

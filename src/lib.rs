@@ -61,6 +61,7 @@
 
 mod backend;
 mod batch;
+mod builder;
 pub mod contract;
 #[doc = include_str!("../docs/cost_model.md")]
 pub mod cost_model {}
@@ -73,13 +74,15 @@ mod parallel;
 mod passes;
 pub mod reference;
 mod request;
+mod row_inputs;
 mod rows;
 mod simd;
 mod softmax;
 mod targets;
 
 pub use backend::{BUILD, Backend};
-pub use cross_entropy::{CrossEntropy, CrossEntropyBuilder, Summary};
+pub use builder::CrossEntropyBuilder;
+pub use cross_entropy::{CrossEntropy, Summary};
 pub use error::Error;
 pub use loss::{EmptyMean, Reduction};
 pub use matrix::{Matrix, MatrixMut};

@@ -58,7 +58,7 @@
 //! # Ok::<(), xent::Error>(())
 //! ```
 
-use crate::{CrossEntropy, EmptyMean, Error, Matrix, Reduction, Target};
+use crate::{CrossEntropy, EmptyMean, Error, Matrix, Reduction, Request, Target};
 
 /// What [`cross_entropy`] finds.
 #[derive(Clone, Debug)]
@@ -69,11 +69,12 @@ pub struct Outcome {
     pub z_loss: f64,
     /// What the mean divides by.
     pub weight: f64,
-    /// The row losses before the reduction; 0 for ignored rows.
+    /// The row losses before the reduction, times the rows' weights; 0 for rows that do not count.
     pub losses: Vec<f64>,
-    /// The softmax of each row; zeros for ignored rows.
+    /// The softmax of each row; nothing for rows that do not count.
     pub softmax: Vec<SoftmaxRow>,
-    /// The gradient of the reduced loss with respect to the logits, row after row, without padding.
+    /// The gradient with respect to the logits, row after row, without padding: of the reduced loss, or of what the
+    /// upstream gradients are derivatives of.
     pub grad: Vec<f64>,
 }
 
@@ -179,8 +180,23 @@ pub fn cross_entropy<T: Target>(
     logits: Matrix<'_>,
     targets: &[T],
 ) -> Result<Outcome, Error> {
+    run(ce, logits, targets, &Request::new())
+}
+
+/// The same with the inputs of a request: mask, weights and upstream gradients of rows, and the denominator. Its outputs
+/// are not written.
+///
+/// # Errors
+/// Those of [`CrossEntropy::run`] that concern inputs.
+pub fn run<T: Target>(
+    ce: &CrossEntropy,
+    logits: Matrix<'_>,
+    targets: &[T],
+    request: &Request<'_>,
+) -> Result<Outcome, Error> {
     let (rows, classes) = (logits.rows(), logits.cols());
-    let classes_of_rows = ce.classes_of_rows(rows, classes, targets)?;
+    let inputs = &request.inputs;
+    let classes_of_rows = ce.classes_of_rows(rows, classes, targets, inputs)?;
     let weight_of = |class: usize| ce.weight().map_or(1.0, |weight| f64::from(weight[class]));
     let smoothing = ce.label_smoothing();
     let each = smoothing / classes as f64;
@@ -223,21 +239,33 @@ pub fn cross_entropy<T: Target>(
             z_grad[row * classes + i] = 2.0 * ce.z_loss() * lse * row_softmax.probabilities[i];
         }
         let z_loss = ce.z_loss() * lse * lse;
+        // The weight of the row multiplies all of it.
+        let row_weight = inputs.row_weight(row);
+        loss = product(row_weight, loss);
+        let z_loss = row_weight * z_loss;
         losses[row] = loss + z_loss;
         softmax[row] = row_softmax;
         total += loss;
         z_total += z_loss;
-        weight += weight_of(target);
-        counted += 1.0;
+        weight += row_weight * weight_of(target);
+        counted += row_weight;
     }
 
-    let (divisor, z_divisor) = match ce.reduction() {
-        Reduction::Mean => (weight, counted),
-        Reduction::Sum => (1.0, 1.0),
+    let (divisor, z_divisor) = match (inputs.denominator, ce.reduction()) {
+        (Some(denominator), _) => (denominator, denominator),
+        (None, Reduction::Mean) => (weight, counted),
+        (None, Reduction::Sum) => (1.0, 1.0),
     };
-    for (g, z_g) in grad.iter_mut().zip(&z_grad) {
-        let z_g = if z_divisor == 0.0 { 0.0 } else { z_g / z_divisor };
-        *g = if divisor == 0.0 { 0.0 } else { *g / divisor } + z_g;
+    for row in 0..rows {
+        let columns = row * classes..(row + 1) * classes;
+        for (g, z_g) in grad[columns.clone()].iter_mut().zip(&z_grad[columns]) {
+            // With an upstream gradient for each row there is no reduction.
+            let reduced = match inputs.upstream {
+                Some(upstream) => f64::from(upstream[row]) * (*g + z_g),
+                None => quotient(*g, divisor) + quotient(*z_g, z_divisor),
+            };
+            *g = inputs.upstream_scalar.unwrap_or(1.0) * inputs.row_weight(row) * reduced;
+        }
     }
     let mean = |total: f64, divisor: f64| {
         let is_empty = divisor == 0.0 && total == 0.0;
@@ -245,6 +273,11 @@ pub fn cross_entropy<T: Target>(
     };
     let z_loss = if ce.z_loss() == 0.0 { 0.0 } else { mean(z_total, z_divisor) };
     Ok(Outcome { loss: mean(total, divisor) + z_loss, z_loss, weight, losses, softmax, grad })
+}
+
+/// Where the divisor is 0 no row counts, and no gradient flows.
+fn quotient(gradient: f64, divisor: f64) -> f64 {
+    if divisor == 0.0 { 0.0 } else { gradient / divisor }
 }
 
 /// A term of weight 0 is 0, also where its value is infinite.

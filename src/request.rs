@@ -1,6 +1,7 @@
 //! What a call shall deliver.
 
 use crate::batch::Wide;
+use crate::row_inputs::RowInputs;
 use crate::{Error, MatrixMut};
 
 /// The argmax of a row that is ignored.
@@ -39,8 +40,7 @@ pub(crate) const IGNORED: usize = usize::MAX;
 #[derive(Debug, Default)]
 pub struct Request<'a> {
     pub(crate) grad: Option<MatrixMut<'a>>,
-    pub(crate) upstream: Option<&'a [f32]>,
-    pub(crate) denominator: Option<f64>,
+    pub(crate) inputs: RowInputs<'a>,
     pub(crate) losses: Option<&'a mut [f32]>,
     pub(crate) lse: Option<&'a mut [f32]>,
     pub(crate) argmax: Option<&'a mut [usize]>,
@@ -65,7 +65,41 @@ impl<'a> Request<'a> {
     /// r is `upstream[r]` times that of its own loss, and no reduction enters: the backward pass of PyTorch's
     /// `reduction="none"`.
     pub fn upstream(mut self, upstream: &'a [f32]) -> Self {
-        self.upstream = Some(upstream);
+        self.inputs.upstream = Some(upstream);
+        self
+    }
+
+    /// The derivative of what the caller computes from the reduced loss: a loss scale, say. It multiplies the gradient,
+    /// also that of [`upstream`](Self::upstream), and no loss. Finite.
+    pub fn upstream_scalar(mut self, upstream_scalar: f64) -> Self {
+        self.inputs.upstream_scalar = Some(upstream_scalar);
+        self
+    }
+
+    /// One weight for each row, which multiplies its loss and its gradient, the z-loss's share included. The mean divides
+    /// by the sum of each row's weight times the class weight of its target, over the rows that count; the z-loss's mean
+    /// by the sum of the rows' weights. Finite and not negative. A row of weight 0 is not an ignored one: its logits are
+    /// read, and a NaN among them stays one.
+    ///
+    /// ```
+    /// use xent::{CrossEntropy, Matrix, Request};
+    ///
+    /// let logits = Matrix::new(&[1.0, 2.0, 3.0, 1.0], 2, 2)?;
+    /// let ce = CrossEntropy::default();
+    /// let summary = ce.run(logits, &[0_u8, 0], Request::new().row_weights(&[3.0, 1.0]))?;
+    /// assert!((summary.loss - (3.0 * 1.313_26 + 0.126_93) / 4.0).abs() < 1e-4);
+    /// assert_eq!(summary.weight, 4.0);
+    /// # Ok::<(), xent::Error>(())
+    /// ```
+    pub fn row_weights(mut self, row_weights: &'a [f32]) -> Self {
+        self.inputs.row_weights = Some(row_weights);
+        self
+    }
+
+    /// Which rows count: those with `true`, as in the loss mask of Megatron-LM. The others are as rows with an ignored
+    /// target, and their target may be anything.
+    pub fn loss_mask(mut self, loss_mask: &'a [bool]) -> Self {
+        self.inputs.loss_mask = Some(loss_mask);
         self
     }
 
@@ -88,7 +122,7 @@ impl<'a> Request<'a> {
     /// # Ok::<(), xent::Error>(())
     /// ```
     pub fn denominator(mut self, denominator: f64) -> Self {
-        self.denominator = Some(denominator);
+        self.inputs.denominator = Some(denominator);
         self
     }
 
@@ -151,7 +185,6 @@ impl<'a> Request<'a> {
             }
         }
         let narrow = [
-            ("upstream", self.upstream.map(<[f32]>::len)),
             ("losses", self.losses.as_ref().map(|losses| losses.len())),
             ("lse", self.lse.as_ref().map(|lse| lse.len())),
             ("argmax", self.argmax.as_ref().map(|argmax| argmax.len())),
@@ -161,19 +194,13 @@ impl<'a> Request<'a> {
                 return Err(Error::LengthMismatch { argument, expected: rows, actual });
             }
         }
-        match self.denominator {
-            Some(denominator) if !(denominator > 0.0 && denominator.is_finite()) => {
-                Err(Error::InvalidDenominator { denominator })
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// The outputs of the first `rows` rows, and of the others.
     pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
         let (grad, grad_rest) = split(self.grad, |grad| grad.split_at(rows));
-        let (upstream, upstream_rest) = split(self.upstream, |upstream| upstream.split_at(rows));
-        let denominator = self.denominator;
+        let (inputs, inputs_rest) = self.inputs.split_at(rows);
         let (losses, losses_rest) = split(self.losses, |losses| losses.split_at_mut(rows));
         let (lse, lse_rest) = split(self.lse, |lse| lse.split_at_mut(rows));
         let (argmax, argmax_rest) = split(self.argmax, |argmax| argmax.split_at_mut(rows));
@@ -181,11 +208,10 @@ impl<'a> Request<'a> {
         let (log_probabilities, log_probabilities_rest) =
             split(self.log_probabilities, |matrix| matrix.split_at(rows));
         (
-            Self { grad, upstream, denominator, losses, lse, argmax, probabilities, log_probabilities },
+            Self { grad, inputs, losses, lse, argmax, probabilities, log_probabilities },
             Self {
                 grad: grad_rest,
-                upstream: upstream_rest,
-                denominator,
+                inputs: inputs_rest,
                 losses: losses_rest,
                 lse: lse_rest,
                 argmax: argmax_rest,

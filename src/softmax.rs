@@ -3,7 +3,7 @@
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch, Logits, Upstream, Wide};
 use crate::kernel::backward::Output;
-use crate::loss::{EmptyMean, Options, Reduction};
+use crate::loss::Options;
 use crate::parallel::Schedule;
 use crate::request::check_shape;
 use crate::rows::Job;
@@ -44,14 +44,7 @@ impl Default for Softmax {
 }
 
 /// What a softmax without a loss has for options.
-const NO_OPTIONS: Options = Options {
-    weight: None,
-    ignore_index: None,
-    label_smoothing: 0.0,
-    z_loss: 0.0,
-    reduction: Reduction::Sum,
-    empty_mean: EmptyMean::Nan,
-};
+const NO_OPTIONS: Options = Options::NONE;
 
 impl Softmax {
     /// With this instruction set.

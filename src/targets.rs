@@ -65,42 +65,70 @@ macro_rules! target_types {
                 }
             }
 
-            /// The class of a row; `None` where it is the ignored one. Targets have been checked by [`Self::census`].
-            pub(crate) fn class(self, row: usize, ignore_index: Option<i64>) -> Option<usize> {
+            /// The class of a row; `None` where it is an ignored one. Targets have been checked by [`Self::census`].
+            pub(crate) fn class(self, row: usize, ignore_indices: &[i64]) -> Option<usize> {
                 let mut classes = [NO_CLASS];
-                self.look_up(row..row + 1, ignore_index, &mut classes);
+                self.look_up(row..row + 1, ignore_indices, &mut classes);
                 Some(classes[0]).filter(|&class| class != NO_CLASS)
             }
 
             /// [`Self::class`] of some rows, [`NO_CLASS`] for none.
-            pub(crate) fn look_up(self, rows: Range<usize>, ignore_index: Option<i64>, classes: &mut [usize]) {
+            pub(crate) fn look_up(self, rows: Range<usize>, ignore_indices: &[i64], classes: &mut [usize]) {
                 match self {
                     $(Self::$variant(targets) => {
+                        let targets = &targets[rows];
+                        let (first, others) = match ignore_indices {
+                            [] => (None, ignore_indices),
+                            [first, others @ ..] => (<$integer>::try_from(*first).ok(), others),
+                        };
                         // Outside the type's range, no target is ignored.
-                        match ignore_index.and_then(|ignored| <$integer>::try_from(ignored).ok()) {
+                        match first {
                             Some(ignored) => {
-                                for (class, &target) in classes.iter_mut().zip(&targets[rows]) {
+                                for (class, &target) in classes.iter_mut().zip(targets) {
                                     *class = if target == ignored { NO_CLASS } else { target as usize };
                                 }
                             }
                             None => {
-                                for (class, &target) in classes.iter_mut().zip(&targets[rows]) {
+                                for (class, &target) in classes.iter_mut().zip(targets) {
                                     *class = target as usize;
                                 }
+                            }
+                        }
+                        for ignored in others.iter().filter_map(|&ignored| <$integer>::try_from(ignored).ok()) {
+                            for (class, &target) in classes.iter_mut().zip(targets) {
+                                *class = if target == ignored { NO_CLASS } else { *class };
                             }
                         }
                     })+
                 }
             }
 
-            /// How many targets count, or the first row whose target is neither a class nor the ignored index.
-            pub(crate) fn census(self, classes: usize, ignore_index: Option<i64>) -> Result<usize, usize> {
+            /// How many targets count, or the first row whose target is neither a class nor ignored. Those of rows that
+            /// the mask leaves out may be anything.
+            pub(crate) fn census(
+                self,
+                classes: usize,
+                ignore_indices: &[i64],
+                mask: Option<&[bool]>,
+            ) -> Result<usize, usize> {
                 match self {
                     $(Self::$variant(targets) => {
-                        // Outside the type's range, no target is ignored.
-                        let ignored = ignore_index.and_then(|ignored| <$integer>::try_from(ignored).ok());
                         // A negative target becomes larger than any number of classes.
-                        census(targets, ignored, |target| (target as u64) < classes as u64)
+                        let is_class = |target| (target as u64) < classes as u64;
+                        // Outside the type's range, no target is ignored.
+                        let narrow = |ignored: i64| <$integer>::try_from(ignored).ok();
+                        match (ignore_indices, mask) {
+                            ([], None) => census(targets, |_| false, is_class),
+                            (&[ignored], None) => match narrow(ignored) {
+                                Some(ignored) => census(targets, |target| target == ignored, is_class),
+                                None => census(targets, |_| false, is_class),
+                            },
+                            (several, mask) => {
+                                let is_ignored =
+                                    |target| several.iter().any(|&ignored| narrow(ignored) == Some(target));
+                                masked_census(targets, mask, is_ignored, is_class)
+                            }
+                        }
                     })+
                 }
             }
@@ -117,18 +145,36 @@ impl<'a> Targets<'a> {
 }
 
 /// Counts without a branch on the data; only when something is wrong does it look for where.
-fn census<T: Copy + PartialEq>(
+fn census<T: Copy>(
     targets: &[T],
-    ignored: Option<T>,
+    is_ignored: impl Fn(T) -> bool,
     is_class: impl Fn(T) -> bool,
 ) -> Result<usize, usize> {
     let mut counted = 0;
     let mut wrong = false;
     for &target in targets {
-        let is_ignored = Some(target) == ignored;
+        let is_ignored = is_ignored(target);
         counted += usize::from(!is_ignored);
         wrong |= !is_ignored & !is_class(target);
     }
-    let first_wrong = |&target: &T| Some(target) != ignored && !is_class(target);
+    let first_wrong = |&target: &T| !is_ignored(target) && !is_class(target);
     if wrong { targets.iter().position(first_wrong).map_or(Ok(counted), Err) } else { Ok(counted) }
+}
+
+fn masked_census<T: Copy>(
+    targets: &[T],
+    mask: Option<&[bool]>,
+    is_ignored: impl Fn(T) -> bool,
+    is_class: impl Fn(T) -> bool,
+) -> Result<usize, usize> {
+    let mut counted = 0;
+    for (row, &target) in targets.iter().enumerate() {
+        if mask.is_none_or(|mask| mask[row]) && !is_ignored(target) {
+            if !is_class(target) {
+                return Err(row);
+            }
+            counted += 1;
+        }
+    }
+    Ok(counted)
 }

@@ -373,6 +373,68 @@ fn denominators_that_are_not_above_0() {
     }
 }
 
+/// A call on one row with these inputs: its error, and no output written.
+fn error_of(request: Request<'_>) -> Error {
+    let (mut grad, mut losses) = ([SENTINEL; 4], [SENTINEL; 2]);
+    let request = request.grad(matrix_mut(&mut grad, 2, 2)).losses(&mut losses);
+    let result = CrossEntropy::default().run(matrix(&[0.5; 4], 2, 2), &[0_u8, 1], request);
+    assert_untouched("grad", &grad);
+    assert_untouched("losses", &losses);
+    result.expect_err("the request is wrong")
+}
+
+#[test]
+fn row_weights_that_are_negative_or_not_finite() {
+    for (weight, shown) in [(-0.5, "-0.5"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+        let error = error_of(Request::new().row_weights(&[1.0, weight]));
+        let message = format!("the weight of row 1 is {shown}; weights are finite and not negative");
+        assert_eq!(error.to_string(), message);
+        let Error::InvalidRowWeight { row: 1, weight: found } = error else { panic!("{error:?}") };
+        assert_eq!(found.to_bits(), weight.to_bits());
+    }
+}
+
+#[test]
+fn upstream_scalars_that_are_not_finite() {
+    for (scalar, shown) in [(f64::NAN, "NaN"), (f64::NEG_INFINITY, "-inf")] {
+        let error = error_of(Request::new().upstream_scalar(scalar));
+        assert_eq!(error.to_string(), format!("upstream_scalar is {shown}; it is finite"));
+        let Error::InvalidUpstreamScalar { upstream_scalar: found } = error else { panic!("{error:?}") };
+        assert_eq!(found.to_bits(), scalar.to_bits());
+    }
+}
+
+#[test]
+fn inputs_of_rows_that_are_too_many_or_too_few() {
+    for len in [0, 1, 3] {
+        let (weights, mask) = (vec![1.0; len], vec![true; len]);
+        for (argument, request) in [
+            ("row_weights", Request::new().row_weights(&weights)),
+            ("loss_mask", Request::new().loss_mask(&mask)),
+            ("upstream", Request::new().upstream(&weights)),
+        ] {
+            let error = Error::LengthMismatch { argument, expected: 2, actual: len };
+            assert_error::<()>(
+                Err(error_of(request)),
+                error,
+                &format!("{argument} has {len} elements instead of 2"),
+            );
+        }
+    }
+}
+
+#[test]
+fn targets_out_of_range_in_rows_that_count_beside_a_mask_or_several_ignored_indices() {
+    let x = [0.5; 6];
+    let logits = matrix(&x, 3, 2);
+    let error = Error::TargetOutOfRange { row: 2, target: -7, classes: 2 };
+    let message = "the target of row 2 is -7, but there are 2 classes";
+    let masked = Request::new().loss_mask(&[false, true, true]);
+    assert_error(CrossEntropy::default().run(logits, &[-7, 0, -7], masked), error.clone(), message);
+    let ce = CrossEntropy::builder().ignore_indices([-1, -2]).build().expect("the options are valid");
+    assert_error(ce.loss(logits, &[-1, -2, -7]), error, message);
+}
+
 /// Makes a matrix of every kind.
 #[track_caller]
 fn assert_no_matrix(shape: (usize, usize, usize, usize), error: &Error, message: &str) {

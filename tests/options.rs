@@ -239,6 +239,63 @@ fn options_are_what_they_were_set_to() {
     }
     let ce = CrossEntropy::builder().ignore_index(None).build().expect("the options are valid");
     assert_eq!(ce.ignore_index(), None);
+    assert_eq!(ce.ignore_indices(), []);
+    let ce = CrossEntropy::builder().ignore_indices([5, -1]).build().expect("the options are valid");
+    assert_eq!(ce.ignore_index(), Some(5));
+    assert_eq!(ce.ignore_indices(), [5, -1]);
+    let ce = CrossEntropy::builder().ignore_indices([5, -1]).ignore_index(2).build();
+    assert_eq!(ce.expect("the options are valid").ignore_indices(), [2]);
+}
+
+/// Targets of every type.
+#[test]
+fn any_of_several_ignored_indices_and_a_masked_row_are_as_the_one_ignored_index() {
+    fn evaluate<T: Target>(
+        ce: &CrossEntropy,
+        batch: &Batch,
+        target: impl Fn(i64) -> T,
+        mask: &[bool],
+    ) -> (Vec<f32>, f64) {
+        let targets: Vec<T> = batch.targets.iter().map(|&t| target(t)).collect();
+        let mut grad = vec![f32::NAN; batch.rows * batch.classes];
+        let request = Request::new().loss_mask(mask).grad(matrix_mut(&mut grad, batch.rows, batch.classes));
+        let logits = matrix(&batch.logits, batch.rows, batch.classes);
+        let summary = ce.run(logits, &targets, request).expect("the batch is valid");
+        (grad, summary.loss)
+    }
+    for (rows, classes) in [(37, 10), (21, 100), (5, 2049)] {
+        let mut batch = counting_batch(rows, classes, 14);
+        for row in 0..rows {
+            // 7 and 9 stand in for padding.
+            batch.targets[row] = [0, 7, 2, 9, 4, 7][row % 6];
+        }
+        let is_padding = |row: usize| row % 2 == 1;
+        let all = vec![true; rows];
+        let mask: Vec<bool> = (0..rows).map(|row| !is_padding(row)).collect();
+        let ce = |ignored: &[i64]| {
+            let builder = CrossEntropy::builder().ignore_indices(ignored.iter().copied());
+            builder.build().expect("the options are valid")
+        };
+        let one_index = Batch {
+            targets: (0..rows).map(|row| if is_padding(row) { 7 } else { batch.targets[row] }).collect(),
+            ..batch.clone()
+        };
+        let expected = evaluate(&ce(&[7]), &one_index, |target| target, &all);
+        let several = ce(&[-3, 9, 1 << 33, 7]);
+        let found = [
+            evaluate(&several, &batch, |target| target, &all),
+            evaluate(&several, &batch, |target| target as i32, &all),
+            evaluate(&several, &batch, |target| target as u8, &all),
+            evaluate(&several, &batch, |target| target as usize, &all),
+            evaluate(&ce(&[]), &batch, |target| target as u16, &mask),
+            evaluate(&ce(&[9]), &batch, |target| target as u32, &mask),
+            evaluate(&ce(&[-1, -2]), &batch, |target| target as u64, &mask),
+        ];
+        for (grad, loss) in found {
+            assert_same_bits("grad", classes, &grad, &expected.0, "");
+            assert_eq!(loss.to_bits(), expected.1.to_bits());
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use super::map::scale_and_least;
 use super::statistics::Statistics;
-use crate::loss::{Coefficients, Softmax, Terms};
+use crate::loss::{Coefficients, Softmax, Terms, weighted};
 use crate::simd::{LANES, Simd, Task};
 
 /// Rows on their way through the passes, by fields.
@@ -22,6 +22,9 @@ pub(crate) struct RowLanes {
     /// What the gradient of the row's loss is multiplied by, and what that of its z-loss is.
     pub(crate) factor: [f64; LANES],
     pub(crate) z_factor: [f64; LANES],
+    /// What the row's loss is multiplied by, if rows have weights.
+    pub(crate) row_weight: [f64; LANES],
+    pub(crate) has_row_weights: bool,
     pub(crate) target_logit: [f32; LANES],
     pub(crate) max: [f32; LANES],
     pub(crate) sum: [f64; LANES],
@@ -89,6 +92,8 @@ impl Default for RowLanes {
             own: [0.0; LANES],
             factor: [0.0; LANES],
             z_factor: [0.0; LANES],
+            row_weight: [1.0; LANES],
+            has_row_weights: false,
             target_logit: [f32::NEG_INFINITY; LANES],
             // Rows that do not count keep these, and come out as zeros.
             max: [0.0; LANES],
@@ -200,6 +205,9 @@ impl Task for ResultsTask<'_> {
             }
             Some(terms) => each_result(rows, results, |softmax, own| terms.hard_loss(softmax, own)),
         }
+        if rows.has_row_weights {
+            results.weigh_rows(rows);
+        }
         if let Some(terms) = terms.filter(|terms| terms.has_z_loss()) {
             results.add_z_loss(rows, terms);
         }
@@ -208,11 +216,22 @@ impl Task for ResultsTask<'_> {
 
 impl Results {
     #[inline(always)]
+    fn weigh_rows(&mut self, rows: &RowLanes) {
+        for lane in 0..LANES {
+            self.loss[lane] = weighted(rows.row_weight[lane], self.loss[lane]);
+        }
+        self.total_loss = sum(self.loss);
+    }
+
+    #[inline(always)]
     fn add_z_loss(&mut self, rows: &RowLanes, terms: &Terms) {
         let mut z_loss = [0.0; LANES];
         for lane in 0..LANES {
             if rows.counts[lane] {
                 z_loss[lane] = terms.z_loss(&self.softmax(rows, lane));
+            }
+            if rows.has_row_weights {
+                z_loss[lane] = weighted(rows.row_weight[lane], z_loss[lane]);
             }
             self.loss[lane] += z_loss[lane];
         }

@@ -16,7 +16,8 @@ use crate::kernel::scalar::to_f32;
 /// How the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reduction {
-    /// Their sum, divided by the sum of the class weights of the targets that count: without weights, by their number.
+    /// Their sum, divided by the sum of the class weights of the targets that count, each times its row's weight: without
+    /// weights, by their number.
     #[default]
     Mean,
     /// Their sum.
@@ -37,7 +38,8 @@ pub enum EmptyMean {
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) weight: Option<ClassWeights>,
-    pub(crate) ignore_index: Option<i64>,
+    /// Targets of rows that do not count.
+    pub(crate) ignore_indices: Vec<i64>,
     pub(crate) label_smoothing: f64,
     pub(crate) z_loss: f64,
     pub(crate) reduction: Reduction,
@@ -65,7 +67,25 @@ pub(crate) struct Coefficients {
     pub(crate) at_target: f32,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        /// PyTorch's.
+        const DEFAULT_IGNORE_INDEX: i64 = -100;
+        Self { ignore_indices: vec![DEFAULT_IGNORE_INDEX], reduction: Reduction::default(), ..Self::NONE }
+    }
+}
+
 impl Options {
+    /// The sum of plain losses; nothing is ignored.
+    pub(crate) const NONE: Self = Self {
+        weight: None,
+        ignore_indices: Vec::new(),
+        label_smoothing: 0.0,
+        z_loss: 0.0,
+        reduction: Reduction::Sum,
+        empty_mean: EmptyMean::Nan,
+    };
+
     /// The class weight of a target.
     #[inline(always)]
     pub(crate) fn weight_of(&self, class: usize) -> f64 {
@@ -167,7 +187,7 @@ impl Terms {
 
 /// A term of weight 0 is 0, also where its value is infinite.
 #[inline(always)]
-fn weighted(weight: f64, term: f64) -> f64 {
+pub(crate) fn weighted(weight: f64, term: f64) -> f64 {
     let product = weight * term;
     if weight == 0.0 && !term.is_nan() { 0.0 } else { product }
 }

@@ -101,6 +101,16 @@ impl Batch {
         &mut self.logits[row * self.classes..][..self.classes]
     }
 
+    /// Gives the ignored rows targets, and numbers in place of NaN.
+    pub fn make_rows_count(&mut self, random: &mut Random) {
+        for row in 0..self.rows {
+            if self.targets[row] == IGNORE_INDEX {
+                self.targets[row] = random.below(self.classes) as i64;
+                self.row_mut(row).fill_with(|| random.normal());
+            }
+        }
+    }
+
     /// A batch of these rows of this one, in this order.
     pub fn select(&self, rows: impl IntoIterator<Item = usize>) -> Self {
         let mut selected = Self { rows: 0, classes: self.classes, logits: Vec::new(), targets: Vec::new() };

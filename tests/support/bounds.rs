@@ -1,7 +1,7 @@
 //! The bounds of `xent::contract` for every output of a call, with all options.
 
 use super::batch::Batch;
-use super::evaluation::Evaluation;
+use super::evaluation::{Call, Evaluation};
 use core::fmt;
 use xent::contract::{LOG_PROBABILITY, LOSS, LSE, PROBABILITY, TARGET_GRADIENT, U};
 use xent::reference::{self, Outcome, SoftmaxRow};
@@ -17,7 +17,7 @@ const SUBNORMAL_ROUNDING: f64 = SMALLEST * U;
 pub struct Expected<'a> {
     ce: &'a CrossEntropy,
     batch: &'a Batch,
-    upstream: Option<&'a [f32]>,
+    call: Call<'a>,
     exact: Outcome,
     divisor: f64,
     z_divisor: f64,
@@ -26,26 +26,25 @@ pub struct Expected<'a> {
 impl<'a> Expected<'a> {
     /// Of a call with the options of `ce`. Without `upstream`, the gradient is that of the reduced loss.
     pub fn new(ce: &'a CrossEntropy, batch: &'a Batch, upstream: Option<&'a [f32]>) -> Self {
+        Self::of_call(ce, batch, Call { upstream, ..Call::default() })
+    }
+
+    /// Of a call with the options of `ce`, and the inputs of `call`.
+    pub fn of_call(ce: &'a CrossEntropy, batch: &'a Batch, call: Call<'a>) -> Self {
         // Rows of NaN have no exact value; the reference is spared them.
         let mut logits = batch.logits.clone();
         for x in logits.chunks_mut(batch.classes.max(1)).filter(|x| is_nan_row(x)) {
             x.fill(0.0);
         }
         let logits = Matrix::new(&logits, batch.rows, batch.classes).expect("the batch is valid");
-        let outcome = |ce| reference::cross_entropy(ce, logits, &batch.targets).expect("the batch is valid");
-        let mut exact = outcome(ce);
-        let counted = batch.targets.iter().filter(|&&target| ce.ignore_index() != Some(target)).count();
-        let (divisor, z_divisor) = match ce.reduction() {
-            Reduction::Mean => (exact.weight, counted as f64),
-            Reduction::Sum => (1.0, 1.0),
+        let exact = reference::run(ce, logits, &batch.targets, &call.request()).expect("the batch is valid");
+        let counted = (0..batch.rows).filter(|&row| call.counts(ce, batch, row));
+        let (divisor, z_divisor) = match (call.denominator, ce.reduction()) {
+            (Some(denominator), _) => (denominator, denominator),
+            (None, Reduction::Mean) => (exact.weight, counted.map(|row| call.row_weight(row)).sum()),
+            (None, Reduction::Sum) => (1.0, 1.0),
         };
-        if let Some(upstream) = upstream {
-            exact.grad = outcome(&before_reduction(ce)).grad;
-            for (grad, &upstream) in exact.grad.chunks_mut(batch.classes.max(1)).zip(upstream) {
-                grad.iter_mut().for_each(|g| *g *= f64::from(upstream));
-            }
-        }
-        Self { ce, batch, upstream, exact, divisor, z_divisor }
+        Self { ce, batch, call, exact, divisor, z_divisor }
     }
 
     /// Checks every output.
@@ -56,7 +55,7 @@ impl<'a> Expected<'a> {
         for row in 0..rows {
             let context = format_args!("row {row} of {rows} x {}, {context}", self.batch.classes);
             let outputs = Outputs::of_row(found, row);
-            if self.ce.ignore_index() == Some(self.batch.targets[row]) {
+            if !self.call.counts(self.ce, self.batch, row) {
                 outputs.assert_all(0.0, context);
                 assert_eq!(outputs.argmax, usize::MAX, "argmax, {context}");
                 continue;
@@ -111,16 +110,19 @@ impl<'a> Expected<'a> {
 
         let terms = Terms::new(self.ce, &softmax, target);
         let exact_loss = self.exact.losses[row];
-        let z_loss = terms.z * terms.softmax.exact.lse * terms.softmax.exact.lse;
-        let (loss_bound, z_bound) = (terms.loss_bound(exact_loss - z_loss), terms.z_bound());
+        let row_weight = self.call.row_weight(row);
+        let z_loss = row_weight * terms.z * terms.softmax.exact.lse * terms.softmax.exact.lse;
+        let loss_bound = terms.loss_bound(exact_loss - z_loss, row_weight);
+        let z_bound = row_weight * terms.z_bound();
         let sum_bound = if z_loss == 0.0 { 0.0 } else { U * exact_loss };
         let loss = close("loss", outputs.loss, exact_loss, loss_bound + z_bound + sum_bound);
         loss.unwrap_or_else(|error| panic!("{error}, target {target}, {context}"));
 
-        let factor_of = |divisor: f64| match self.upstream {
-            Some(upstream) => f64::from(upstream[row]),
+        let scale = row_weight * self.call.upstream_scalar.unwrap_or(1.0);
+        let factor_of = |divisor: f64| match self.call.upstream {
+            Some(upstream) => scale * f64::from(upstream[row]),
             None if divisor == 0.0 => 0.0,
-            None => 1.0 / divisor,
+            None => scale / divisor,
         };
         let (factor, z_factor) = (factor_of(self.divisor), factor_of(self.z_divisor));
         let exact = &self.exact.grad[row * self.batch.classes..];
@@ -132,19 +134,6 @@ impl<'a> Expected<'a> {
         }
         (loss_bound, z_bound)
     }
-}
-
-/// The same loss, but the sum.
-fn before_reduction(ce: &CrossEntropy) -> CrossEntropy {
-    let mut builder = CrossEntropy::builder()
-        .ignore_index(ce.ignore_index())
-        .label_smoothing(ce.label_smoothing())
-        .z_loss(ce.z_loss())
-        .reduction(Reduction::Sum);
-    if let Some(weight) = ce.weight() {
-        builder = builder.weight(weight);
-    }
-    builder.build().expect("the options were valid before")
 }
 
 /// Checks the softmax of a row.
@@ -323,10 +312,10 @@ impl<'a> Terms<'a> {
 
     /// The contract's bound; where smoothing counts ln S once for each class, the error of ln S, which is that of S
     /// relative to S; and what products of a weight and a gap lose that are subnormal.
-    fn loss_bound(&self, loss: f64) -> f64 {
+    fn loss_bound(&self, loss: f64, row_weight: f64) -> f64 {
         let of_ln_sum = self.smooth * self.total * (self.softmax.mean_gap + LOSS) * U;
         let of_gaps = self.smooth * self.softmax.gaps.len() as f64 * SUBNORMAL_ROUNDING;
-        (self.others_mean_gap + LOSS) * U * loss + of_ln_sum + of_gaps
+        (self.others_mean_gap + LOSS) * U * loss + row_weight * (of_ln_sum + of_gaps)
     }
 
     /// The error of ln S is that of S relative to S. Rounding the loss is in its own bound.

@@ -9,6 +9,10 @@ use xent::{CrossEntropy, Request, Summary};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Call<'a> {
     pub upstream: Option<&'a [f32]>,
+    pub upstream_scalar: Option<f64>,
+    pub row_weights: Option<&'a [f32]>,
+    pub loss_mask: Option<&'a [bool]>,
+    pub denominator: Option<f64>,
     pub logits: Layout,
     pub outputs: Layout,
     pub in_place: bool,
@@ -30,7 +34,37 @@ pub struct Evaluation {
     pub log_probabilities: Vec<f32>,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    /// Its inputs.
+    pub fn request(&self) -> Request<'a> {
+        let mut request = Request::new();
+        if let Some(upstream) = self.upstream {
+            request = request.upstream(upstream);
+        }
+        if let Some(upstream_scalar) = self.upstream_scalar {
+            request = request.upstream_scalar(upstream_scalar);
+        }
+        if let Some(row_weights) = self.row_weights {
+            request = request.row_weights(row_weights);
+        }
+        if let Some(loss_mask) = self.loss_mask {
+            request = request.loss_mask(loss_mask);
+        }
+        if let Some(denominator) = self.denominator {
+            request = request.denominator(denominator);
+        }
+        request
+    }
+
+    /// Whether a row counts.
+    pub fn counts(&self, ce: &CrossEntropy, batch: &Batch, row: usize) -> bool {
+        !ce.ignore_indices().contains(&batch.targets[row]) && self.loss_mask.is_none_or(|mask| mask[row])
+    }
+
+    pub fn row_weight(&self, row: usize) -> f64 {
+        self.row_weights.map_or(1.0, |weights| f64::from(weights[row]))
+    }
+
     /// Asks for every output. Outputs hold canaries before; canaries around them, and around the logits, live on.
     pub fn evaluate(&self, ce: &CrossEntropy, batch: &Batch) -> Evaluation {
         let (rows, classes) = (batch.rows, batch.classes);
@@ -43,15 +77,13 @@ impl Call<'_> {
         let mut lse = Buffer::unwritten(rows, 1, column);
         let mut argmax = vec![usize::MAX - 1; rows];
 
-        let mut request = Request::new()
+        let request = self
+            .request()
             .losses(losses.column_mut())
             .lse(lse.column_mut())
             .argmax(&mut argmax)
             .probabilities(probabilities.matrix_mut())
             .log_probabilities(log_probabilities.matrix_mut());
-        if let Some(upstream) = self.upstream {
-            request = request.upstream(upstream);
-        }
         let summary = if self.in_place {
             ce.run_in_place(logits.matrix_mut(), &batch.targets, request)
         } else {

@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod bounds;
 pub mod buffer;
+pub mod covering;
 pub mod evaluation;
 
 use xent::{Backend, Parallelism};

@@ -1,0 +1,115 @@
+//! The options of the loss on their way to being checked.
+
+use crate::backend::Instructions;
+use crate::loss::{ClassWeights, EmptyMean, Options};
+use crate::parallel::Schedule;
+use crate::{Backend, CrossEntropy, Error, Parallelism, Reduction};
+
+/// Options of a [`CrossEntropy`] on their way to being checked.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct CrossEntropyBuilder {
+    /// All but the class weights.
+    options: Options,
+    weight: Option<Vec<f32>>,
+    backend: Option<Backend>,
+    parallelism: Parallelism,
+}
+
+impl CrossEntropyBuilder {
+    /// One weight for each class, finite and not negative. Default: all 1.
+    pub fn weight(mut self, weight: impl Into<Vec<f32>>) -> Self {
+        self.weight = Some(weight.into());
+        self
+    }
+
+    /// Rows with this target contribute nothing, and their logits are not read. It need not be a valid class; `None`
+    /// switches it off. Default: -100.
+    pub fn ignore_index(self, ignore_index: impl Into<Option<i64>>) -> Self {
+        self.ignore_indices(ignore_index.into())
+    }
+
+    /// Rows with any of these targets are ignored: several kinds of padding. The list takes the place of what
+    /// [`ignore_index`](Self::ignore_index) set, its default of -100 included.
+    ///
+    /// ```
+    /// use xent::{CrossEntropy, Matrix};
+    ///
+    /// let ce = CrossEntropy::builder().ignore_indices([-100, 0]).build()?;
+    /// let logits = [0.5, 1.0, 2.0, 0.0, 1.0, 0.0];
+    /// let loss = ce.loss(Matrix::new(&logits, 3, 2)?, &[0, -100, 1])?;
+    /// assert!((loss - 1.313_3).abs() < 1e-4);
+    /// # Ok::<(), xent::Error>(())
+    /// ```
+    pub fn ignore_indices(mut self, ignore_indices: impl IntoIterator<Item = i64>) -> Self {
+        self.options.ignore_indices = ignore_indices.into_iter().collect();
+        self
+    }
+
+    /// The share of the target distribution that is spread evenly over all classes, the target's among them, from 0 to
+    /// 1. Default: 0.
+    pub fn label_smoothing(mut self, label_smoothing: f64) -> Self {
+        self.options.label_smoothing = label_smoothing;
+        self
+    }
+
+    /// The coefficient z of the z-loss, which keeps lse near 0: finite and not negative. Default: 0.
+    pub fn z_loss(mut self, z_loss: f64) -> Self {
+        self.options.z_loss = z_loss;
+        self
+    }
+
+    /// How the rows' losses become one. Default: the mean. For PyTorch's `"none"`, ask for [`Request::losses`].
+    pub fn reduction(mut self, reduction: Reduction) -> Self {
+        self.options.reduction = reduction;
+        self
+    }
+
+    /// What the mean is where no row counts. Default: NaN. The gradient is 0 either way.
+    pub fn empty_mean(mut self, empty_mean: EmptyMean) -> Self {
+        self.options.empty_mean = empty_mean;
+        self
+    }
+
+    /// The instruction set. Default: the fastest that this CPU has.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// Whether calls may use several threads. Default: [`Parallelism::Rayon`].
+    pub fn parallelism(mut self, parallelism: Parallelism) -> Self {
+        self.parallelism = parallelism;
+        self
+    }
+
+    /// The loss with these options.
+    ///
+    /// # Errors
+    /// [`Error::InvalidWeight`], [`Error::InvalidLabelSmoothing`], [`Error::InvalidZLoss`] and
+    /// [`Error::BackendUnavailable`].
+    pub fn build(self) -> Result<CrossEntropy, Error> {
+        let invalid = |weight: f32| !(weight >= 0.0 && weight.is_finite());
+        if let Some(weights) = &self.weight
+            && let Some((class, &weight)) = weights.iter().enumerate().find(|&(_, &weight)| invalid(weight))
+        {
+            return Err(Error::InvalidWeight { class, weight });
+        }
+        let label_smoothing = self.options.label_smoothing;
+        if !(0.0..=1.0).contains(&label_smoothing) {
+            return Err(Error::InvalidLabelSmoothing { label_smoothing });
+        }
+        let z_loss = self.options.z_loss;
+        if !(z_loss >= 0.0 && z_loss.is_finite()) {
+            return Err(Error::InvalidZLoss { z_loss });
+        }
+        let instructions = match self.backend {
+            Some(backend) => Instructions::of(backend)?,
+            None => Instructions::detect(),
+        };
+        Ok(CrossEntropy {
+            options: Options { weight: self.weight.map(ClassWeights::new), ..self.options },
+            schedule: Schedule::new(instructions, self.parallelism),
+        })
+    }
+}

@@ -1,0 +1,274 @@
+//! Every option with every other: pairs of option values, all of them, against the scalar reference.
+//!
+//! An option is one row of [`AXES`], its number of values and how a case uses them; [`Case`] turns the values into a loss
+//! and a call. The oracle and the bounds know all options by themselves.
+
+mod support;
+
+use support::backends;
+use support::batch::{Batch, IGNORE_INDEX, Random};
+use support::bounds::Expected;
+use support::covering::pairwise;
+use support::evaluation::{Call, assert_same_bits};
+use xent::{
+    Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Matrix, MatrixMut, Parallelism, Reduction,
+    reference,
+};
+
+/// An option: its name, and how many values of it there are.
+type Axis = (&'static str, fn() -> usize);
+
+/// Add an option here, and what it means in [`Case`].
+const AXES: [Axis; 12] = [
+    ("shape", || SHAPES.len()),
+    ("weight", || 3),
+    ("row weights", || 2),
+    ("label smoothing", || LABEL_SMOOTHING.len()),
+    ("z-loss", || Z_LOSS.len()),
+    ("reduction", || REDUCTIONS.len()),
+    ("denominator", || DENOMINATORS.len()),
+    ("upstream", || 4),
+    ("rows that count", || 5),
+    ("backend", || backends().len()),
+    ("threads", || PARALLELISMS.len()),
+    ("place", || PLACES.len()),
+];
+
+/// Rows and classes: of every kernel, with whole and incomplete vectors of rows.
+const SHAPES: [(usize, usize); 10] =
+    [(21, 1), (37, 2), (19, 3), (33, 10), (20, 64), (21, 81), (11, 130), (10, 1000), (5, 2049), (2, 70_000)];
+const LABEL_SMOOTHING: [f64; 4] = [0.0, 0.1, 0.75, 1.0];
+const Z_LOSS: [f64; 2] = [0.0, 0.3];
+const REDUCTIONS: [Reduction; 2] = [Reduction::Mean, Reduction::Sum];
+const DENOMINATORS: [Option<f64>; 2] = [None, Some(7.5)];
+const PARALLELISMS: [Parallelism; 2] = [Parallelism::Serial, Parallelism::Rayon];
+const PLACES: [Place; 2] = [Place::Out, Place::In];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    Out,
+    In,
+}
+
+/// One value of each axis.
+struct Case {
+    name: String,
+    batch: Batch,
+    builder: CrossEntropyBuilder,
+    backend: Backend,
+    parallelism: Parallelism,
+    place: Place,
+    upstream: Option<Vec<f32>>,
+    upstream_scalar: Option<f64>,
+    row_weights: Option<Vec<f32>>,
+    loss_mask: Option<Vec<bool>>,
+    denominator: Option<f64>,
+}
+
+/// All cases, of shapes with at most so many logits.
+fn cases(most_logits: usize) -> impl Iterator<Item = Case> {
+    let shapes = SHAPES.iter().filter(|(rows, classes)| rows * classes <= most_logits).count();
+    let counts: Vec<usize> = AXES.iter().map(|(_, count)| count()).collect();
+    let cases = pairwise(&[&[shapes], &counts[1..]].concat());
+    cases.into_iter().enumerate().map(|(index, values)| Case::new(index as u64, &values))
+}
+
+impl Case {
+    fn new(seed: u64, values: &[usize]) -> Self {
+        let name: Vec<_> =
+            AXES.iter().zip(values).map(|((name, _), value)| format!("{name} {value}")).collect();
+        let value = |axis: &str| {
+            let index = AXES.iter().position(|(name, _)| *name == axis).expect("there is such an axis");
+            values[index]
+        };
+        let (rows, classes) = SHAPES[value("shape")];
+        let mut batch = Batch::random(rows, classes, seed);
+        let mut random = Random::new(seed + 1000);
+        let mut builder = CrossEntropy::builder()
+            .label_smoothing(LABEL_SMOOTHING[value("label smoothing")])
+            .z_loss(Z_LOSS[value("z-loss")])
+            .reduction(REDUCTIONS[value("reduction")]);
+        match value("weight") {
+            0 => {}
+            1 => builder = builder.weight(with_zeros(classes, &mut random)),
+            _ => builder = builder.weight(vec![0.3; classes]),
+        }
+
+        // Rows with IGNORE_INDEX are full of NaN.
+        let is_padding: Vec<bool> = batch.targets.iter().map(|&target| target == IGNORE_INDEX).collect();
+        let mut loss_mask = None;
+        match value("rows that count") {
+            0 => {}
+            1 => builder = builder.ignore_indices([IGNORE_INDEX, 0, 1 << 40]),
+            2 => {
+                builder = builder.ignore_index(None);
+                batch.make_rows_count(&mut random);
+            }
+            3 => {
+                // The mask hides whatever stands there.
+                builder = builder.ignore_index(None);
+                loss_mask = Some(is_padding.iter().map(|is_padding| !is_padding).collect());
+            }
+            _ => {
+                builder = builder.ignore_indices([IGNORE_INDEX, -1]);
+                batch.targets[rows / 2] = -1;
+                loss_mask = Some((0..rows).map(|row| row % 3 != 1).collect());
+            }
+        }
+        let upstream: Vec<f32> = (0..rows).map(|_| random.normal()).collect();
+        let (has_upstream, has_scalar) = (value("upstream") % 2 == 1, value("upstream") / 2 == 1);
+        Self {
+            name: name.join(", "),
+            batch,
+            builder,
+            backend: backends()[value("backend")],
+            parallelism: PARALLELISMS[value("threads")],
+            place: PLACES[value("place")],
+            upstream: has_upstream.then_some(upstream),
+            upstream_scalar: has_scalar.then_some(-1.5),
+            row_weights: (value("row weights") == 1).then(|| with_zeros(rows, &mut random)),
+            loss_mask,
+            denominator: DENOMINATORS[value("denominator")],
+        }
+    }
+
+    fn cross_entropy(&self) -> CrossEntropy {
+        let builder = self.builder.clone().backend(self.backend).parallelism(self.parallelism);
+        builder.build().expect("the options are valid")
+    }
+
+    fn call(&self) -> Call<'_> {
+        Call {
+            upstream: self.upstream.as_deref(),
+            upstream_scalar: self.upstream_scalar,
+            row_weights: self.row_weights.as_deref(),
+            loss_mask: self.loss_mask.as_deref(),
+            denominator: self.denominator,
+            in_place: self.place == Place::In,
+            ..Call::default()
+        }
+    }
+}
+
+/// Weights, every fifth of them 0, but for the last: something may count.
+fn with_zeros(len: usize, random: &mut Random) -> Vec<f32> {
+    let weight = |i: usize| if i % 5 == 1 && i + 1 < len { 0.0 } else { random.between(0.01, 4.0) };
+    (0..len).map(weight).collect()
+}
+
+#[test]
+fn every_pair_of_values_is_in_some_case() {
+    let counts: Vec<usize> = AXES.iter().map(|(_, count)| count()).collect();
+    let cases = pairwise(&counts);
+    println!("{} cases", cases.len());
+    assert!(cases.iter().all(|case| case.iter().zip(&counts).all(|(value, count)| value < count)));
+    for first in 0..counts.len() {
+        for second in first + 1..counts.len() {
+            for pair in 0..counts[first] * counts[second] {
+                let (a, b) = (pair / counts[second], pair % counts[second]);
+                assert!(
+                    cases.iter().any(|case| case[first] == a && case[second] == b),
+                    "{} {a} and {} {b}",
+                    AXES[first].0,
+                    AXES[second].0
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_pair_of_options_keeps_the_bounds() {
+    for case in cases(usize::MAX) {
+        let (ce, call) = (case.cross_entropy(), case.call());
+        let found = call.evaluate(&ce, &case.batch);
+        found.assert_no_subnormal(&case.name);
+        Expected::of_call(&ce, &case.batch, call).check(&found, &case.name);
+    }
+}
+
+#[test]
+fn every_pair_of_options_gives_the_same_bits_when_only_the_gradient_is_asked_for() {
+    for case in cases(usize::MAX) {
+        let (ce, call) = (case.cross_entropy(), case.call());
+        let expected = call.evaluate(&ce, &case.batch);
+        let Batch { rows, classes, ref logits, ref targets } = case.batch;
+        let mut grad = vec![f32::NAN; rows * classes];
+        let x = Matrix::new(logits, rows, classes).expect("the shape fits");
+        let summary = match case.place {
+            Place::Out => ce.run(x, targets, call.request().grad(matrix_mut(&mut grad, rows, classes))),
+            Place::In => {
+                grad.copy_from_slice(logits);
+                ce.run_in_place(matrix_mut(&mut grad, rows, classes), targets, call.request())
+            }
+        };
+        let summary = summary.expect("the batch is valid");
+        assert_same_bits("grad", classes, &grad, &expected.grad, &case.name);
+        assert_eq!(summary.loss.to_bits(), expected.loss.to_bits(), "{}", case.name);
+    }
+}
+
+fn matrix_mut(x: &mut [f32], rows: usize, classes: usize) -> MatrixMut<'_> {
+    MatrixMut::new(x, rows, classes).expect("the shape fits")
+}
+
+/// What a handful of roundings of an `f64` and of its `exp` and `ln` cost, with a factor of 10 to spare.
+const REFERENCE_ERROR: f64 = 100.0 * f64::EPSILON;
+
+/// What remains of a central difference's error when that of the second order is known from a step of twice the length:
+/// the fourth power of the step times a fifth derivative's share, far above that of any loss here.
+const FIFTH_DERIVATIVE: f64 = 100.0;
+
+#[test]
+fn every_pair_of_options_has_the_gradient_that_central_differences_have() {
+    /// Steps that logits on a grid of 2^-6, below 2, take exactly in `f32`.
+    const STEP: f32 = 1.0 / 1024.0;
+    for mut case in cases(400) {
+        // Differences want losses that are finite.
+        let Batch { rows, classes, .. } = case.batch;
+        let mut random = Random::new(1);
+        case.batch.logits.fill_with(|| (random.below(257) as f32 - 128.0) / 64.0);
+        case.builder = case.builder.empty_mean(EmptyMean::Zero);
+        let (ce, call) = (case.cross_entropy(), case.call());
+        let outcome = |logits: &[f32]| {
+            let x = Matrix::new(logits, rows, classes).expect("the shape fits");
+            reference::run(&ce, x, &case.batch.targets, &call.request()).expect("the batch is valid")
+        };
+        let exact = outcome(&case.batch.logits);
+        // What the gradient is a derivative of.
+        let objective = |logits: &[f32]| {
+            let outcome = outcome(logits);
+            let scalar = call.upstream_scalar.unwrap_or(1.0);
+            scalar
+                * match call.upstream {
+                    Some(upstream) => {
+                        upstream.iter().zip(&outcome.losses).map(|(&g, loss)| f64::from(g) * loss).sum()
+                    }
+                    None => outcome.loss,
+                }
+        };
+        let magnitude: f64 = 1.0 + exact.losses.iter().sum::<f64>() * 10.0;
+        for i in 0..rows * classes {
+            let difference = |step: f32| {
+                let at = |step: f32| {
+                    let mut logits = case.batch.logits.clone();
+                    logits[i] += step;
+                    assert_eq!(logits[i] - case.batch.logits[i], step, "the step is exact");
+                    objective(&logits)
+                };
+                (at(step) - at(-step)) / (2.0 * f64::from(step))
+            };
+            let (one, two) = (difference(STEP), difference(2.0 * STEP));
+            let of_fourth_order = f64::from(STEP).powi(4) * FIFTH_DERIVATIVE * magnitude;
+            let rounding = REFERENCE_ERROR * magnitude / f64::from(STEP);
+            // The error of the shorter step is a third of this difference.
+            let bound = (one - two).abs() + of_fourth_order + rounding;
+            assert!(
+                (one - exact.grad[i]).abs() <= bound,
+                "{} instead of {one} at {i} of {rows} x {classes}, {}",
+                exact.grad[i],
+                case.name
+            );
+        }
+    }
+}
