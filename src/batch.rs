@@ -160,13 +160,13 @@ impl Batch<'_> {
     /// Whether some output is made of the logarithm of their sum.
     #[inline(always)]
     pub(crate) fn writes_lse(&self) -> bool {
-        self.request.lse.is_some() || self.writes(Wide::LogProbabilities)
+        self.request.row_outputs.lse.is_some() || self.writes(Wide::LogProbabilities)
     }
 
     /// Whether some output needs another look at the row than loss and affine outputs do.
     #[inline(always)]
     pub(crate) fn reads_logits_again(&self) -> bool {
-        self.writes_lse() || self.request.argmax.is_some()
+        self.request.row_outputs.read_logits_again() || self.writes(Wide::LogProbabilities)
     }
 
     /// Where the pass that writes `wide` reads and writes, if it was asked for.
@@ -289,7 +289,7 @@ impl Batch<'_> {
         if let Some(out) = self.wide_row(row, Wide::LogProbabilities) {
             out.fill(value);
         }
-        self.request.fill_narrow(row, value, best);
+        self.request.row_outputs.fill(row, value, best);
     }
 }
 

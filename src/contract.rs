@@ -7,10 +7,11 @@
 //! | quantity | bound |
 //! |---|---|
 //! | probability; gradient away from the target | relative error at most (\|d_i\| + D + [`PROBABILITY`]) [`U`] where the exact value is a normal number; exactly 0 below `f32::MIN_POSITIVE` |
-//! | loss of a row | relative error at most (D' + [`LOSS`]) [`U`], also for confident rows |
+//! | loss of a row; log-probability of its target | relative error at most (D' + [`LOSS`]) [`U`], also for confident rows |
 //! | gradient at the target | relative error at most (D' + [`TARGET_GRADIENT`]) [`U`], also as p approaches 1 |
 //! | lse | error at most (D + [`LSE`]) [`U`] (\|m\| + ln S), S the sum of exp(d_i) |
 //! | log-probability | error at most ([`LOG_PROBABILITY`] (\|d_i\| + ln S) + D) [`U`] |
+//! | entropy | error at most sum_c p_c (lse - x_c) (3 \|d_c\| + D + [`ENTROPY`]) [`U`]; classes of probability 0 have no part |
 //! | reduced loss | the rows' bound plus [`U`] |
 //!
 //! No subnormal number is ever stored. With label smoothing or class weights, the loss is a sum of positive terms and
@@ -45,6 +46,9 @@ pub const LSE: f64 = 4.0;
 
 /// Of log-probabilities.
 pub const LOG_PROBABILITY: f64 = 4.0;
+
+/// Of a row's entropy.
+pub const ENTROPY: f64 = 8.0;
 
 /// Of loss and target gradient of confident rows, where the gap between the target and the rest is exact in `f32`.
 pub const CONFIDENT: f64 = 2.0;

@@ -68,6 +68,7 @@ pub mod cost_model {}
 mod cross_entropy;
 mod error;
 mod kernel;
+mod largest;
 mod loss;
 mod matrix;
 mod parallel;
@@ -75,6 +76,7 @@ mod passes;
 pub mod reference;
 mod request;
 mod row_inputs;
+mod row_outputs;
 mod rows;
 mod simd;
 mod softmax;

@@ -7,7 +7,9 @@
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch};
 use crate::kernel::statistics::{BLOCK, Statistics};
-use crate::kernel::tasks::{AffineTask, Fence, LogProbabilitiesTask, OverlappedTask, StatisticsTask};
+use crate::kernel::tasks::{
+    AffineTask, Fence, LogProbabilitiesTask, OverlappedTask, SpreadTask, StatisticsTask,
+};
 use crate::rows::{self, Job, Totals, rows_per_tile};
 
 /// Elements that a thread takes at a time: some 15 us of work, several times what it costs to hand it over.
@@ -132,6 +134,14 @@ impl Schedule {
         let Some(middle) = middle(task.columns.len(), PIECE) else { return self.instructions.run(task) };
         let (first, second) = task.split_at(middle);
         self.join(|| self.log_probabilities(first), || self.log_probabilities(second));
+    }
+
+    /// What the entropy needs of some columns.
+    pub(crate) fn spread(self, task: SpreadTask<'_>) -> f64 {
+        let Some(middle) = middle(task.x.len(), PIECE) else { return self.instructions.run(task) };
+        let (first, second) = task.split_at(middle);
+        let (first, second) = self.join(|| self.spread(first), || self.spread(second));
+        first + second
     }
 
     fn cut_statistics(self, task: StatisticsTask<'_>) -> Statistics {

@@ -89,6 +89,8 @@ pub struct SoftmaxRow {
     pub complements: Vec<f64>,
     /// ln(sum_c exp(x_c)).
     pub lse: f64,
+    /// sum_c p_c (lse - x_c), in nats.
+    pub entropy: f64,
 }
 
 /// exp(x_i) / sum_c exp(x_c).
@@ -128,12 +130,17 @@ pub fn softmax_row(logits: &[f32]) -> SoftmaxRow {
     // Leaving out one small term from a large sum needs no second pass; leaving out a large one does.
     let complement =
         |i: usize| if exps[i] < 0.25 * sum { (sum - exps[i]) / sum } else { sum_without(i) / sum };
-    SoftmaxRow {
-        probabilities: exps.iter().map(|e| e / sum).collect(),
-        log_probabilities: x.iter().map(|x| (x - max) - ln_sum).collect(),
-        complements: (0..x.len()).map(complement).collect(),
-        lse: max + ln_sum,
-    }
+    let probabilities: Vec<f64> = exps.iter().map(|e| e / sum).collect();
+    let log_probabilities: Vec<f64> = x.iter().map(|x| (x - max) - ln_sum).collect();
+    let entropy = probabilities.iter().zip(&log_probabilities).map(|(&p, &ln_p)| product(p, -ln_p)).sum();
+    let complements = (0..x.len()).map(complement).collect();
+    SoftmaxRow { probabilities, log_probabilities, complements, lse: max + ln_sum, entropy }
+}
+
+/// How many classes have a larger logit than this one, or an equal one and come earlier.
+pub fn rank(logits: &[f32], class: usize) -> usize {
+    let comes_before = |i: usize| logits[i] > logits[class] || logits[i] == logits[class] && i < class;
+    (0..logits.len()).filter(|&i| comes_before(i)).count()
 }
 
 /// The Jacobian of softmax at probabilities p: row i, column j is dp_i / dx_j = p_i (delta_ij - p_j).

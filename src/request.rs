@@ -2,10 +2,8 @@
 
 use crate::batch::Wide;
 use crate::row_inputs::RowInputs;
+use crate::row_outputs::RowOutputs;
 use crate::{Error, MatrixMut};
-
-/// The argmax of a row that is ignored.
-pub(crate) const IGNORED: usize = usize::MAX;
 
 /// The outputs of one call, each of them optional, written to memory of the caller's. Each costs only itself.
 ///
@@ -16,12 +14,16 @@ pub(crate) const IGNORED: usize = usize::MAX;
 /// | [`grad`](Self::grad) | rows x C | derivative of the reduced loss with respect to the logits |
 /// | [`losses`](Self::losses) | rows | the loss of the row, before the reduction |
 /// | [`lse`](Self::lse) | rows | ln(sum_c exp(x_c)) |
+/// | [`target_log_probabilities`](Self::target_log_probabilities) | rows | x_y - lse, for the target y |
+/// | [`entropies`](Self::entropies) | rows | sum_c p_c (lse - x_c), in nats |
 /// | [`argmax`](Self::argmax) | rows, `usize` | the first index of the largest logit |
+/// | [`argmax_probabilities`](Self::argmax_probabilities) | rows | the largest probability |
+/// | [`target_ranks`](Self::target_ranks) | rows, `usize` | how many classes come before the target |
 /// | [`probabilities`](Self::probabilities) | rows x C | exp(x_i - lse) |
 /// | [`log_probabilities`](Self::log_probabilities) | rows x C | x_i - lse |
 ///
-/// An ignored row's logits are not read: its outputs are 0, and its argmax is `usize::MAX`. A row with a NaN, with +inf,
-/// or with nothing but -inf has NaN in every output, and the argmax counts NaN as the largest.
+/// An ignored row's logits are not read: its outputs are 0, and its argmax and rank `usize::MAX`. A row with a NaN, with
+/// +inf, or with nothing but -inf has NaN in every output and no rank, `usize::MAX`; its argmax counts NaN as the largest.
 ///
 /// ```
 /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
@@ -41,9 +43,7 @@ pub(crate) const IGNORED: usize = usize::MAX;
 pub struct Request<'a> {
     pub(crate) grad: Option<MatrixMut<'a>>,
     pub(crate) inputs: RowInputs<'a>,
-    pub(crate) losses: Option<&'a mut [f32]>,
-    pub(crate) lse: Option<&'a mut [f32]>,
-    pub(crate) argmax: Option<&'a mut [usize]>,
+    pub(crate) row_outputs: RowOutputs<'a>,
     pub(crate) probabilities: Option<MatrixMut<'a>>,
     pub(crate) log_probabilities: Option<MatrixMut<'a>>,
 }
@@ -128,19 +128,61 @@ impl<'a> Request<'a> {
 
     /// The loss of each row before the reduction, its z-loss included, as PyTorch's `reduction="none"` returns it.
     pub fn losses(mut self, losses: &'a mut [f32]) -> Self {
-        self.losses = Some(losses);
+        self.row_outputs.losses = Some(losses);
         self
     }
 
     /// The logarithm of the sum of exponentials of each row.
     pub fn lse(mut self, lse: &'a mut [f32]) -> Self {
-        self.lse = Some(lse);
+        self.row_outputs.lse = Some(lse);
         self
     }
 
     /// The class with the largest logit of each row.
     pub fn argmax(mut self, argmax: &'a mut [usize]) -> Self {
-        self.argmax = Some(argmax);
+        self.row_outputs.argmax = Some(argmax);
+        self
+    }
+
+    /// The logarithm of each row's probability of its target, whatever the loss makes of it: no weight and no smoothing
+    /// enters.
+    pub fn target_log_probabilities(mut self, target_log_probabilities: &'a mut [f32]) -> Self {
+        self.row_outputs.target_log_probabilities = Some(target_log_probabilities);
+        self
+    }
+
+    /// The probability of the class with the largest logit of each row: how confident a prediction is.
+    pub fn argmax_probabilities(mut self, argmax_probabilities: &'a mut [f32]) -> Self {
+        self.row_outputs.argmax_probabilities = Some(argmax_probabilities);
+        self
+    }
+
+    /// The entropy of each row's softmax, sum_c p_c (-ln p_c), in nats ([Shannon 1948](
+    /// https://doi.org/10.1002/j.1538-7305.1948.tb01338.x)). A class of probability 0 adds nothing. It costs a pass over
+    /// the row; two more, where the target does not have the largest logit.
+    pub fn entropies(mut self, entropies: &'a mut [f32]) -> Self {
+        self.row_outputs.entropies = Some(entropies);
+        self
+    }
+
+    /// How many classes come before the target when classes are sorted by their logits, the largest and of equal ones the
+    /// earliest first. A prediction is correct among the top k where the rank is below k: any top-k accuracy, from one
+    /// pass over the row.
+    ///
+    /// ```
+    /// use xent::{CrossEntropy, Matrix, Request};
+    ///
+    /// let logits = [0.1, 0.7, 0.2, 0.9, 0.0, 0.3];
+    /// let mut ranks = [0; 2];
+    /// let request = Request::new().target_ranks(&mut ranks);
+    /// CrossEntropy::default().run(Matrix::new(&logits, 2, 3)?, &[2_u8, 1], request)?;
+    /// assert_eq!(ranks, [1, 2]);
+    /// let top_2 = ranks.iter().filter(|&&rank| rank < 2).count();
+    /// assert_eq!(top_2, 1);
+    /// # Ok::<(), xent::Error>(())
+    /// ```
+    pub fn target_ranks(mut self, target_ranks: &'a mut [usize]) -> Self {
+        self.row_outputs.target_ranks = Some(target_ranks);
         self
     }
 
@@ -184,51 +226,27 @@ impl<'a> Request<'a> {
                 check_shape(argument, (rows, classes), (matrix.rows(), matrix.cols()))?;
             }
         }
-        let narrow = [
-            ("losses", self.losses.as_ref().map(|losses| losses.len())),
-            ("lse", self.lse.as_ref().map(|lse| lse.len())),
-            ("argmax", self.argmax.as_ref().map(|argmax| argmax.len())),
-        ];
-        for (argument, len) in narrow {
-            if let Some(actual) = len.filter(|&len| len != rows) {
-                return Err(Error::LengthMismatch { argument, expected: rows, actual });
-            }
-        }
-        Ok(())
+        self.row_outputs.check(rows)
     }
 
     /// The outputs of the first `rows` rows, and of the others.
     pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
         let (grad, grad_rest) = split(self.grad, |grad| grad.split_at(rows));
         let (inputs, inputs_rest) = self.inputs.split_at(rows);
-        let (losses, losses_rest) = split(self.losses, |losses| losses.split_at_mut(rows));
-        let (lse, lse_rest) = split(self.lse, |lse| lse.split_at_mut(rows));
-        let (argmax, argmax_rest) = split(self.argmax, |argmax| argmax.split_at_mut(rows));
+        let (row_outputs, row_outputs_rest) = self.row_outputs.split_at(rows);
         let (probabilities, probabilities_rest) = split(self.probabilities, |matrix| matrix.split_at(rows));
         let (log_probabilities, log_probabilities_rest) =
             split(self.log_probabilities, |matrix| matrix.split_at(rows));
         (
-            Self { grad, inputs, losses, lse, argmax, probabilities, log_probabilities },
+            Self { grad, inputs, row_outputs, probabilities, log_probabilities },
             Self {
                 grad: grad_rest,
                 inputs: inputs_rest,
-                losses: losses_rest,
-                lse: lse_rest,
-                argmax: argmax_rest,
+                row_outputs: row_outputs_rest,
                 probabilities: probabilities_rest,
                 log_probabilities: log_probabilities_rest,
             },
         )
-    }
-
-    /// One value in the outputs that have one of each row, and `best` for the argmax.
-    pub(crate) fn fill_narrow(&mut self, row: usize, value: f32, best: usize) {
-        for out in [&mut self.losses, &mut self.lse].into_iter().flatten() {
-            out[row] = value;
-        }
-        if let Some(argmax) = &mut self.argmax {
-            argmax[row] = best;
-        }
     }
 }
 
@@ -240,6 +258,6 @@ pub(crate) fn check_shape(
     if actual == expected { Ok(()) } else { Err(Error::ShapeMismatch { argument, expected, actual }) }
 }
 
-fn split<T>(whole: Option<T>, split: impl FnOnce(T) -> (T, T)) -> (Option<T>, Option<T>) {
+pub(crate) fn split<T>(whole: Option<T>, split: impl FnOnce(T) -> (T, T)) -> (Option<T>, Option<T>) {
     whole.map(split).unzip()
 }

@@ -20,17 +20,16 @@ use core::mem;
 use core::ops::Range;
 
 use crate::batch::{Batch, Wide};
-use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{CoefficientLanes, CoefficientsTask, NO_CLASS, Results, ResultsTask, RowLanes};
-use crate::kernel::place::Columns;
 use crate::kernel::scalar::to_f32;
 use crate::kernel::statistics::BLOCK;
-use crate::kernel::tasks::{Fence, FirstEqual, LogProbabilitiesTask, StatisticsTask};
+use crate::kernel::tasks::{Fence, FirstEqual, LogProbabilitiesTask, Rank};
 use crate::kernel::{Entry, few_classes};
+use crate::largest::of_largest;
 use crate::loss::{Options, Softmax, Terms};
 use crate::parallel::{Schedule, SplitRows, middle};
 use crate::passes::{LongRows, Output, Passes, ShortRows, Transposed};
-use crate::request::IGNORED;
+use crate::row_outputs::NO_RANK;
 use crate::simd::LANES;
 
 /// Elements of a tile: 16 KiB, so that logits and exponentials fit the first-level cache together.
@@ -209,17 +208,14 @@ impl<P: Passes> Tiles<'_, '_, P> {
 
     /// All outputs but the affine ones, which may overwrite the logits.
     fn narrow(&mut self, tile: Range<usize>) {
-        if let Some(losses) = &mut self.batch.request.losses {
-            for (loss, &exact) in losses[tile.clone()].iter_mut().zip(&self.scalars.results.loss) {
-                *loss = to_f32(exact);
-            }
-        }
+        let Scalars { lanes, results, .. } = &*self.scalars;
+        self.batch.request.row_outputs.write(tile.clone(), lanes, results);
         if !self.batch.reads_logits_again() {
             return;
         }
         for (lane, row) in tile.enumerate() {
             if !self.scalars.lanes.counts[lane] {
-                self.batch.fill_but_affine(row, 0.0, IGNORED);
+                self.batch.fill_but_affine(row, 0.0, NO_RANK);
                 continue;
             }
             let Scalars { lanes, results, .. } = &*self.scalars;
@@ -237,28 +233,24 @@ impl<P: Passes> Tiles<'_, '_, P> {
         let Self { job, batch, .. } = self;
         let instructions = job.schedule.instructions;
         let x = batch.logits.row(row);
-        if let Some(argmax) = &mut batch.request.argmax {
+        let outputs = &mut batch.request.row_outputs;
+        if let Some(argmax) = &mut outputs.argmax {
             argmax[row] = instructions.run(FirstEqual { x, value: softmax.max }).unwrap_or(0);
+        }
+        if let Some(ranks) = &mut outputs.target_ranks {
+            ranks[row] = if class == NO_CLASS { NO_RANK } else { instructions.run(Rank { x, class }) };
+        }
+        if let Some(entropies) = &mut outputs.entropies {
+            entropies[row] = to_f32(of_largest(job, x, class, softmax).entropy(job, x));
         }
         if !batch.writes_lse() {
             return;
         }
         let mut log_softmax = *softmax;
-        if softmax.has_dominant_other()
-            && let Some(largest) = instructions.run(FirstEqual { x, value: softmax.max })
-        {
-            // Once more with the largest logit as the pivot, whose rounding would else drown the rest.
-            let pivot = Entry::new(largest, softmax.max);
-            let statistics = job.schedule.statistics(StatisticsTask {
-                columns: Columns::Read(x),
-                following: 0,
-                pivot,
-                gaps: Gaps::None,
-                references: &mut [],
-            });
-            log_softmax = Softmax::new(statistics, softmax.max);
+        if softmax.has_dominant_other() {
+            log_softmax = of_largest(job, x, class, softmax).softmax;
         }
-        if let Some(lse) = &mut batch.request.lse {
+        if let Some(lse) = &mut batch.request.row_outputs.lse {
             lse[row] = to_f32(log_softmax.lse());
         }
         if let Some(columns) = batch.columns(row, Wide::LogProbabilities, false) {

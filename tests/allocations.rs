@@ -72,9 +72,12 @@ struct Calls {
     ce: CrossEntropy,
     softmax: Softmax,
     upstream: Vec<f32>,
+    row_weights: Vec<f32>,
     wide: [Vec<f32>; 3],
-    narrow: [Vec<f32>; 2],
+    narrow: [Vec<f32>; 5],
+    mask: Vec<bool>,
     argmax: Vec<usize>,
+    ranks: Vec<usize>,
 }
 
 /// The number of calls.
@@ -117,23 +120,33 @@ impl Calls {
                 .expect("the backend is available")
                 .parallelism(parallelism),
             upstream: (0..rows).map(|_| random.normal()).collect(),
+            row_weights: (0..rows).map(|row| (row % 4) as f32).collect(),
             wide: [wide(), wide(), wide()],
-            narrow: [vec![0.0; rows], vec![0.0; rows]],
+            narrow: [(); 5].map(|()| vec![0.0; rows]),
+            mask: (0..rows).map(|row| row % 7 != 3).collect(),
             argmax: vec![0; rows],
+            ranks: vec![0; rows],
         }
     }
 
     /// Makes one of the calls.
     fn make(&mut self, call: usize) {
-        let Self { batch, ce, softmax, upstream, wide, narrow, argmax, .. } = self;
+        let Self { batch, ce, softmax, upstream, row_weights, wide, narrow, mask, argmax, ranks, .. } = self;
         let (rows, classes, targets) = (batch.rows, batch.classes, &batch.targets[..]);
         let [first, second, third] = wide.each_mut().map(|x| matrix_mut(x, rows, classes));
         let logits = Matrix::new(&batch.logits, rows, classes).expect("the slice is long enough");
-        let [losses, lse] = narrow;
+        let [losses, lse, log_probabilities, confidences, entropies] = narrow;
         let all_but_grad = Request::new()
             .losses(losses)
             .lse(lse)
+            .target_log_probabilities(log_probabilities)
+            .argmax_probabilities(confidences)
+            .entropies(entropies)
             .argmax(argmax)
+            .target_ranks(ranks)
+            .loss_mask(mask)
+            .row_weights(row_weights)
+            .upstream_scalar(2.0)
             .upstream(upstream)
             .probabilities(second)
             .log_probabilities(third);

@@ -29,7 +29,9 @@ struct Outputs {
     grad: Vec<f32>,
     losses: Vec<f32>,
     lse: Vec<f32>,
+    others: [Vec<f32>; 3],
     argmax: Vec<usize>,
+    target_ranks: Vec<usize>,
     probabilities: Vec<f32>,
     log_probabilities: Vec<f32>,
 }
@@ -41,7 +43,9 @@ impl Outputs {
             grad: wide.clone(),
             losses: vec![SENTINEL; rows],
             lse: vec![SENTINEL; rows],
+            others: [(); 3].map(|()| vec![SENTINEL; rows]),
             argmax: vec![ARGMAX_SENTINEL; rows],
+            target_ranks: vec![ARGMAX_SENTINEL; rows],
             probabilities: wide.clone(),
             log_probabilities: wide,
         }
@@ -49,23 +53,29 @@ impl Outputs {
 
     /// Everything but the gradient, each with the shape of its memory.
     fn request(&mut self, rows: usize, classes: usize) -> Request<'_> {
-        Request::new()
-            .losses(&mut self.losses)
-            .lse(&mut self.lse)
-            .argmax(&mut self.argmax)
-            .probabilities(matrix_mut(&mut self.probabilities, rows, classes))
-            .log_probabilities(matrix_mut(&mut self.log_probabilities, rows, classes))
+        let (request, _) = self.request_and_grad(rows, classes);
+        request
     }
 
     fn request_with_grad(&mut self, rows: usize, classes: usize) -> Request<'_> {
-        let Self { grad, losses, lse, argmax, probabilities, log_probabilities } = self;
-        Request::new()
-            .grad(matrix_mut(grad, rows, classes))
+        let (request, grad) = self.request_and_grad(rows, classes);
+        request.grad(matrix_mut(grad, rows, classes))
+    }
+
+    fn request_and_grad(&mut self, rows: usize, classes: usize) -> (Request<'_>, &mut [f32]) {
+        let Self { grad, losses, lse, others, argmax, target_ranks, probabilities, log_probabilities } = self;
+        let [target_log_probabilities, argmax_probabilities, entropies] = others;
+        let request = Request::new()
             .losses(losses)
             .lse(lse)
+            .target_log_probabilities(target_log_probabilities)
+            .argmax_probabilities(argmax_probabilities)
+            .entropies(entropies)
             .argmax(argmax)
+            .target_ranks(target_ranks)
             .probabilities(matrix_mut(probabilities, rows, classes))
-            .log_probabilities(matrix_mut(log_probabilities, rows, classes))
+            .log_probabilities(matrix_mut(log_probabilities, rows, classes));
+        (request, grad)
     }
 
     #[track_caller]
@@ -74,12 +84,17 @@ impl Outputs {
             ("grad", &self.grad),
             ("losses", &self.losses),
             ("lse", &self.lse),
+            ("target_log_probabilities", &self.others[0]),
+            ("argmax_probabilities", &self.others[1]),
+            ("entropies", &self.others[2]),
             ("probabilities", &self.probabilities),
             ("log_probabilities", &self.log_probabilities),
         ] {
             assert_untouched(name, values);
         }
-        assert!(self.argmax.iter().all(|&class| class == ARGMAX_SENTINEL), "argmax was written");
+        for (name, values) in [("argmax", &self.argmax), ("target_ranks", &self.target_ranks)] {
+            assert!(values.iter().all(|&class| class == ARGMAX_SENTINEL), "{name} was written");
+        }
     }
 }
 
@@ -558,7 +573,16 @@ fn slices_of_another_length() {
     for backend in backends() {
         let ce = CrossEntropy::builder().backend(backend).build().expect("the backend is available");
         for actual in [0, 2, 4, 15] {
-            for argument in ["upstream", "losses", "lse", "argmax"] {
+            for argument in [
+                "upstream",
+                "losses",
+                "lse",
+                "target_log_probabilities",
+                "argmax_probabilities",
+                "entropies",
+                "argmax",
+                "target_ranks",
+            ] {
                 let error = Error::LengthMismatch { argument, expected: ROWS, actual };
                 let message = format!("{argument} has {actual} elements instead of 3");
                 for in_place in [false, true] {
@@ -576,7 +600,11 @@ fn slices_of_another_length() {
                         "upstream" => request.upstream(&upstream),
                         "losses" => request.losses(&mut wrong),
                         "lse" => request.lse(&mut wrong),
-                        _ => request.argmax(&mut wrong_argmax),
+                        "target_log_probabilities" => request.target_log_probabilities(&mut wrong),
+                        "argmax_probabilities" => request.argmax_probabilities(&mut wrong),
+                        "entropies" => request.entropies(&mut wrong),
+                        "argmax" => request.argmax(&mut wrong_argmax),
+                        _ => request.target_ranks(&mut wrong_argmax),
                     };
                     let result = if in_place {
                         ce.run_in_place(matrix_mut(&mut x, ROWS, CLASSES), &[0_u8; ROWS], request)

@@ -162,6 +162,10 @@ proptest! {
                     let first = batch.row(row).iter().position(|&x| x == largest);
                     back.argmax[row] = first.expect("the logit is of this row");
                     back.correct += usize::from(back.argmax[row] as i64 == batch.targets[row]);
+                    // And others may come first.
+                    let rank = reference::rank(permuted.row(row), permuted.targets[row] as usize);
+                    assert_eq!(found.target_ranks[row], rank, "rank, row {row}, permuted");
+                    back.target_ranks[row] = reference::rank(batch.row(row), batch.targets[row] as usize);
                 }
             }
             expected.check(&back, &format!("permuted, {}", ce.backend()));

@@ -388,3 +388,22 @@ fn differences<S: Simd>(s: S, mut x: [S::F32; 4], reference: S::F32) -> [S::F32;
 pub(super) fn sum_of_four<S: Simd>(s: S, e: [S::F32; 4]) -> S::F32 {
     s.add(s.add(e[0], e[1]), s.add(e[2], e[3]))
 }
+
+/// The sum of exp(x - max) (max - x) of all columns but the pivot.
+#[inline(always)]
+pub(crate) fn spread<S: Simd>(s: S, x: &[f32], max: f32, pivot: Entry) -> f64 {
+    let reference = s.splat(if max == f32::NEG_INFINITY { 0.0 } else { max });
+    let mut sums = s.zero_sums();
+    for start in (0..x.len()).step_by(GROUP) {
+        let group = rest_without(s, &x[start..x.len().min(start + GROUP)], pivot.from(start));
+        let d = differences(s, group, reference);
+        let mut terms = exp::exp_of_each(s, d);
+        for i in 0..4 {
+            // Finite, so that its product with 0 is 0.
+            let gap = s.sub(s.splat(0.0), s.max(s.splat(exp::LOWEST), d[i]));
+            terms[i] = s.mul_at_least(terms[i], gap, s.splat(exp::LEAST));
+        }
+        sums = s.accumulate(sums, sum_of_four(s, terms));
+    }
+    s.sum_lanes(sums)
+}

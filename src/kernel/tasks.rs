@@ -70,6 +70,19 @@ pub(crate) struct FirstEqual<'a> {
     pub(crate) value: f32,
 }
 
+/// How many classes come before one: those with a larger logit, or with an equal one and earlier.
+pub(crate) struct Rank<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) class: usize,
+}
+
+/// The sum of exp(x - max) (max - x) of all columns but the pivot.
+pub(crate) struct SpreadTask<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) max: f32,
+    pub(crate) pivot: Entry,
+}
+
 impl StatisticsTask<'_> {
     /// The first `columns` columns, a whole number of blocks, and the others.
     pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
@@ -240,5 +253,51 @@ impl Task for FirstEqual<'_> {
         }
         let equal = s.equal_bits(s.load_partial(rest, 0.0), self.value) & ((1 << rest.len()) - 1);
         (equal != 0).then(|| vectors.len() * LANES + equal.trailing_zeros() as usize)
+    }
+}
+
+impl Task for Rank<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> usize {
+        let Self { x, class } = self;
+        let value = x[class];
+        let mut rank = 0;
+        let (vectors, rest) = x.as_chunks::<LANES>();
+        for x in vectors {
+            rank += larger(s, s.load(x), value);
+        }
+        rank += larger(s, s.load_partial(rest, f32::NEG_INFINITY), value);
+        let (vectors, rest) = x[..class].as_chunks::<LANES>();
+        for x in vectors {
+            rank += s.equal_bits(s.load(x), value).count_ones() as usize;
+        }
+        let equal = s.equal_bits(s.load_partial(rest, 0.0), value) & ((1 << rest.len()) - 1);
+        rank + equal.count_ones() as usize
+    }
+}
+
+/// How many lanes are larger than `value`.
+#[inline(always)]
+fn larger<S: Simd>(s: S, x: S::F32, value: f32) -> usize {
+    LANES - s.equal_bits(s.max(x, s.splat(value)), value).count_ones() as usize
+}
+
+impl SpreadTask<'_> {
+    /// The first `columns` columns, and the others.
+    pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
+        let (first, second) = self.x.split_at(columns);
+        let pivot = self.pivot.from(columns);
+        (Self { x: first, ..self }, Self { x: second, pivot, ..self })
+    }
+}
+
+impl Task for SpreadTask<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        statistics::spread(s, self.x, self.max, self.pivot)
     }
 }

@@ -1,6 +1,6 @@
 //! The softmax of a row, from its statistics.
 
-use super::Coefficients;
+use super::{Coefficients, weighted};
 use crate::kernel::scalar::{exp, log1p_and_reciprocal, to_f32};
 use crate::kernel::statistics::Statistics;
 
@@ -66,6 +66,25 @@ impl Softmax {
     #[inline(always)]
     pub(crate) fn lse(&self) -> f64 {
         f64::from(self.max) + self.ln_sum
+    }
+
+    /// The largest of the probabilities.
+    #[inline(always)]
+    pub(crate) fn largest_probability(&self) -> f64 {
+        if self.is_nan() {
+            f64::NAN
+        } else if self.target_logit >= self.statistics.max {
+            self.target_probability
+        } else {
+            self.scale
+        }
+    }
+
+    /// The entropy, where the target has the largest logit, from the sum of exp(x - m) (m - x) over the other classes
+    /// with m their maximum.
+    pub(crate) fn entropy(&self, spread: f64) -> f64 {
+        let gap = f64::from(self.max) - f64::from(self.statistics.max);
+        self.ln_sum + weighted(self.others_probability, gap) + self.scale * spread
     }
 
     /// Whether the small sum next to the largest term may have been lost to the rounding of that term: the largest

@@ -3,7 +3,7 @@
 use super::batch::Batch;
 use super::evaluation::{Call, Evaluation};
 use core::fmt;
-use xent::contract::{LOG_PROBABILITY, LOSS, LSE, PROBABILITY, TARGET_GRADIENT, U};
+use xent::contract::{ENTROPY, LOG_PROBABILITY, LOSS, LSE, PROBABILITY, TARGET_GRADIENT, U};
 use xent::reference::{self, Outcome, SoftmaxRow};
 use xent::{CrossEntropy, Matrix, Reduction};
 
@@ -58,6 +58,7 @@ impl<'a> Expected<'a> {
             if !self.call.counts(self.ce, self.batch, row) {
                 outputs.assert_all(0.0, context);
                 assert_eq!(outputs.argmax, usize::MAX, "argmax, {context}");
+                assert_eq!(outputs.target_rank, usize::MAX, "rank, {context}");
                 continue;
             }
             let x = self.batch.row(row);
@@ -66,6 +67,7 @@ impl<'a> Expected<'a> {
             counted += 1;
             if is_nan_row(x) {
                 outputs.assert_all(f32::NAN, context);
+                assert_eq!(outputs.target_rank, usize::MAX, "rank, {context}");
                 has_nan = true;
                 continue;
             }
@@ -107,6 +109,10 @@ impl<'a> Expected<'a> {
         softmax.check_log_probabilities(outputs.log_probabilities, context);
         let lse = close("lse", outputs.lse, softmax.exact.lse, softmax.lse_bound());
         lse.unwrap_or_else(|error| panic!("{error}, {context}"));
+
+        softmax.check_scalars(outputs, target, outputs.argmax, context);
+        let rank = reference::rank(self.batch.row(row), target);
+        assert_eq!(outputs.target_rank, rank, "rank of {target}, {context}");
 
         let terms = Terms::new(self.ce, &softmax, target);
         let exact_loss = self.exact.losses[row];
@@ -180,7 +186,11 @@ struct Outputs<'a> {
     grad: &'a [f32],
     loss: f32,
     lse: f32,
+    target_log_probability: f32,
+    argmax_probability: f32,
+    entropy: f32,
     argmax: usize,
+    target_rank: usize,
     probabilities: &'a [f32],
     log_probabilities: &'a [f32],
 }
@@ -192,7 +202,11 @@ impl<'a> Outputs<'a> {
             grad: &found.grad[columns.clone()],
             loss: found.losses[row],
             lse: found.lse[row],
+            target_log_probability: found.target_log_probabilities[row],
+            argmax_probability: found.argmax_probabilities[row],
+            entropy: found.entropies[row],
             argmax: found.argmax[row],
+            target_rank: found.target_ranks[row],
             probabilities: &found.probabilities[columns.clone()],
             log_probabilities: &found.log_probabilities[columns],
         }
@@ -204,6 +218,9 @@ impl<'a> Outputs<'a> {
             ("grad", self.grad),
             ("loss", &[self.loss]),
             ("lse", &[self.lse]),
+            ("target_log_probability", &[self.target_log_probability]),
+            ("argmax_probability", &[self.argmax_probability]),
+            ("entropy", &[self.entropy]),
             ("probabilities", self.probabilities),
             ("log_probabilities", self.log_probabilities),
         ];
@@ -257,6 +274,35 @@ impl<'a> RowOfSoftmax<'a> {
 
     fn lse_bound(&self) -> f64 {
         (self.mean_gap + LSE) * U * (self.max.abs() + self.ln_sum)
+    }
+
+    /// The outputs of one number that follow from the softmax.
+    fn check_scalars(
+        &self,
+        outputs: &Outputs<'_>,
+        target: usize,
+        largest: usize,
+        context: fmt::Arguments<'_>,
+    ) {
+        let ln_p = self.exact.log_probabilities[target];
+        let of_ln_p = (self.others_mean_gap(target) + LOSS) * U * ln_p.abs();
+        let p = self.exact.probabilities[largest];
+        let of_p = self.probability_bound(largest) * p;
+        for (name, found, exact, bound) in [
+            ("target_log_probability", outputs.target_log_probability, ln_p, of_ln_p),
+            ("argmax_probability", outputs.argmax_probability, p, of_p),
+            ("entropy", outputs.entropy, self.exact.entropy, self.entropy_bound()),
+        ] {
+            close(name, found, exact, bound).unwrap_or_else(|error| panic!("{error}, {context}"));
+        }
+    }
+
+    fn entropy_bound(&self) -> f64 {
+        let part = |i: usize| {
+            let (p, ln_p) = (self.exact.probabilities[i], self.exact.log_probabilities[i]);
+            if p == 0.0 { 0.0 } else { p * -ln_p * (3.0 * self.gaps[i] + self.mean_gap + ENTROPY) * U }
+        };
+        (0..self.gaps.len()).map(part).sum()
     }
 
     fn check_probabilities(&self, found: &[f32], context: fmt::Arguments<'_>) {

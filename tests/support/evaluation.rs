@@ -29,7 +29,11 @@ pub struct Evaluation {
     pub grad: Vec<f32>,
     pub losses: Vec<f32>,
     pub lse: Vec<f32>,
+    pub target_log_probabilities: Vec<f32>,
+    pub argmax_probabilities: Vec<f32>,
+    pub entropies: Vec<f32>,
     pub argmax: Vec<usize>,
+    pub target_ranks: Vec<usize>,
     pub probabilities: Vec<f32>,
     pub log_probabilities: Vec<f32>,
 }
@@ -75,13 +79,21 @@ impl<'a> Call<'a> {
         let mut log_probabilities = Buffer::unwritten(rows, classes, self.outputs);
         let mut losses = Buffer::unwritten(rows, 1, column);
         let mut lse = Buffer::unwritten(rows, 1, column);
+        let mut target_log_probabilities = Buffer::unwritten(rows, 1, column);
+        let mut argmax_probabilities = Buffer::unwritten(rows, 1, column);
+        let mut entropies = Buffer::unwritten(rows, 1, column);
         let mut argmax = vec![usize::MAX - 1; rows];
+        let mut target_ranks = vec![usize::MAX - 1; rows];
 
         let request = self
             .request()
             .losses(losses.column_mut())
             .lse(lse.column_mut())
+            .target_log_probabilities(target_log_probabilities.column_mut())
+            .argmax_probabilities(argmax_probabilities.column_mut())
+            .entropies(entropies.column_mut())
             .argmax(&mut argmax)
+            .target_ranks(&mut target_ranks)
             .probabilities(probabilities.matrix_mut())
             .log_probabilities(log_probabilities.matrix_mut());
         let summary = if self.in_place {
@@ -109,6 +121,9 @@ impl<'a> Call<'a> {
         log_probabilities.assert_canaries_live("log_probabilities");
         losses.assert_canaries_live("losses");
         lse.assert_canaries_live("lse");
+        target_log_probabilities.assert_canaries_live("target_log_probabilities");
+        argmax_probabilities.assert_canaries_live("argmax_probabilities");
+        entropies.assert_canaries_live("entropies");
 
         Evaluation {
             classes,
@@ -119,7 +134,11 @@ impl<'a> Call<'a> {
             grad: grad.elements(),
             losses: losses.elements(),
             lse: lse.elements(),
+            target_log_probabilities: target_log_probabilities.elements(),
+            argmax_probabilities: argmax_probabilities.elements(),
+            entropies: entropies.elements(),
             argmax,
+            target_ranks,
             probabilities: probabilities.elements(),
             log_probabilities: log_probabilities.elements(),
         }
@@ -134,7 +153,11 @@ impl Evaluation {
             grad: self.grad[columns.clone()].to_vec(),
             losses: vec![self.losses[row]],
             lse: vec![self.lse[row]],
+            target_log_probabilities: vec![self.target_log_probabilities[row]],
+            argmax_probabilities: vec![self.argmax_probabilities[row]],
+            entropies: vec![self.entropies[row]],
             argmax: vec![self.argmax[row]],
+            target_ranks: vec![self.target_ranks[row]],
             probabilities: self.probabilities[columns.clone()].to_vec(),
             log_probabilities: self.log_probabilities[columns].to_vec(),
             ..*self
@@ -147,11 +170,14 @@ impl Evaluation {
     }
 
     /// The outputs that have a value, or a row of them, for each row; each with its name and its width.
-    fn by_row(&self) -> [(&'static str, usize, &[f32]); 5] {
+    fn by_row(&self) -> [(&'static str, usize, &[f32]); 8] {
         [
             ("grad", self.classes, &self.grad),
             ("losses", 1, &self.losses),
             ("lse", 1, &self.lse),
+            ("target_log_probabilities", 1, &self.target_log_probabilities),
+            ("argmax_probabilities", 1, &self.argmax_probabilities),
+            ("entropies", 1, &self.entropies),
             ("probabilities", self.classes, &self.probabilities),
             ("log_probabilities", self.classes, &self.log_probabilities),
         ]
@@ -163,7 +189,8 @@ impl Evaluation {
             let theirs = &theirs[rows.start * width..rows.end * width];
             assert_same_bits(name, width, ours, theirs, context);
         }
-        assert_eq!(self.argmax, other.argmax[rows], "argmax, {context}");
+        assert_eq!(self.argmax, other.argmax[rows.clone()], "argmax, {context}");
+        assert_eq!(self.target_ranks, other.target_ranks[rows], "target_ranks, {context}");
     }
 
     /// Checks that every output has the same bits.
