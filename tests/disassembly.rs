@@ -16,9 +16,9 @@ const MULTIPLY_ADDS_OF_EXP: usize = 8;
 /// The main loops of the sums take so many at a time, on either instruction set, or more.
 const EXPONENTIALS_OF_SUM: usize = 8;
 
-/// Instructions for each exponential of those loops: 34.5 and 27.6 when this was written, of which 14 are the exponential,
-/// and 3% for another compiler's taste.
-const MOST_INSTRUCTIONS: [(&str, f64); 2] = [("avx2", 35.5), ("avx512", 28.5)];
+/// Instructions for each exponential of those loops on AVX-512: 27.6 when this was written, of which 14 are the
+/// exponential, and 3% for another compiler's taste. `benches/instructions.rs` counts for AVX2.
+const MOST_INSTRUCTIONS: f64 = 28.5;
 
 /// Row loops that there are at least: the sum of exponentials, kept or not, with and without the gaps of label
 /// smoothing, and the passes of the gradient.
@@ -104,7 +104,6 @@ fn check(module: &str, register: &str) {
         )
         .unwrap();
 
-    let (_, most) = MOST_INSTRUCTIONS.into_iter().find(|&(name, _)| name == module).unwrap();
     let functions = functions_named(&format!("x86_64::{module}::run"));
     assert!(!functions.is_empty(), "no function of {module} in this program");
     let intrinsics = functions_named("core_arch");
@@ -132,7 +131,11 @@ fn check(module: &str, register: &str) {
                 main_loops += 1;
                 let each = body.len() as f64 / exponentials as f64;
                 most_instructions = most_instructions.max(each);
-                assert!(each <= most, "{each} instructions for each exponential in {at}, more than {most}");
+                let is_counted = module == "avx512";
+                assert!(
+                    !is_counted || each <= MOST_INSTRUCTIONS,
+                    "{each} instructions for each exponential in {at}"
+                );
             }
         }
     }
