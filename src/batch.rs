@@ -11,7 +11,7 @@ use crate::request::Request;
 use crate::rows::Job;
 use crate::simd::{LANES, Simd, Task};
 use crate::targets::Targets;
-use crate::{Matrix, MatrixMut};
+use crate::{Element, Matrix, MatrixMut};
 
 /// An output as wide as the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,16 +22,16 @@ pub(crate) enum Wide {
 }
 
 /// The logits, and the output that overwrites them, if one does.
-pub(crate) enum Logits<'a> {
-    Keep(Matrix<'a>),
-    Overwrite(MatrixMut<'a>, Wide),
+pub(crate) enum Logits<'a, T = f32> {
+    Keep(Matrix<'a, T>),
+    Overwrite(MatrixMut<'a, T>, Wide),
 }
 
-pub(crate) struct Batch<'a> {
-    pub(crate) logits: Logits<'a>,
+pub(crate) struct Batch<'a, T: Element = f32> {
+    pub(crate) logits: Logits<'a, T>,
     /// Without targets there is only the softmax.
     pub(crate) targets: Option<Targets<'a>>,
-    pub(crate) request: Request<'a>,
+    pub(crate) request: Request<'a, T>,
 }
 
 /// Where a row's exponentials are kept and what becomes of them goes; and the next row's logits, and where its
@@ -43,8 +43,8 @@ pub(crate) struct OverlappedRows<'a> {
     pub(crate) kept: &'a mut [f32],
 }
 
-impl<'a> Logits<'a> {
-    pub(crate) fn as_matrix(&self) -> Matrix<'_> {
+impl<T: Copy> Logits<'_, T> {
+    pub(crate) fn as_matrix(&self) -> Matrix<'_, T> {
         match self {
             Self::Keep(matrix) => *matrix,
             Self::Overwrite(matrix, _) => matrix.as_matrix(),
@@ -52,7 +52,7 @@ impl<'a> Logits<'a> {
     }
 
     #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> &[f32] {
+    pub(crate) fn row(&self, row: usize) -> &[T] {
         match self {
             Self::Keep(matrix) => matrix.row(row),
             Self::Overwrite(matrix, _) => matrix.row(row),
@@ -74,7 +74,7 @@ impl<'a> Logits<'a> {
     }
 }
 
-impl SplitRows for Batch<'_> {
+impl<T: Element> SplitRows for Batch<'_, T> {
     fn rows(&self) -> usize {
         self.logits.as_matrix().rows()
     }
@@ -90,7 +90,7 @@ impl SplitRows for Batch<'_> {
     }
 }
 
-impl Batch<'_> {
+impl<T: Element> Batch<'_, T> {
     pub(crate) fn classes(&self) -> usize {
         self.logits.as_matrix().cols()
     }
@@ -100,9 +100,11 @@ impl Batch<'_> {
         let outputs = [Wide::Gradient, Wide::Probabilities, Wide::LogProbabilities];
         let count = outputs.iter().filter(|&&wide| self.request.wide(wide).is_some()).count();
         let elements = self.rows().saturating_mul(self.logits.as_matrix().row_stride());
-        elements.saturating_mul(size_of::<f32>()).saturating_mul(if count == 0 { 0 } else { count + 1 })
+        elements.saturating_mul(size_of::<T>()).saturating_mul(if count == 0 { 0 } else { count + 1 })
     }
+}
 
+impl Batch<'_> {
     /// How many numbers of later rows follow a row in memory.
     pub(crate) fn following(&self, row: usize) -> usize {
         let (rest, _) = self.logits.as_matrix().rows_from(row);
@@ -294,17 +296,17 @@ impl Batch<'_> {
 }
 
 /// Upstream gradients on their way back through a softmax.
-pub(crate) struct Backward<'a> {
+pub(crate) struct Backward<'a, T = f32> {
     pub(crate) output: backward::Output,
     /// What the softmax, or its logarithm, was.
-    pub(crate) y: Matrix<'a>,
-    pub(crate) upstream: Upstream<'a>,
+    pub(crate) y: Matrix<'a, T>,
+    pub(crate) upstream: Upstream<'a, T>,
 }
 
 /// The upstream gradient, and where the gradient of the logits goes.
-pub(crate) enum Upstream<'a> {
-    Keep(Matrix<'a>, MatrixMut<'a>),
-    Overwrite(MatrixMut<'a>),
+pub(crate) enum Upstream<'a, T = f32> {
+    Keep(Matrix<'a, T>, MatrixMut<'a, T>),
+    Overwrite(MatrixMut<'a, T>),
 }
 
 impl Backward<'_> {

@@ -8,7 +8,7 @@ use crate::row_inputs::RowInputs;
 use crate::rows::Job;
 use crate::targets::Targets;
 use crate::{
-    Backend, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, Target,
+    Backend, CrossEntropyBuilder, Element, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, Target,
 };
 
 /// Softmax cross-entropy between a batch of logits and one target class for each row.
@@ -96,7 +96,7 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights) and [`Error::TargetOutOfRange`].
-    pub fn loss<T: Target>(&self, logits: Matrix<'_>, targets: &[T]) -> Result<f64, Error> {
+    pub fn loss<E: Element, T: Target>(&self, logits: Matrix<'_, E>, targets: &[T]) -> Result<f64, Error> {
         self.run(logits, targets, Request::new()).map(|summary| summary.loss)
     }
 
@@ -104,11 +104,11 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss`], and [`Error::ShapeMismatch`].
-    pub fn loss_and_grad<T: Target>(
+    pub fn loss_and_grad<E: Element, T: Target>(
         &self,
-        logits: Matrix<'_>,
+        logits: Matrix<'_, E>,
         targets: &[T],
-        grad: MatrixMut<'_>,
+        grad: MatrixMut<'_, E>,
     ) -> Result<f64, Error> {
         self.run(logits, targets, Request::new().grad(grad)).map(|summary| summary.loss)
     }
@@ -117,9 +117,9 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss`].
-    pub fn loss_and_grad_in_place<T: Target>(
+    pub fn loss_and_grad_in_place<E: Element, T: Target>(
         &self,
-        logits: MatrixMut<'_>,
+        logits: MatrixMut<'_, E>,
         targets: &[T],
     ) -> Result<f64, Error> {
         self.run_in_place(logits, targets, Request::new()).map(|summary| summary.loss)
@@ -131,11 +131,11 @@ impl CrossEntropy {
     /// Those of [`CrossEntropy::loss`]; [`Error::ShapeMismatch`] and [`Error::LengthMismatch`] for an output that does
     /// not fit the logits; [`Error::InvalidRowWeight`], [`Error::InvalidUpstreamScalar`] and
     /// [`Error::InvalidDenominator`]. No output has then been written.
-    pub fn run<T: Target>(
+    pub fn run<E: Element, T: Target>(
         &self,
-        logits: Matrix<'_>,
+        logits: Matrix<'_, E>,
         targets: &[T],
-        request: Request<'_>,
+        request: Request<'_, E>,
     ) -> Result<Summary, Error> {
         self.run_batch(Logits::Keep(logits), Targets::new(targets), request)
     }
@@ -144,11 +144,11 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::run`], and [`Error::GradTwice`] if the request names a gradient of its own.
-    pub fn run_in_place<T: Target>(
+    pub fn run_in_place<E: Element, T: Target>(
         &self,
-        logits: MatrixMut<'_>,
+        logits: MatrixMut<'_, E>,
         targets: &[T],
-        request: Request<'_>,
+        request: Request<'_, E>,
     ) -> Result<Summary, Error> {
         if request.wide(Wide::Gradient).is_some() {
             return Err(Error::GradTwice);
@@ -210,11 +210,11 @@ impl CrossEntropy {
         Ok((0..rows).map(|row| class(row).filter(|_| inputs.may_count(row))).collect())
     }
 
-    fn run_batch(
+    fn run_batch<E: Element>(
         &self,
-        logits: Logits<'_>,
+        logits: Logits<'_, E>,
         targets: Targets<'_>,
-        request: Request<'_>,
+        request: Request<'_, E>,
     ) -> Result<Summary, Error> {
         let (rows, classes) = (logits.as_matrix().rows(), logits.as_matrix().cols());
         let inputs = request.inputs;
@@ -236,7 +236,7 @@ impl CrossEntropy {
             z_factor: upstream * reciprocal(z_divisor),
             streaming: self.schedule.streams(&batch),
         };
-        let totals = self.schedule.run(&job, batch);
+        let totals = E::run(self.schedule, &job, batch);
         let mean = |total: f64, divisor: f64| {
             let is_empty = divisor == 0.0 && total == 0.0;
             if is_empty && self.options.empty_mean == EmptyMean::Zero { 0.0 } else { total / divisor }
@@ -247,12 +247,12 @@ impl CrossEntropy {
     }
 
     /// Checks all but the outputs, and counts.
-    fn check(
+    fn check<R: Copy + Into<f64>>(
         &self,
         rows: usize,
         classes: usize,
         targets: Targets<'_>,
-        inputs: &RowInputs<'_>,
+        inputs: &RowInputs<'_, R>,
     ) -> Result<Census, Error> {
         if targets.len() != rows {
             return Err(Error::LengthMismatch { argument: "targets", expected: rows, actual: targets.len() });

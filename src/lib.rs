@@ -66,6 +66,7 @@ pub mod contract;
 #[doc = include_str!("../docs/cost_model.md")]
 pub mod cost_model {}
 mod cross_entropy;
+mod element;
 mod error;
 mod kernel;
 mod largest;
@@ -85,6 +86,7 @@ mod targets;
 pub use backend::{BUILD, Backend};
 pub use builder::CrossEntropyBuilder;
 pub use cross_entropy::{CrossEntropy, Summary};
+pub use element::Element;
 pub use error::Error;
 pub use loss::{EmptyMean, Reduction};
 pub use matrix::{Matrix, MatrixMut};

@@ -4,6 +4,7 @@
 //! number of threads changes no bit. rayon runs the tree's branches wherever its pool has a thread free, in the
 //! caller's pool.
 
+use crate::Element;
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch};
 use crate::kernel::statistics::{BLOCK, Statistics};
@@ -67,7 +68,7 @@ impl Schedule {
     }
 
     /// Whether a batch's outputs should go past the caches: when they would push each other out of the last one.
-    pub(crate) fn streams(self, batch: &Batch<'_>) -> bool {
+    pub(crate) fn streams<T: Element>(self, batch: &Batch<'_, T>) -> bool {
         batch.bytes_out_of_place() > self.cache_bytes
     }
 

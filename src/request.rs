@@ -3,11 +3,11 @@
 use crate::batch::Wide;
 use crate::row_inputs::RowInputs;
 use crate::row_outputs::RowOutputs;
-use crate::{Error, MatrixMut};
+use crate::{Element, Error, MatrixMut};
 
 /// The outputs of one call, each of them optional, written to memory of the caller's. Each costs only itself.
 ///
-/// For rows x C logits x, of dtype `f32` all:
+/// For rows x C logits x of dtype `T`; what has one number for each row is of dtype [`Element::PerRow`]:
 ///
 /// | output | shape | value for row r |
 /// |---|---|---|
@@ -40,15 +40,15 @@ use crate::{Error, MatrixMut};
 /// # Ok::<(), xent::Error>(())
 /// ```
 #[derive(Debug, Default)]
-pub struct Request<'a> {
-    pub(crate) grad: Option<MatrixMut<'a>>,
-    pub(crate) inputs: RowInputs<'a>,
-    pub(crate) row_outputs: RowOutputs<'a>,
-    pub(crate) probabilities: Option<MatrixMut<'a>>,
-    pub(crate) log_probabilities: Option<MatrixMut<'a>>,
+pub struct Request<'a, T: Element = f32> {
+    pub(crate) grad: Option<MatrixMut<'a, T>>,
+    pub(crate) inputs: RowInputs<'a, T::PerRow>,
+    pub(crate) row_outputs: RowOutputs<'a, T::PerRow>,
+    pub(crate) probabilities: Option<MatrixMut<'a, T>>,
+    pub(crate) log_probabilities: Option<MatrixMut<'a, T>>,
 }
 
-impl<'a> Request<'a> {
+impl<'a, T: Element> Request<'a, T> {
     /// Nothing but the reduced loss.
     pub fn new() -> Self {
         Self::default()
@@ -56,7 +56,7 @@ impl<'a> Request<'a> {
 
     /// The gradient of the reduced loss, rows x C; with [`upstream`](Self::upstream), that of the losses before the
     /// reduction, each times its upstream gradient.
-    pub fn grad(mut self, grad: MatrixMut<'a>) -> Self {
+    pub fn grad(mut self, grad: MatrixMut<'a, T>) -> Self {
         self.grad = Some(grad);
         self
     }
@@ -64,7 +64,7 @@ impl<'a> Request<'a> {
     /// The derivative of what the caller computes from [`losses`](Self::losses), one for each row. The gradient of row
     /// r is `upstream[r]` times that of its own loss, and no reduction enters: the backward pass of PyTorch's
     /// `reduction="none"`.
-    pub fn upstream(mut self, upstream: &'a [f32]) -> Self {
+    pub fn upstream(mut self, upstream: &'a [T::PerRow]) -> Self {
         self.inputs.upstream = Some(upstream);
         self
     }
@@ -127,13 +127,13 @@ impl<'a> Request<'a> {
     }
 
     /// The loss of each row before the reduction, its z-loss included, as PyTorch's `reduction="none"` returns it.
-    pub fn losses(mut self, losses: &'a mut [f32]) -> Self {
+    pub fn losses(mut self, losses: &'a mut [T::PerRow]) -> Self {
         self.row_outputs.losses = Some(losses);
         self
     }
 
     /// The logarithm of the sum of exponentials of each row.
-    pub fn lse(mut self, lse: &'a mut [f32]) -> Self {
+    pub fn lse(mut self, lse: &'a mut [T::PerRow]) -> Self {
         self.row_outputs.lse = Some(lse);
         self
     }
@@ -146,13 +146,13 @@ impl<'a> Request<'a> {
 
     /// The logarithm of each row's probability of its target, whatever the loss makes of it: no weight and no smoothing
     /// enters.
-    pub fn target_log_probabilities(mut self, target_log_probabilities: &'a mut [f32]) -> Self {
+    pub fn target_log_probabilities(mut self, target_log_probabilities: &'a mut [T::PerRow]) -> Self {
         self.row_outputs.target_log_probabilities = Some(target_log_probabilities);
         self
     }
 
     /// The probability of the class with the largest logit of each row: how confident a prediction is.
-    pub fn argmax_probabilities(mut self, argmax_probabilities: &'a mut [f32]) -> Self {
+    pub fn argmax_probabilities(mut self, argmax_probabilities: &'a mut [T::PerRow]) -> Self {
         self.row_outputs.argmax_probabilities = Some(argmax_probabilities);
         self
     }
@@ -160,7 +160,7 @@ impl<'a> Request<'a> {
     /// The entropy of each row's softmax, sum_c p_c (-ln p_c), in nats ([Shannon 1948](
     /// https://doi.org/10.1002/j.1538-7305.1948.tb01338.x)). A class of probability 0 adds nothing. It costs a pass over
     /// the row; two more, where the target does not have the largest logit.
-    pub fn entropies(mut self, entropies: &'a mut [f32]) -> Self {
+    pub fn entropies(mut self, entropies: &'a mut [T::PerRow]) -> Self {
         self.row_outputs.entropies = Some(entropies);
         self
     }
@@ -187,18 +187,18 @@ impl<'a> Request<'a> {
     }
 
     /// The softmax, rows x C.
-    pub fn probabilities(mut self, probabilities: MatrixMut<'a>) -> Self {
+    pub fn probabilities(mut self, probabilities: MatrixMut<'a, T>) -> Self {
         self.probabilities = Some(probabilities);
         self
     }
 
     /// The logarithm of the softmax, rows x C.
-    pub fn log_probabilities(mut self, log_probabilities: MatrixMut<'a>) -> Self {
+    pub fn log_probabilities(mut self, log_probabilities: MatrixMut<'a, T>) -> Self {
         self.log_probabilities = Some(log_probabilities);
         self
     }
 
-    pub(crate) fn wide(&self, wide: Wide) -> Option<&MatrixMut<'a>> {
+    pub(crate) fn wide(&self, wide: Wide) -> Option<&MatrixMut<'a, T>> {
         match wide {
             Wide::Gradient => self.grad.as_ref(),
             Wide::Probabilities => self.probabilities.as_ref(),
@@ -206,7 +206,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    pub(crate) fn wide_mut(&mut self, wide: Wide) -> Option<&mut MatrixMut<'a>> {
+    pub(crate) fn wide_mut(&mut self, wide: Wide) -> Option<&mut MatrixMut<'a, T>> {
         match wide {
             Wide::Gradient => self.grad.as_mut(),
             Wide::Probabilities => self.probabilities.as_mut(),

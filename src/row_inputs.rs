@@ -7,21 +7,21 @@ use crate::kernel::lanes::{NO_CLASS, RowLanes};
 
 /// The inputs of a [`Request`](crate::Request), each of them optional.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct RowInputs<'a> {
+pub(crate) struct RowInputs<'a, R = f32> {
     /// Which rows count.
     pub(crate) loss_mask: Option<&'a [bool]>,
     pub(crate) row_weights: Option<&'a [f32]>,
-    pub(crate) upstream: Option<&'a [f32]>,
+    pub(crate) upstream: Option<&'a [R]>,
     pub(crate) upstream_scalar: Option<f64>,
     pub(crate) denominator: Option<f64>,
 }
 
-impl RowInputs<'_> {
+impl<R: Copy + Into<f64>> RowInputs<'_, R> {
     pub(crate) fn check(&self, rows: usize) -> Result<(), Error> {
         let lengths = [
             ("loss_mask", self.loss_mask.map(<[bool]>::len)),
             ("row_weights", self.row_weights.map(<[f32]>::len)),
-            ("upstream", self.upstream.map(<[f32]>::len)),
+            ("upstream", self.upstream.map(<[R]>::len)),
         ];
         for (argument, len) in lengths {
             if let Some(actual) = len.filter(|&len| len != rows) {
@@ -83,8 +83,8 @@ impl RowInputs<'_> {
         if let Some(upstream) = self.upstream {
             let scalar = self.upstream_scalar.unwrap_or(1.0);
             for (lane, &upstream) in upstream[tile.clone()].iter().enumerate() {
-                lanes.factor[lane] = f64::from(upstream) * scalar;
-                lanes.z_factor[lane] = f64::from(upstream) * scalar;
+                lanes.factor[lane] = upstream.into() * scalar;
+                lanes.z_factor[lane] = upstream.into() * scalar;
             }
         }
         lanes.has_row_weights = self.row_weights.is_some();

@@ -12,17 +12,17 @@ pub(crate) const NO_RANK: usize = usize::MAX;
 
 /// Those of a [`Request`](crate::Request), each of them optional.
 #[derive(Debug, Default)]
-pub(crate) struct RowOutputs<'a> {
-    pub(crate) losses: Option<&'a mut [f32]>,
-    pub(crate) target_log_probabilities: Option<&'a mut [f32]>,
-    pub(crate) argmax_probabilities: Option<&'a mut [f32]>,
-    pub(crate) lse: Option<&'a mut [f32]>,
-    pub(crate) entropies: Option<&'a mut [f32]>,
+pub(crate) struct RowOutputs<'a, R = f32> {
+    pub(crate) losses: Option<&'a mut [R]>,
+    pub(crate) target_log_probabilities: Option<&'a mut [R]>,
+    pub(crate) argmax_probabilities: Option<&'a mut [R]>,
+    pub(crate) lse: Option<&'a mut [R]>,
+    pub(crate) entropies: Option<&'a mut [R]>,
     pub(crate) argmax: Option<&'a mut [usize]>,
     pub(crate) target_ranks: Option<&'a mut [usize]>,
 }
 
-impl RowOutputs<'_> {
+impl<R: Copy + From<f32>> RowOutputs<'_, R> {
     pub(crate) fn check(&self, rows: usize) -> Result<(), Error> {
         let lengths = [
             ("losses", len(&self.losses)),
@@ -84,19 +84,19 @@ impl RowOutputs<'_> {
     pub(crate) fn write(&mut self, tile: Range<usize>, lanes: &RowLanes, results: &Results) {
         if let Some(losses) = &mut self.losses {
             for (loss, &exact) in losses[tile.clone()].iter_mut().zip(&results.loss) {
-                *loss = to_f32(exact);
+                *loss = to_f32(exact).into();
             }
         }
         if let Some(log_probabilities) = &mut self.target_log_probabilities {
             for (lane, out) in log_probabilities[tile.clone()].iter_mut().enumerate() {
                 let nll = results.softmax(lanes, lane).nll();
-                *out = if lanes.counts[lane] { to_f32(-nll) } else { 0.0 };
+                *out = if lanes.counts[lane] { to_f32(-nll) } else { 0.0 }.into();
             }
         }
         if let Some(probabilities) = &mut self.argmax_probabilities {
             for (lane, out) in probabilities[tile].iter_mut().enumerate() {
                 let softmax = results.softmax(lanes, lane);
-                *out = if lanes.counts[lane] { to_f32(softmax.largest_probability()) } else { 0.0 };
+                *out = if lanes.counts[lane] { to_f32(softmax.largest_probability()) } else { 0.0 }.into();
             }
         }
     }
@@ -111,7 +111,7 @@ impl RowOutputs<'_> {
             &mut self.entropies,
         ];
         for out in numbers.into_iter().flatten() {
-            out[row] = value;
+            out[row] = value.into();
         }
         for (out, class) in [(&mut self.argmax, best), (&mut self.target_ranks, NO_RANK)] {
             if let Some(out) = out {

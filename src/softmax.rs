@@ -7,7 +7,7 @@ use crate::loss::Options;
 use crate::parallel::Schedule;
 use crate::request::check_shape;
 use crate::rows::Job;
-use crate::{Backend, Error, Matrix, MatrixMut, Parallelism, Request};
+use crate::{Backend, Element, Error, Matrix, MatrixMut, Parallelism, Request};
 
 /// Softmax functions with a choice of backend and threads. The free functions [`softmax`](crate::softmax()),
 /// [`log_softmax`](crate::log_softmax()) and so on are those of `Softmax::default()`.
@@ -66,7 +66,11 @@ impl Softmax {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-    pub fn softmax(&self, logits: Matrix<'_>, probabilities: MatrixMut<'_>) -> Result<(), Error> {
+    pub fn softmax<E: Element>(
+        &self,
+        logits: Matrix<'_, E>,
+        probabilities: MatrixMut<'_, E>,
+    ) -> Result<(), Error> {
         self.run(Logits::Keep(logits), Request::new().probabilities(probabilities))
     }
 
@@ -74,7 +78,7 @@ impl Softmax {
     ///
     /// # Errors
     /// [`Error::NoClasses`].
-    pub fn softmax_in_place(&self, logits: MatrixMut<'_>) -> Result<(), Error> {
+    pub fn softmax_in_place<E: Element>(&self, logits: MatrixMut<'_, E>) -> Result<(), Error> {
         self.run(Logits::Overwrite(logits, Wide::Probabilities), Request::new())
     }
 
@@ -82,7 +86,11 @@ impl Softmax {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-    pub fn log_softmax(&self, logits: Matrix<'_>, log_probabilities: MatrixMut<'_>) -> Result<(), Error> {
+    pub fn log_softmax<E: Element>(
+        &self,
+        logits: Matrix<'_, E>,
+        log_probabilities: MatrixMut<'_, E>,
+    ) -> Result<(), Error> {
         self.run(Logits::Keep(logits), Request::new().log_probabilities(log_probabilities))
     }
 
@@ -90,7 +98,7 @@ impl Softmax {
     ///
     /// # Errors
     /// [`Error::NoClasses`].
-    pub fn log_softmax_in_place(&self, logits: MatrixMut<'_>) -> Result<(), Error> {
+    pub fn log_softmax_in_place<E: Element>(&self, logits: MatrixMut<'_, E>) -> Result<(), Error> {
         self.run(Logits::Overwrite(logits, Wide::LogProbabilities), Request::new())
     }
 
@@ -99,11 +107,11 @@ impl Softmax {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].
-    pub fn softmax_backward(
+    pub fn softmax_backward<E: Element>(
         &self,
-        probabilities: Matrix<'_>,
-        upstream: Matrix<'_>,
-        grad: MatrixMut<'_>,
+        probabilities: Matrix<'_, E>,
+        upstream: Matrix<'_, E>,
+        grad: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
         self.backward(Output::Probabilities, probabilities, Upstream::Keep(upstream, grad))
     }
@@ -112,10 +120,10 @@ impl Softmax {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].
-    pub fn softmax_backward_in_place(
+    pub fn softmax_backward_in_place<E: Element>(
         &self,
-        probabilities: Matrix<'_>,
-        upstream: MatrixMut<'_>,
+        probabilities: Matrix<'_, E>,
+        upstream: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
         self.backward(Output::Probabilities, probabilities, Upstream::Overwrite(upstream))
     }
@@ -125,11 +133,11 @@ impl Softmax {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].
-    pub fn log_softmax_backward(
+    pub fn log_softmax_backward<E: Element>(
         &self,
-        log_probabilities: Matrix<'_>,
-        upstream: Matrix<'_>,
-        grad: MatrixMut<'_>,
+        log_probabilities: Matrix<'_, E>,
+        upstream: Matrix<'_, E>,
+        grad: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
         self.backward(Output::LogProbabilities, log_probabilities, Upstream::Keep(upstream, grad))
     }
@@ -138,15 +146,15 @@ impl Softmax {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].
-    pub fn log_softmax_backward_in_place(
+    pub fn log_softmax_backward_in_place<E: Element>(
         &self,
-        log_probabilities: Matrix<'_>,
-        upstream: MatrixMut<'_>,
+        log_probabilities: Matrix<'_, E>,
+        upstream: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
         self.backward(Output::LogProbabilities, log_probabilities, Upstream::Overwrite(upstream))
     }
 
-    fn run(&self, logits: Logits<'_>, request: Request<'_>) -> Result<(), Error> {
+    fn run<E: Element>(&self, logits: Logits<'_, E>, request: Request<'_, E>) -> Result<(), Error> {
         let (rows, classes) = (logits.as_matrix().rows(), logits.as_matrix().cols());
         if rows > 0 && classes == 0 {
             return Err(Error::NoClasses { rows });
@@ -162,11 +170,16 @@ impl Softmax {
             z_factor: 1.0,
             streaming: self.schedule.streams(&batch),
         };
-        self.schedule.run(&job, batch);
+        E::run(self.schedule, &job, batch);
         Ok(())
     }
 
-    fn backward(&self, output: Output, y: Matrix<'_>, upstream: Upstream<'_>) -> Result<(), Error> {
+    fn backward<E: Element>(
+        &self,
+        output: Output,
+        y: Matrix<'_, E>,
+        upstream: Upstream<'_, E>,
+    ) -> Result<(), Error> {
         let expected = (y.rows(), y.cols());
         match &upstream {
             Upstream::Keep(g, dx) => {
@@ -175,7 +188,7 @@ impl Softmax {
             }
             Upstream::Overwrite(g) => check_shape("upstream", expected, (g.rows(), g.cols()))?,
         }
-        self.schedule.run_backward(Backward { output, y, upstream });
+        E::run_backward(self.schedule, Backward { output, y, upstream });
         Ok(())
     }
 }
@@ -184,7 +197,7 @@ impl Softmax {
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-pub fn softmax(logits: Matrix<'_>, probabilities: MatrixMut<'_>) -> Result<(), Error> {
+pub fn softmax<E: Element>(logits: Matrix<'_, E>, probabilities: MatrixMut<'_, E>) -> Result<(), Error> {
     Softmax::default().softmax(logits, probabilities)
 }
 
@@ -192,7 +205,7 @@ pub fn softmax(logits: Matrix<'_>, probabilities: MatrixMut<'_>) -> Result<(), E
 ///
 /// # Errors
 /// [`Error::NoClasses`].
-pub fn softmax_in_place(logits: MatrixMut<'_>) -> Result<(), Error> {
+pub fn softmax_in_place<E: Element>(logits: MatrixMut<'_, E>) -> Result<(), Error> {
     Softmax::default().softmax_in_place(logits)
 }
 
@@ -200,7 +213,10 @@ pub fn softmax_in_place(logits: MatrixMut<'_>) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-pub fn log_softmax(logits: Matrix<'_>, log_probabilities: MatrixMut<'_>) -> Result<(), Error> {
+pub fn log_softmax<E: Element>(
+    logits: Matrix<'_, E>,
+    log_probabilities: MatrixMut<'_, E>,
+) -> Result<(), Error> {
     Softmax::default().log_softmax(logits, log_probabilities)
 }
 
@@ -208,7 +224,7 @@ pub fn log_softmax(logits: Matrix<'_>, log_probabilities: MatrixMut<'_>) -> Resu
 ///
 /// # Errors
 /// [`Error::NoClasses`].
-pub fn log_softmax_in_place(logits: MatrixMut<'_>) -> Result<(), Error> {
+pub fn log_softmax_in_place<E: Element>(logits: MatrixMut<'_, E>) -> Result<(), Error> {
     Softmax::default().log_softmax_in_place(logits)
 }
 
@@ -216,10 +232,10 @@ pub fn log_softmax_in_place(logits: MatrixMut<'_>) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`].
-pub fn softmax_backward(
-    probabilities: Matrix<'_>,
-    upstream: Matrix<'_>,
-    grad: MatrixMut<'_>,
+pub fn softmax_backward<E: Element>(
+    probabilities: Matrix<'_, E>,
+    upstream: Matrix<'_, E>,
+    grad: MatrixMut<'_, E>,
 ) -> Result<(), Error> {
     Softmax::default().softmax_backward(probabilities, upstream, grad)
 }
@@ -228,10 +244,10 @@ pub fn softmax_backward(
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`].
-pub fn log_softmax_backward(
-    log_probabilities: Matrix<'_>,
-    upstream: Matrix<'_>,
-    grad: MatrixMut<'_>,
+pub fn log_softmax_backward<E: Element>(
+    log_probabilities: Matrix<'_, E>,
+    upstream: Matrix<'_, E>,
+    grad: MatrixMut<'_, E>,
 ) -> Result<(), Error> {
     Softmax::default().log_softmax_backward(log_probabilities, upstream, grad)
 }
@@ -240,7 +256,10 @@ pub fn log_softmax_backward(
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`].
-pub fn softmax_backward_in_place(probabilities: Matrix<'_>, upstream: MatrixMut<'_>) -> Result<(), Error> {
+pub fn softmax_backward_in_place<E: Element>(
+    probabilities: Matrix<'_, E>,
+    upstream: MatrixMut<'_, E>,
+) -> Result<(), Error> {
     Softmax::default().softmax_backward_in_place(probabilities, upstream)
 }
 
@@ -248,9 +267,9 @@ pub fn softmax_backward_in_place(probabilities: Matrix<'_>, upstream: MatrixMut<
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`].
-pub fn log_softmax_backward_in_place(
-    log_probabilities: Matrix<'_>,
-    upstream: MatrixMut<'_>,
+pub fn log_softmax_backward_in_place<E: Element>(
+    log_probabilities: Matrix<'_, E>,
+    upstream: MatrixMut<'_, E>,
 ) -> Result<(), Error> {
     Softmax::default().log_softmax_backward_in_place(log_probabilities, upstream)
 }

@@ -1,0 +1,63 @@
+//! The floating-point types that logits may have.
+
+use core::fmt::Debug;
+
+/// The dtype of logits, and of outputs that have one number for each of them.
+///
+/// | logits | gradient, probabilities, log-probabilities | per-row losses, lse, upstream gradients |
+/// |---|---|---|
+/// | `f32` | `f32` | `f32` |
+pub trait Element: sealed::Element {
+    /// What outputs and inputs have that are one number for each row.
+    type PerRow: Copy + Debug + Default + From<f32> + Into<f64> + Send + Sync + 'static;
+}
+
+pub(crate) mod sealed {
+    use core::fmt::Debug;
+
+    use crate::batch::{Backward, Batch};
+    use crate::parallel::Schedule;
+    use crate::rows::{Job, Totals};
+
+    /// Functions of one type each, so that the kernels are compiled with this crate and not with its users.
+    #[allow(private_interfaces)]
+    pub trait Element: Copy + Debug + Default + Send + Sync + 'static {
+        #[doc(hidden)]
+        fn run(schedule: Schedule, job: &Job<'_>, batch: Batch<'_, Self>) -> Totals
+        where
+            Self: super::Element;
+
+        #[doc(hidden)]
+        fn run_backward(schedule: Schedule, batch: Backward<'_, Self>);
+    }
+}
+
+macro_rules! elements {
+    ($($element:ty),+) => {
+        $(
+            impl Element for $element {
+                type PerRow = f32;
+            }
+
+            #[allow(private_interfaces)]
+            impl sealed::Element for $element {
+                fn run(
+                    schedule: crate::parallel::Schedule,
+                    job: &crate::rows::Job<'_>,
+                    batch: crate::batch::Batch<'_, Self>,
+                ) -> crate::rows::Totals {
+                    schedule.run(job, batch)
+                }
+
+                fn run_backward(
+                    schedule: crate::parallel::Schedule,
+                    batch: crate::batch::Backward<'_, Self>,
+                ) {
+                    schedule.run_backward(batch);
+                }
+            }
+        )+
+    };
+}
+
+elements!(f32);
