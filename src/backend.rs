@@ -25,9 +25,9 @@ pub const BUILD: &str = concat!(
 pub enum Backend {
     /// What the crate was compiled for, through the crate `wide`: SSE2 on a plain x86-64 build, NEON, wasm SIMD, ...
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
-    /// AVX-512 F and VL.
+    /// AVX-512 F, VL and BW.
     Avx512,
 }
 

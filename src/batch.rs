@@ -3,6 +3,7 @@
 use core::ops::Range;
 
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
+use crate::kernel::number::Number;
 use crate::kernel::place::{Columns, RowsOf};
 use crate::kernel::short_rows;
 use crate::kernel::{Entry, backward};
@@ -104,7 +105,7 @@ impl<T: Element> Batch<'_, T> {
     }
 }
 
-impl Batch<'_> {
+impl<T: Element + Number> Batch<'_, T> {
     /// How many numbers of later rows follow a row in memory.
     pub(crate) fn following(&self, row: usize) -> usize {
         let (rest, _) = self.logits.as_matrix().rows_from(row);
@@ -173,7 +174,7 @@ impl Batch<'_> {
 
     /// Where the pass that writes `wide` reads and writes, if it was asked for.
     #[inline(always)]
-    pub(crate) fn columns(&mut self, row: usize, wide: Wide, streaming: bool) -> Option<Columns<'_>> {
+    pub(crate) fn columns(&mut self, row: usize, wide: Wide, streaming: bool) -> Option<Columns<'_, T>> {
         if self.overwrites(wide) {
             return self.wide_row(row, wide).map(Columns::InPlace);
         }
@@ -184,13 +185,45 @@ impl Batch<'_> {
 
     /// A row of `wide`, if it was asked for.
     #[inline(always)]
-    pub(crate) fn wide_row(&mut self, row: usize, wide: Wide) -> Option<&mut [f32]> {
+    pub(crate) fn wide_row(&mut self, row: usize, wide: Wide) -> Option<&mut [T]> {
         match &mut self.logits {
             Logits::Overwrite(matrix, overwrite) if *overwrite == wide => matrix.row_mut(row),
             _ => self.request.wide_mut(wide)?.row_mut(row),
         }
     }
 
+    /// The logits of a tile.
+    pub(crate) fn rows_of_logits(&self, tile: Range<usize>) -> RowsOf<&[T]> {
+        let (data, row_stride) = self.logits.as_matrix().rows_from(tile.start);
+        RowsOf { data, row_stride, classes: self.classes(), count: tile.len() }
+    }
+
+    /// A tile of `wide`, if it was asked for.
+    pub(crate) fn rows_of(&mut self, wide: Wide, tile: Range<usize>) -> Option<RowsOf<&mut [T]>> {
+        let (classes, count) = (self.classes(), tile.len());
+        let (data, row_stride) = match &mut self.logits {
+            Logits::Overwrite(matrix, overwrite) if *overwrite == wide => matrix.rows_from_mut(tile.start),
+            _ => self.request.wide_mut(wide)?.rows_from_mut(tile.start),
+        };
+        Some(RowsOf { data, row_stride, classes, count })
+    }
+
+    /// The pivot of a row with this class.
+    pub(crate) fn pivot(&self, row: usize, class: usize) -> Entry {
+        if class == NO_CLASS { Entry::NONE } else { Entry::new(class, self.logits.row(row)[class].to_f32()) }
+    }
+
+    /// One value in all outputs of a row but those that are made of its exponentials, and `best` for its argmax.
+    pub(crate) fn fill_but_affine(&mut self, row: usize, value: f32, best: usize) {
+        if let Some(out) = self.wide_row(row, Wide::LogProbabilities) {
+            out.fill(T::from_f32(value));
+        }
+        self.request.row_outputs.fill(row, value, best);
+    }
+}
+
+/// Exponentials are kept in memory of `f32`.
+impl Batch<'_> {
     /// Where the first pass reads a row, and keeps its exponentials: in the row `kept` of `wide`.
     pub(crate) fn source(&mut self, row: usize, wide: Wide, kept: usize) -> Columns<'_> {
         if self.overwrites(wide) {
@@ -218,7 +251,7 @@ impl Batch<'_> {
         tile: Range<usize>,
         keeps: Option<Wide>,
         further_down: usize,
-    ) -> short_rows::Source<'_> {
+    ) -> short_rows::Source<'_, f32> {
         let Some(wide) = keeps else { return short_rows::Source::Read(self.rows_of_logits(tile)) };
         if self.overwrites(wide) {
             return match self.rows_of(wide, tile) {
@@ -264,35 +297,6 @@ impl Batch<'_> {
         let (exps, kept) = if kept_at < next_kept_at { (first, last) } else { (last, first) };
         Some(OverlappedRows { exps, out, logits, kept })
     }
-
-    /// The pivot of a row with this class.
-    pub(crate) fn pivot(&self, row: usize, class: usize) -> Entry {
-        if class == NO_CLASS { Entry::NONE } else { Entry::new(class, self.logits.row(row)[class]) }
-    }
-
-    /// The logits of a tile.
-    pub(crate) fn rows_of_logits(&self, tile: Range<usize>) -> RowsOf<&[f32]> {
-        let (data, row_stride) = self.logits.as_matrix().rows_from(tile.start);
-        RowsOf { data, row_stride, classes: self.classes(), count: tile.len() }
-    }
-
-    /// A tile of `wide`, if it was asked for.
-    pub(crate) fn rows_of(&mut self, wide: Wide, tile: Range<usize>) -> Option<RowsOf<&mut [f32]>> {
-        let (classes, count) = (self.classes(), tile.len());
-        let (data, row_stride) = match &mut self.logits {
-            Logits::Overwrite(matrix, overwrite) if *overwrite == wide => matrix.rows_from_mut(tile.start),
-            _ => self.request.wide_mut(wide)?.rows_from_mut(tile.start),
-        };
-        Some(RowsOf { data, row_stride, classes, count })
-    }
-
-    /// One value in all outputs of a row but those that are made of its exponentials, and `best` for its argmax.
-    pub(crate) fn fill_but_affine(&mut self, row: usize, value: f32, best: usize) {
-        if let Some(out) = self.wide_row(row, Wide::LogProbabilities) {
-            out.fill(value);
-        }
-        self.request.row_outputs.fill(row, value, best);
-    }
 }
 
 /// Upstream gradients on their way back through a softmax.
@@ -309,13 +313,13 @@ pub(crate) enum Upstream<'a, T = f32> {
     Overwrite(MatrixMut<'a, T>),
 }
 
-impl Backward<'_> {
+impl<T> Backward<'_, T> {
     pub(crate) fn classes(&self) -> usize {
         self.y.cols()
     }
 }
 
-impl SplitRows for Backward<'_> {
+impl<T: Element> SplitRows for Backward<'_, T> {
     fn rows(&self) -> usize {
         self.y.rows()
     }
@@ -337,7 +341,7 @@ impl SplitRows for Backward<'_> {
     }
 }
 
-impl Task for Backward<'_> {
+impl<T: Number> Task for Backward<'_, T> {
     type Output = ();
 
     #[inline(always)]

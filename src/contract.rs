@@ -32,6 +32,15 @@
 /// The unit that bounds are stated in: half the distance from 1 to the next `f32`, 2^-24.
 pub const U: f64 = 1.0 / 16_777_216.0;
 
+/// The unit of `bf16`, half the distance from 1 to the next: 2^-8.
+pub const U_BF16: f64 = 1.0 / 256.0;
+
+/// The unit of `f16`, half the distance from 1 to the next: 2^-11.
+pub const U_F16: f64 = 1.0 / 2048.0;
+
+/// The smallest positive `f16`, a subnormal one: 2^-24.
+pub const SMALLEST_F16: f64 = 1.0 / 16_777_216.0;
+
 /// Of probabilities, and of the gradient away from the target.
 pub const PROBABILITY: f64 = 4.0;
 

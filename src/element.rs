@@ -7,6 +7,7 @@ use core::fmt::Debug;
 /// | logits | gradient, probabilities, log-probabilities | per-row losses, lse, upstream gradients |
 /// |---|---|---|
 /// | `f32` | `f32` | `f32` |
+/// | `half::bf16`, `half::f16` (feature `half`) | the same | `f32` |
 pub trait Element: sealed::Element {
     /// What outputs and inputs have that are one number for each row.
     type PerRow: Copy + Debug + Default + From<f32> + Into<f64> + Send + Sync + 'static;
@@ -61,3 +62,5 @@ macro_rules! elements {
 }
 
 elements!(f32);
+#[cfg(feature = "half")]
+elements!(half::bf16, half::f16);

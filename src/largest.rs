@@ -3,6 +3,7 @@
 use crate::kernel::Entry;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::NO_CLASS;
+use crate::kernel::number::Number;
 use crate::kernel::place::Columns;
 use crate::kernel::tasks::{FirstEqual, SpreadTask, StatisticsTask};
 use crate::loss::Softmax;
@@ -15,7 +16,7 @@ pub(crate) struct OfLargest {
 }
 
 /// From the softmax of a row x with `class` as its pivot.
-pub(crate) fn of_largest(job: &Job<'_>, x: &[f32], class: usize, softmax: &Softmax) -> OfLargest {
+pub(crate) fn of_largest<T: Number>(job: &Job<'_>, x: &[T], class: usize, softmax: &Softmax) -> OfLargest {
     if class != NO_CLASS && softmax.target_logit >= softmax.statistics.max {
         return OfLargest { softmax: *softmax, pivot: Entry::new(class, softmax.target_logit) };
     }
@@ -37,7 +38,7 @@ impl OfLargest {
     /// ```text
     /// (lse - x_a) + (1 - p_a) (x_a - m) + exp(m - lse) sum_{c != a} exp(x_c - m) (m - x_c)
     /// ```
-    pub(crate) fn entropy(&self, job: &Job<'_>, x: &[f32]) -> f64 {
+    pub(crate) fn entropy<T: Number>(&self, job: &Job<'_>, x: &[T]) -> f64 {
         let softmax = &self.softmax;
         let max = softmax.statistics.max;
         let spread = job.schedule.spread(SpreadTask { x, max, pivot: self.pivot });

@@ -68,6 +68,8 @@ pub mod cost_model {}
 mod cross_entropy;
 mod element;
 mod error;
+#[cfg(feature = "half")]
+mod halves;
 mod kernel;
 mod largest;
 mod loss;

@@ -7,10 +7,12 @@
 use crate::Element;
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch};
+use crate::kernel::number::Number;
 use crate::kernel::statistics::{BLOCK, Statistics};
 use crate::kernel::tasks::{
     AffineTask, Fence, LogProbabilitiesTask, OverlappedTask, SpreadTask, StatisticsTask,
 };
+use crate::passes::Kernels;
 use crate::rows::{self, Job, Totals, rows_per_tile};
 
 /// Elements that a thread takes at a time: some 15 us of work, several times what it costs to hand it over.
@@ -58,12 +60,12 @@ impl Schedule {
     }
 
     /// All rows of a batch.
-    pub(crate) fn run(self, job: &Job<'_>, batch: Batch<'_>) -> Totals {
+    pub(crate) fn run<T: Kernels>(self, job: &Job<'_>, batch: Batch<'_, T>) -> Totals {
         let rows_per_piece = rows_per_piece(batch.classes());
         // Outputs past the caches cost least where many rows go to one thread.
         let rows_at_once =
             if job.streaming { batch.rows() / (MOST_IMBALANCE * self.threads()) } else { rows_per_piece };
-        let piece = |batch: Batch<'_>| rows::run(job, batch, rows_per_piece);
+        let piece = |batch: Batch<'_, T>| rows::run(job, batch, rows_per_piece);
         self.by_rows(batch, rows_per_piece, rows_at_once, &piece, Totals::add)
     }
 
@@ -73,7 +75,7 @@ impl Schedule {
     }
 
     /// The upstream gradients of all rows.
-    pub(crate) fn run_backward(self, batch: Backward<'_>) {
+    pub(crate) fn run_backward<T: Kernels>(self, batch: Backward<'_, T>) {
         let rows_per_piece = rows_per_piece(batch.classes());
         let piece = |batch| self.instructions.run(batch);
         self.by_rows(batch, rows_per_piece, rows_per_piece, &piece, |(), ()| ());
@@ -116,13 +118,13 @@ impl Schedule {
 
     /// The first pass over some columns, along a tree whose leaves are pieces.
     #[inline(always)]
-    pub(crate) fn statistics(self, task: StatisticsTask<'_>) -> Statistics {
+    pub(crate) fn statistics<T: Number>(self, task: StatisticsTask<'_, T>) -> Statistics {
         if task.columns.len() <= PIECE { self.instructions.run(task) } else { self.cut_statistics(task) }
     }
 
     /// The second pass over some columns.
     #[inline(always)]
-    pub(crate) fn affine(self, task: AffineTask<'_>) {
+    pub(crate) fn affine<T: Number>(self, task: AffineTask<'_, T>) {
         if task.columns.len() <= PIECE { self.instructions.run(task) } else { self.cut_affine(task) }
     }
 
@@ -131,28 +133,28 @@ impl Schedule {
         if task.logits.len() <= PIECE { self.instructions.run(task) } else { self.cut_overlapped(task) }
     }
 
-    pub(crate) fn log_probabilities(self, task: LogProbabilitiesTask<'_>) {
+    pub(crate) fn log_probabilities<T: Number>(self, task: LogProbabilitiesTask<'_, T>) {
         let Some(middle) = middle(task.columns.len(), PIECE) else { return self.instructions.run(task) };
         let (first, second) = task.split_at(middle);
         self.join(|| self.log_probabilities(first), || self.log_probabilities(second));
     }
 
     /// What the entropy needs of some columns.
-    pub(crate) fn spread(self, task: SpreadTask<'_>) -> f64 {
+    pub(crate) fn spread<T: Number>(self, task: SpreadTask<'_, T>) -> f64 {
         let Some(middle) = middle(task.x.len(), PIECE) else { return self.instructions.run(task) };
         let (first, second) = task.split_at(middle);
         let (first, second) = self.join(|| self.spread(first), || self.spread(second));
         first + second
     }
 
-    fn cut_statistics(self, task: StatisticsTask<'_>) -> Statistics {
+    fn cut_statistics<T: Number>(self, task: StatisticsTask<'_, T>) -> Statistics {
         let Some(middle) = middle(task.columns.len(), PIECE) else { return self.instructions.run(task) };
         let (first, second) = task.split_at(middle);
         let (first, second) = self.join(|| self.cut_statistics(first), || self.cut_statistics(second));
         first.merge(second)
     }
 
-    fn cut_affine(self, task: AffineTask<'_>) {
+    fn cut_affine<T: Number>(self, task: AffineTask<'_, T>) {
         let Some(middle) = middle(task.columns.len(), PIECE) else {
             self.instructions.run(task);
             // On the thread that made the stores.

@@ -3,11 +3,13 @@
 use core::ops::Range;
 use core::slice;
 
+use crate::Element;
 use crate::batch::{Batch, OverlappedRows, Wide};
 use crate::kernel::alongside::KeptRow;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
 use crate::kernel::map::Shift;
+use crate::kernel::number::Number;
 use crate::kernel::place::Columns;
 use crate::kernel::statistics::BLOCK;
 use crate::kernel::tasks::{AffineTask, Content, OverlappedTask, StatisticsTask};
@@ -17,14 +19,20 @@ use crate::rows::Job;
 
 /// Blocks of a row whose references are remembered. Longer rows are past the second-level cache, where reading logits
 /// twice costs less than storing and reading exponentials.
-const MOST_REFERENCES: usize = 256;
+pub(crate) const MOST_REFERENCES: usize = 256;
 
 /// What the driver in `rows.rs` asks for. Rows that do not count are left alone, or written as anything.
-pub(crate) trait Passes {
-    fn statistics(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, lanes: &mut RowLanes);
+pub(crate) trait Passes<T: Element = f32> {
+    fn statistics(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, T>,
+        tile: Range<usize>,
+        lanes: &mut RowLanes,
+    );
 
     /// An output that is an affine function of the exponentials.
-    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, output: &Output<'_>);
+    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>);
 
     /// The output whose second pass over a tile waits for the first pass over the next, if one does.
     fn defers(&self, _tile: &Range<usize>) -> Option<Wide> {
@@ -35,13 +43,34 @@ pub(crate) trait Passes {
     fn overlapped(
         &mut self,
         job: &Job<'_>,
-        batch: &mut Batch<'_>,
+        batch: &mut Batch<'_, T>,
         [tile, next]: [Range<usize>; 2],
         output: &Output<'_>,
         lanes: &mut RowLanes,
     ) {
         self.affine(job, batch, tile, output);
         self.statistics(job, batch, next, lanes);
+    }
+}
+
+/// Which passes the rows of a dtype take.
+pub(crate) trait Kernels: Element<PerRow = f32> + Number {
+    fn few_classes() -> impl Passes<Self> + use<Self>;
+    fn short_rows(batch: &Batch<'_, Self>) -> impl Passes<Self> + use<Self>;
+    fn long_rows(job: &Job<'_>, batch: &Batch<'_, Self>) -> impl Passes<Self> + use<Self>;
+}
+
+impl Kernels for f32 {
+    fn few_classes() -> impl Passes + use<> {
+        Transposed::new()
+    }
+
+    fn short_rows(batch: &Batch<'_>) -> impl Passes + use<> {
+        ShortRows::new(batch)
+    }
+
+    fn long_rows(job: &Job<'_>, batch: &Batch<'_>) -> impl Passes + use<> {
+        LongRows::new(job, batch)
     }
 }
 
@@ -53,18 +82,18 @@ pub(crate) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    fn gaps<'b>(&self, job: &Job<'b>) -> Gaps<'b> {
+    pub(crate) fn gaps<'b>(&self, job: &Job<'b>) -> Gaps<'b> {
         if self.wide == Wide::Gradient { job.options.gaps() } else { Gaps::None }
     }
 
     /// The task of one row.
-    fn task<'b>(
+    pub(crate) fn task<'b, T>(
         &self,
         job: &Job<'b>,
         lane: usize,
-        columns: Columns<'b>,
+        columns: Columns<'b, T>,
         content: Content<'b>,
-    ) -> AffineTask<'b> {
+    ) -> AffineTask<'b, T> {
         let Self { lanes, coefficients, .. } = self;
         let (mut target, mut shift) = (Entry::NONE, Shift::None);
         if lanes.class[lane] != NO_CLASS {
@@ -79,7 +108,7 @@ impl<'a> Output<'a> {
 }
 
 /// The gaps that the first pass sums up.
-fn gaps_of<'a>(job: &Job<'a>, batch: &Batch<'_>) -> Gaps<'a> {
+pub(crate) fn gaps_of<'a, T: Element>(job: &Job<'a>, batch: &Batch<'_, T>) -> Gaps<'a> {
     if batch.targets.is_some() { job.options.gaps() } else { Gaps::None }
 }
 

@@ -16,6 +16,7 @@
 //!
 //! What reads the logits comes before what overwrites them.
 
+use core::marker::PhantomData;
 use core::mem;
 use core::ops::Range;
 
@@ -28,12 +29,12 @@ use crate::kernel::{Entry, few_classes};
 use crate::largest::of_largest;
 use crate::loss::{Options, Softmax, Terms};
 use crate::parallel::{Schedule, SplitRows, middle};
-use crate::passes::{LongRows, Output, Passes, ShortRows, Transposed};
+use crate::passes::{Kernels, Output, Passes};
 use crate::row_outputs::NO_RANK;
 use crate::simd::LANES;
 
 /// Elements of a tile: 16 KiB, so that logits and exponentials fit the first-level cache together.
-const TILE: usize = 4096;
+pub(crate) const TILE: usize = 4096;
 const _: () = assert!(TILE / (BLOCK + 1) <= 1, "long rows go alone");
 
 /// What is the same for all rows of a call.
@@ -76,15 +77,15 @@ pub(crate) fn rows_per_tile(classes: usize) -> usize {
 
 /// All rows of a batch, on one thread but for long rows. The losses add up along the tree that would have cut the rows
 /// into pieces of `rows_per_piece`.
-pub(crate) fn run(job: &Job<'_>, mut batch: Batch<'_>, rows_per_piece: usize) -> Totals {
+pub(crate) fn run<T: Kernels>(job: &Job<'_>, mut batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
     let classes = batch.classes();
     let totals = if classes <= few_classes::MOST {
-        run_tiles(job, &mut batch, Transposed::new(), rows_per_piece)
+        run_tiles(job, &mut batch, T::few_classes(), rows_per_piece)
     } else if classes <= BLOCK {
-        let passes = ShortRows::new(&batch);
+        let passes = T::short_rows(&batch);
         run_tiles(job, &mut batch, passes, rows_per_piece)
     } else {
-        let passes = LongRows::new(job, &batch);
+        let passes = T::long_rows(job, &batch);
         run_tiles(job, &mut batch, passes, rows_per_piece)
     };
     if job.streaming {
@@ -93,9 +94,9 @@ pub(crate) fn run(job: &Job<'_>, mut batch: Batch<'_>, rows_per_piece: usize) ->
     totals
 }
 
-struct Tiles<'a, 'b, P> {
+struct Tiles<'a, 'b, T: Kernels, P> {
     job: &'a Job<'a>,
-    batch: &'a mut Batch<'b>,
+    batch: &'a mut Batch<'b, T>,
     passes: P,
     rows_per_piece: usize,
     scalars: &'a mut Scalars,
@@ -121,7 +122,12 @@ impl Scalars {
     }
 }
 
-fn run_tiles<P: Passes>(job: &Job<'_>, batch: &mut Batch<'_>, passes: P, rows_per_piece: usize) -> Totals {
+fn run_tiles<T: Kernels, P: Passes<T>>(
+    job: &Job<'_>,
+    batch: &mut Batch<'_, T>,
+    passes: P,
+    rows_per_piece: usize,
+) -> Totals {
     let rows = 0..batch.rows();
     let mut scalars = Scalars::default();
     let first_tile = 0..rows_per_tile(batch.classes());
@@ -130,7 +136,7 @@ fn run_tiles<P: Passes>(job: &Job<'_>, batch: &mut Batch<'_>, passes: P, rows_pe
     Tiles { job, batch, passes, rows_per_piece, scalars, previous, deferred: None }.pieces(rows)
 }
 
-impl<P: Passes> Tiles<'_, '_, P> {
+impl<T: Kernels, P: Passes<T>> Tiles<'_, '_, T, P> {
     fn pieces(&mut self, rows: Range<usize>) -> Totals {
         if let Some(middle) = middle(rows.len(), self.rows_per_piece) {
             let middle = rows.start + middle;
@@ -194,8 +200,10 @@ impl<P: Passes> Tiles<'_, '_, P> {
         for wide in [Wide::Probabilities, Wide::Gradient] {
             if batch.writes(wide) {
                 let terms = (batch.targets.is_some() && wide == Wide::Gradient).then_some(&job.terms);
+                let dtype = PhantomData::<T>;
                 let Scalars { lanes: rows, results, coefficients, .. } = &mut **scalars;
-                job.schedule.instructions.run(CoefficientsTask { rows, terms, results, coefficients });
+                let task = CoefficientsTask { rows, terms, results, coefficients, dtype };
+                job.schedule.instructions.run(task);
                 if passes.defers(&tile) == Some(wide) {
                     self.deferred = Some((tile.clone(), wide));
                 } else {
@@ -255,7 +263,7 @@ impl<P: Passes> Tiles<'_, '_, P> {
         }
         if let Some(columns) = batch.columns(row, Wide::LogProbabilities, false) {
             let target =
-                if class == NO_CLASS { Entry::NONE } else { Entry::new(class, to_f32(-softmax.nll())) };
+                if class == NO_CLASS { Entry::NONE } else { Entry::new(class, T::round(-softmax.nll())) };
             let ln_sum = to_f32(log_softmax.ln_sum);
             let max = log_softmax.max;
             job.schedule.log_probabilities(LogProbabilitiesTask { columns, max, ln_sum, target });
@@ -273,7 +281,7 @@ impl<P: Passes> Tiles<'_, '_, P> {
 }
 
 /// Rows that are ignored or have no softmax.
-fn fill_uncounted(batch: &mut Batch<'_>, tile: Range<usize>, wide: Wide, scalars: &Scalars) {
+fn fill_uncounted<T: Kernels>(batch: &mut Batch<'_, T>, tile: Range<usize>, wide: Wide, scalars: &Scalars) {
     let Scalars { lanes, results, ignores, .. } = scalars;
     if !results.has_nan && !ignores {
         return;
@@ -283,7 +291,7 @@ fn fill_uncounted(batch: &mut Batch<'_>, tile: Range<usize>, wide: Wide, scalars
             && let Some(out) = batch.wide_row(row, wide)
         {
             let is_nan = results.softmax(lanes, lane).is_nan();
-            out.fill(if is_nan { f32::NAN } else { 0.0 });
+            out.fill(T::from_f32(if is_nan { f32::NAN } else { 0.0 }));
         }
     }
 }

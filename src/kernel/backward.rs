@@ -6,6 +6,7 @@
 //! log-softmax   dx_i = g_i - exp(y_i) sum_c g_c           y the log-probabilities
 //! ```
 
+use super::number::Number;
 use super::{exp, scalar};
 use crate::simd::{LANES, Simd};
 
@@ -17,9 +18,9 @@ pub(crate) enum Output {
 }
 
 /// Where the upstream gradient is read and the logits' gradient written.
-pub(crate) enum Upstream<'a> {
-    Keep(&'a [f32], &'a mut [f32]),
-    Overwrite(&'a mut [f32]),
+pub(crate) enum Upstream<'a, T> {
+    Keep(&'a [T], &'a mut [T]),
+    Overwrite(&'a mut [T]),
 }
 
 trait Jacobian<S: Simd>: Copy {
@@ -62,39 +63,39 @@ impl<S: Simd> Jacobian<S> for OfLogSoftmax {
 
 /// One row, whose outputs were `y`.
 #[inline(always)]
-pub(crate) fn row<S: Simd>(s: S, output: Output, y: &[f32], upstream: Upstream<'_>) {
+pub(crate) fn row<S: Simd, T: Number>(s: S, output: Output, y: &[T], upstream: Upstream<'_, T>) {
     match output {
-        Output::Probabilities => run::<_, OfSoftmax>(s, y, upstream),
-        Output::LogProbabilities => run::<_, OfLogSoftmax>(s, y, upstream),
+        Output::Probabilities => run::<_, T, OfSoftmax>(s, y, upstream),
+        Output::LogProbabilities => run::<_, T, OfLogSoftmax>(s, y, upstream),
     }
 }
 
 #[inline(always)]
-fn run<S: Simd, J: Jacobian<S>>(s: S, y: &[f32], upstream: Upstream<'_>) {
+fn run<S: Simd, T: Number, J: Jacobian<S>>(s: S, y: &[T], upstream: Upstream<'_, T>) {
     match upstream {
         Upstream::Keep(g, dx) => {
-            let sum = sum::<_, J>(s, y, g);
+            let sum = sum::<_, T, J>(s, y, g);
             let (y_vectors, y_rest) = y.as_chunks::<LANES>();
             let (g_vectors, g_rest) = g.as_chunks::<LANES>();
             let (dx_vectors, dx_rest) = dx.as_chunks_mut::<LANES>();
             for ((y, g), dx) in y_vectors.iter().zip(g_vectors).zip(dx_vectors) {
-                s.store(gradient::<_, J>(s, s.load(y), s.load(g), sum), dx);
+                T::store(s, gradient::<_, J>(s, T::load(s, y), T::load(s, g), sum), dx);
             }
             if !dx_rest.is_empty() {
-                let (y, g) = (s.load_partial(y_rest, 0.0), s.load_partial(g_rest, 0.0));
-                s.store_partial(gradient::<_, J>(s, y, g, sum), dx_rest);
+                let (y, g) = (T::load_partial(s, y_rest, 0.0), T::load_partial(s, g_rest, 0.0));
+                T::store_partial(s, gradient::<_, J>(s, y, g, sum), dx_rest);
             }
         }
         Upstream::Overwrite(g) => {
-            let sum = sum::<_, J>(s, y, g);
+            let sum = sum::<_, T, J>(s, y, g);
             let (y_vectors, y_rest) = y.as_chunks::<LANES>();
             let (g_vectors, g_rest) = g.as_chunks_mut::<LANES>();
             for (y, g) in y_vectors.iter().zip(g_vectors) {
-                s.store(gradient::<_, J>(s, s.load(y), s.load(g), sum), g);
+                T::store(s, gradient::<_, J>(s, T::load(s, y), T::load(s, g), sum), g);
             }
             if !g_rest.is_empty() {
-                let (y, g) = (s.load_partial(y_rest, 0.0), s.load_partial(g_rest, 0.0));
-                s.store_partial(gradient::<_, J>(s, y, g, sum), g_rest);
+                let (y, g) = (T::load_partial(s, y_rest, 0.0), T::load_partial(s, g_rest, 0.0));
+                T::store_partial(s, gradient::<_, J>(s, y, g, sum), g_rest);
             }
         }
     }
@@ -107,13 +108,13 @@ fn gradient<S: Simd, J: Jacobian<S>>(s: S, y: S::F32, g: S::F32, sum: S::F32) ->
 }
 
 #[inline(always)]
-fn sum<S: Simd, J: Jacobian<S>>(s: S, y: &[f32], g: &[f32]) -> S::F32 {
+fn sum<S: Simd, T: Number, J: Jacobian<S>>(s: S, y: &[T], g: &[T]) -> S::F32 {
     let (y_vectors, y_rest) = y.as_chunks::<LANES>();
     let (g_vectors, g_rest) = g.as_chunks::<LANES>();
     let mut sums = s.zero_sums();
     for (y, g) in y_vectors.iter().zip(g_vectors) {
-        sums = s.accumulate(sums, J::term(s, s.load(y), s.load(g)));
+        sums = s.accumulate(sums, J::term(s, T::load(s, y), T::load(s, g)));
     }
-    let last = J::term(s, s.load_partial(y_rest, 0.0), s.load_partial(g_rest, 0.0));
+    let last = J::term(s, T::load_partial(s, y_rest, 0.0), T::load_partial(s, g_rest, 0.0));
     s.splat(scalar::to_f32(s.sum_lanes(s.accumulate(sums, last))))
 }

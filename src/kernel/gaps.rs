@@ -2,6 +2,7 @@
 
 use core::ops::Range;
 
+use super::number::Number;
 use super::place::Place;
 use super::{Entry, vector_at};
 use crate::simd::{LANES, Simd};
@@ -93,14 +94,14 @@ fn weighted_gaps<S: Simd, P: Place, W: Weigh<S>>(
     for start in columns.clone().step_by(LANES) {
         let mut weights = weigh.weights(s, start);
         let logits = if start + LANES <= columns.end {
-            s.load(vector_at(place.from(), start))
+            P::From::load(s, vector_at(place.from(), start))
         } else {
             // Lanes past the end weigh nothing.
             let rest = &place.from()[start..columns.end];
             let mut lanes = [0.0; LANES];
             s.store(weights, &mut lanes);
             weights = s.load_partial(&lanes[..rest.len()], 0.0);
-            s.load_partial(rest, 0.0)
+            P::From::load_partial(s, rest, 0.0)
         };
         // Nor does the pivot.
         weights = s.with_lane(weights, pivot.from(start).lane(), 0.0);

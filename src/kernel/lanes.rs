@@ -3,7 +3,10 @@
 //! An exponential, a logarithm and two divisions in `f64` take as long as some hundred columns when they are done row by
 //! row, because each step waits for the one before. Here every step is a loop over 16 rows, which compiles to vectors.
 
+use core::marker::PhantomData;
+
 use super::map::scale_and_least;
+use super::number::Number;
 use super::statistics::Statistics;
 use crate::loss::{Coefficients, Softmax, Terms, weighted};
 use crate::simd::{LANES, Simd, Task};
@@ -76,11 +79,13 @@ pub(crate) struct ResultsTask<'a> {
 }
 
 /// From the results to the coefficients of the gradient; without terms, of the probabilities.
-pub(crate) struct CoefficientsTask<'a> {
+pub(crate) struct CoefficientsTask<'a, T> {
     pub(crate) rows: &'a RowLanes,
     pub(crate) terms: Option<&'a Terms>,
     pub(crate) results: &'a Results,
     pub(crate) coefficients: &'a mut CoefficientLanes,
+    /// What the targets' own values are rounded to.
+    pub(crate) dtype: PhantomData<T>,
 }
 
 impl Default for RowLanes {
@@ -269,19 +274,19 @@ fn each_result(rows: &RowLanes, results: &mut Results, loss: impl Fn(&Softmax, f
     results.correct = correct as usize;
 }
 
-impl Task for CoefficientsTask<'_> {
+impl<T: Number> Task for CoefficientsTask<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let Self { rows, terms, results, coefficients } = self;
+        let Self { rows, terms, results, coefficients, .. } = self;
         match terms {
-            None => each_coefficient(rows, results, coefficients, |softmax, _| softmax.probabilities()),
+            None => each_coefficient::<T>(rows, results, coefficients, |softmax, _| softmax.probabilities()),
             Some(terms) => {
                 let gradient = |softmax: &_, lane: usize| {
                     terms.gradient(softmax, rows.own[lane], rows.factor[lane], rows.z_factor[lane])
                 };
-                each_coefficient(rows, results, coefficients, gradient);
+                each_coefficient::<T>(rows, results, coefficients, gradient);
             }
         }
     }
@@ -289,7 +294,7 @@ impl Task for CoefficientsTask<'_> {
 
 /// Also one loop for all.
 #[inline(always)]
-fn each_coefficient(
+fn each_coefficient<T: Number>(
     rows: &RowLanes,
     results: &Results,
     lanes: &mut CoefficientLanes,
@@ -299,7 +304,7 @@ fn each_coefficient(
         let Coefficients { scale, shift, at_target } = coefficients(&results.softmax(rows, lane), lane);
         lanes.exact_scale[lane] = scale;
         lanes.shift[lane] = shift;
-        lanes.at_target[lane] = at_target;
+        lanes.at_target[lane] = T::round(at_target);
         (lanes.scale[lane], lanes.least[lane]) = scale_and_least(scale);
     }
 }

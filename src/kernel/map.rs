@@ -1,5 +1,6 @@
 //! The second pass: every output as wide as a row is a function of one logit and a few numbers of its row.
 
+use super::number::Number;
 use super::place::{Between, Columns, InPlace, Place};
 use super::scalar::to_f32;
 use super::{Entry, exp, vector_at};
@@ -65,9 +66,9 @@ impl Shift<'_> {
 
 /// [`Affine`] of logits.
 #[inline(always)]
-pub(crate) fn affine_of_logits<S: Simd>(
+pub(crate) fn affine_of_logits<S: Simd, F: Number, T: Number>(
     s: S,
-    columns: Columns<'_>,
+    columns: Columns<'_, F, T>,
     reference: f32,
     affine: Affine<'_>,
     target: Entry,
@@ -77,18 +78,35 @@ pub(crate) fn affine_of_logits<S: Simd>(
 
 /// [`Affine`] where the exponentials are there already.
 #[inline(always)]
-pub(crate) fn affine_of_exps<S: Simd>(s: S, columns: Columns<'_>, affine: Affine<'_>, target: Entry) {
+pub(crate) fn affine_of_exps<S: Simd, F: Number, T: Number>(
+    s: S,
+    columns: Columns<'_, F, T>,
+    affine: Affine<'_>,
+    target: Entry,
+) {
     affine_of(s, columns, Identity, affine, target);
 }
 
 /// (x - max) - ln_sum: log-probabilities.
 #[inline(always)]
-pub(crate) fn log_probabilities<S: Simd>(s: S, columns: Columns<'_>, max: f32, ln_sum: f32, target: Entry) {
+pub(crate) fn log_probabilities<S: Simd, F: Number, T: Number>(
+    s: S,
+    columns: Columns<'_, F, T>,
+    max: f32,
+    ln_sum: f32,
+    target: Entry,
+) {
     run(s, columns, Difference { max: s.splat(max), ln_sum: s.splat(ln_sum) }, target);
 }
 
 #[inline(always)]
-fn affine_of<S: Simd, M: Map<S>>(s: S, columns: Columns<'_>, exp: M, affine: Affine<'_>, target: Entry) {
+fn affine_of<S: Simd, F: Number, T: Number, M: Map<S>>(
+    s: S,
+    columns: Columns<'_, F, T>,
+    exp: M,
+    affine: Affine<'_>,
+    target: Entry,
+) {
     let scaled = Scaled { exp, scale: s.splat(affine.scale), least: s.splat(affine.least) };
     match affine.shift {
         Shift::None => run(s, columns, scaled, target),
@@ -195,29 +213,29 @@ impl<S: Simd, M: Map<S>> Map<S> for ShiftedByWeights<'_, M, S::F32> {
 /// because storing it afterwards would read its cache line back from memory; elsewhere afterwards, because loops that
 /// end at another place in each row cost more than they do.
 #[inline(always)]
-fn run<S: Simd, M: Map<S>>(s: S, columns: Columns<'_>, map: M, target: Entry) {
+fn run<S: Simd, F: Number, T: Number, M: Map<S>>(s: S, columns: Columns<'_, F, T>, map: M, target: Entry) {
     match columns {
         Columns::Read(_) => {}
         Columns::Between(from, to) => {
             let from = &from[..to.len()];
-            each_vector(s, &mut Between::<false>(from, to), 0, map, Entry::NONE);
+            each_vector(s, &mut Between::<false, _, _>(from, to), 0, map, Entry::NONE);
             if let Some(out) = to.get_mut(target.index()) {
-                *out = target.value;
+                *out = T::from_f32(target.value);
             }
         }
         Columns::Streaming(from, to) => {
             // Whole cache lines from the first line boundary on.
-            let ahead = to.as_ptr().addr().wrapping_neg() % 64 / size_of::<f32>();
+            let ahead = to.as_ptr().addr().wrapping_neg() % 64 / size_of::<T>();
             let ahead = ahead.min(to.len());
             let (from_head, from_rest) = from[..to.len()].split_at(ahead);
             let (to_head, to_rest) = to.split_at_mut(ahead);
-            each_vector(s, &mut Between::<false>(from_head, to_head), 0, map, target);
-            each_vector(s, &mut Between::<true>(from_rest, to_rest), ahead, map, target);
+            each_vector(s, &mut Between::<false, _, _>(from_head, to_head), 0, map, target);
+            each_vector(s, &mut Between::<true, _, _>(from_rest, to_rest), ahead, map, target);
         }
         Columns::InPlace(x) => {
             each_vector(s, &mut InPlace(x), 0, map, Entry::NONE);
             if let Some(out) = x.get_mut(target.index()) {
-                *out = target.value;
+                *out = F::from_f32(target.value);
             }
         }
     }
@@ -234,7 +252,12 @@ fn each_vector<S: Simd, M: Map<S>, P: Place>(s: S, place: &mut P, start: usize, 
         while M::IS_CHEAP && at + 4 * LANES <= end {
             // One check of the bounds for four vectors.
             let x = place.from()[at..at + 4 * LANES].as_chunks::<LANES>().0;
-            let mut y = [s.load(&x[0]), s.load(&x[1]), s.load(&x[2]), s.load(&x[3])];
+            let mut y = [
+                P::From::load(s, &x[0]),
+                P::From::load(s, &x[1]),
+                P::From::load(s, &x[2]),
+                P::From::load(s, &x[3]),
+            ];
             for i in 0..4 {
                 y[i] = map.apply(s, y[i], start + at + i * LANES);
             }
@@ -245,19 +268,20 @@ fn each_vector<S: Simd, M: Map<S>, P: Place>(s: S, place: &mut P, start: usize, 
             at += 4 * LANES;
         }
         while at < end {
-            let y = map.apply(s, s.load(vector_at(place.from(), at)), start + at);
+            let y = map.apply(s, P::From::load(s, vector_at(place.from(), at)), start + at);
             P::store(s, y, &mut place.to()[at..at + LANES].as_chunks_mut().0[0]);
             at += LANES;
         }
         if at < whole {
-            let y = map.apply(s, s.load(vector_at(place.from(), at)), start + at);
+            let y = map.apply(s, P::From::load(s, vector_at(place.from(), at)), start + at);
             let y = s.with_lane(y, target.from(at).lane(), target.value);
             P::store(s, y, &mut place.to()[at..at + LANES].as_chunks_mut().0[0]);
             at += LANES;
         }
     }
     if at < len {
-        let y = map.apply(s, s.load_partial(&place.from()[at..], 0.0), start + at);
-        s.store_partial(s.with_lane(y, target.from(at).lane(), target.value), &mut place.to()[at..]);
+        let y = map.apply(s, P::From::load_partial(s, &place.from()[at..], 0.0), start + at);
+        let y = s.with_lane(y, target.from(at).lane(), target.value);
+        P::To::store_partial(s, y, &mut place.to()[at..]);
     }
 }

@@ -46,11 +46,14 @@ pub(crate) mod few_classes;
 pub(crate) mod gaps;
 pub(crate) mod lanes;
 pub(crate) mod map;
+pub(crate) mod number;
 pub(crate) mod place;
 pub(crate) mod scalar;
 pub(crate) mod short_rows;
 pub(crate) mod statistics;
 pub(crate) mod tasks;
+#[cfg(feature = "half")]
+pub(crate) mod widen;
 
 use crate::simd::LANES;
 
@@ -99,6 +102,6 @@ impl Entry {
 
 /// The 16 numbers from `start` on.
 #[inline(always)]
-fn vector_at(x: &[f32], start: usize) -> &[f32; LANES] {
+fn vector_at<T>(x: &[T], start: usize) -> &[T; LANES] {
     &x[start..start + LANES].as_chunks().0[0]
 }

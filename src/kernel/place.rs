@@ -2,16 +2,17 @@
 
 use core::ops::Range;
 
+use super::number::Number;
 use crate::simd::{LANES, Simd};
 
-/// Where a pass reads and writes.
-pub(crate) enum Columns<'a> {
+/// Where a pass reads `F`, and writes `T`.
+pub(crate) enum Columns<'a, F = f32, T = F> {
     /// Nothing is written.
-    Read(&'a [f32]),
-    Between(&'a [f32], &'a mut [f32]),
+    Read(&'a [F]),
+    Between(&'a [F], &'a mut [T]),
     /// The same, with stores past the caches. [`Simd::fence`] must follow the last of them.
-    Streaming(&'a [f32], &'a mut [f32]),
-    InPlace(&'a mut [f32]),
+    Streaming(&'a [F], &'a mut [T]),
+    InPlace(&'a mut [F]),
 }
 
 /// Consecutive rows in memory, and whatever lies behind them.
@@ -23,16 +24,17 @@ pub(crate) struct RowsOf<T> {
     pub(crate) count: usize,
 }
 
-impl Columns<'_> {
+impl<F, T> Columns<'_, F, T> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Read(from) => from.len(),
-            Self::Between(_, to) | Self::Streaming(_, to) | Self::InPlace(to) => to.len(),
+            Self::Between(_, to) | Self::Streaming(_, to) => to.len(),
+            Self::InPlace(x) => x.len(),
         }
     }
 
     /// What the pass reads.
-    pub(crate) fn from(&self) -> &[f32] {
+    pub(crate) fn from(&self) -> &[F] {
         match self {
             Self::Read(from) | Self::Between(from, _) | Self::Streaming(from, _) => from,
             Self::InPlace(x) => x,
@@ -73,63 +75,75 @@ impl<T> RowsOf<T> {
 
 /// [`Columns`], one type each, so that a pass that writes nothing has no trace of it.
 pub(super) trait Place {
+    type From: Number;
+    type To: Number;
+
     const WRITES: bool = true;
 
     /// What has been written in place is no longer what was to be read.
-    fn from(&self) -> &[f32];
+    fn from(&self) -> &[Self::From];
     /// Nothing, where nothing is written.
-    fn to(&mut self) -> &mut [f32];
+    fn to(&mut self) -> &mut [Self::To];
 
     #[inline(always)]
-    fn store<S: Simd>(s: S, y: S::F32, out: &mut [f32; LANES]) {
-        s.store(y, out);
+    fn store<S: Simd>(s: S, y: S::F32, out: &mut [Self::To; LANES]) {
+        Self::To::store(s, y, out);
     }
 }
 
-pub(super) struct Read<'a>(pub(super) &'a [f32]);
+pub(super) struct Read<'a, F>(pub(super) &'a [F]);
 /// With stores past the caches, or without.
-pub(super) struct Between<'a, const STREAMING: bool>(pub(super) &'a [f32], pub(super) &'a mut [f32]);
-pub(super) struct InPlace<'a>(pub(super) &'a mut [f32]);
+pub(super) struct Between<'a, const STREAMING: bool, F, T>(pub(super) &'a [F], pub(super) &'a mut [T]);
+pub(super) struct InPlace<'a, F>(pub(super) &'a mut [F]);
 
-impl Place for Read<'_> {
+impl<F: Number> Place for Read<'_, F> {
+    type From = F;
+    type To = F;
+
     const WRITES: bool = false;
 
     #[inline(always)]
-    fn from(&self) -> &[f32] {
+    fn from(&self) -> &[F] {
         self.0
     }
 
     #[inline(always)]
-    fn to(&mut self) -> &mut [f32] {
+    fn to(&mut self) -> &mut [F] {
         &mut []
     }
 }
 
-impl<const STREAMING: bool> Place for Between<'_, STREAMING> {
+impl<const STREAMING: bool, F: Number, T: Number> Place for Between<'_, STREAMING, F, T> {
+    type From = F;
+    type To = T;
+
     #[inline(always)]
-    fn from(&self) -> &[f32] {
+    fn from(&self) -> &[F] {
         self.0
     }
 
     #[inline(always)]
-    fn to(&mut self) -> &mut [f32] {
+    fn to(&mut self) -> &mut [T] {
         self.1
     }
 
     #[inline(always)]
-    fn store<S: Simd>(s: S, y: S::F32, out: &mut [f32; LANES]) {
-        if STREAMING { s.stream(y, out) } else { s.store(y, out) }
+    fn store<S: Simd>(s: S, y: S::F32, out: &mut [T; LANES]) {
+        if STREAMING { T::stream(s, y, out) } else { T::store(s, y, out) }
     }
 }
 
-impl Place for InPlace<'_> {
+impl<F: Number> Place for InPlace<'_, F> {
+    type From = F;
+    type To = F;
+
     #[inline(always)]
-    fn from(&self) -> &[f32] {
+    fn from(&self) -> &[F] {
         self.0
     }
 
     #[inline(always)]
-    fn to(&mut self) -> &mut [f32] {
+    fn to(&mut self) -> &mut [F] {
         self.0
     }
 }

@@ -9,15 +9,16 @@ use super::alongside::Nothing;
 use super::gaps::{Gaps, gaps_of};
 use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
 use super::map::{self, Affine, Shift};
+use super::number::Number;
 use super::place::{Between, Columns, InPlace, Place, Read, RowsOf};
 use super::statistics::{max_of, sum_of};
 use crate::simd::{Simd, Task};
 
 /// Where the rows are read, and where their exponentials are kept.
-pub(crate) enum Source<'a> {
-    Read(RowsOf<&'a [f32]>),
+pub(crate) enum Source<'a, T> {
+    Read(RowsOf<&'a [T]>),
     /// In other rows: those of the tile, or so many further down.
-    Keep(RowsOf<&'a [f32]>, Kept<'a>),
+    Keep(RowsOf<&'a [T]>, Kept<'a>),
     Overwrite(RowsOf<&'a mut [f32]>),
 }
 
@@ -28,8 +29,8 @@ pub(crate) struct Kept<'a> {
 }
 
 /// The statistics of a tile's rows.
-pub(crate) struct StatisticsTask<'a> {
-    pub(crate) source: Source<'a>,
+pub(crate) struct StatisticsTask<'a, T> {
+    pub(crate) source: Source<'a, T>,
     pub(crate) gaps: Gaps<'a>,
     pub(crate) rows: &'a mut RowLanes,
 }
@@ -43,7 +44,20 @@ pub(crate) struct AffineTask<'a> {
     pub(crate) rows: &'a RowLanes,
 }
 
-impl Source<'_> {
+/// [`AffineTask`] where the exponentials are no output's.
+#[cfg_attr(not(feature = "half"), allow(dead_code))]
+pub(crate) struct ScratchAffineTask<'a, T> {
+    pub(crate) exps: RowsOf<&'a [f32]>,
+    pub(crate) out: RowsOf<&'a mut [T]>,
+    /// Whether stores go past the caches. [`Simd::fence`] must follow.
+    pub(crate) streaming: bool,
+    /// Its scale is that of each row.
+    pub(crate) shift: Shift<'a>,
+    pub(crate) coefficients: &'a CoefficientLanes,
+    pub(crate) rows: &'a RowLanes,
+}
+
+impl<T> Source<'_, T> {
     /// How many numbers there are from the first row on, those of later tiles included, and from row to row.
     #[inline(always)]
     fn extent(&self) -> (usize, usize) {
@@ -63,26 +77,26 @@ trait Places {
     fn row(&mut self, row: usize) -> Self::Row<'_>;
 }
 
-impl Places for RowsOf<&[f32]> {
+impl<T: Number> Places for RowsOf<&[T]> {
     type Row<'r>
-        = Read<'r>
+        = Read<'r, T>
     where
         Self: 'r;
 
     #[inline(always)]
-    fn row(&mut self, row: usize) -> Read<'_> {
+    fn row(&mut self, row: usize) -> Read<'_, T> {
         Read(&self.data[self.columns(row)])
     }
 }
 
-impl Places for (RowsOf<&[f32]>, Kept<'_>) {
+impl<T: Number> Places for (RowsOf<&[T]>, Kept<'_>) {
     type Row<'r>
-        = Between<'r, false>
+        = Between<'r, false, T, f32>
     where
         Self: 'r;
 
     #[inline(always)]
-    fn row(&mut self, row: usize) -> Between<'_, false> {
+    fn row(&mut self, row: usize) -> Between<'_, false, T, f32> {
         let (logits, Kept { rows, further_down }) = self;
         let x = &logits.data[logits.columns(row)];
         let exps = rows.columns(row + *further_down);
@@ -92,18 +106,18 @@ impl Places for (RowsOf<&[f32]>, Kept<'_>) {
 
 impl Places for RowsOf<&mut [f32]> {
     type Row<'r>
-        = InPlace<'r>
+        = InPlace<'r, f32>
     where
         Self: 'r;
 
     #[inline(always)]
-    fn row(&mut self, row: usize) -> InPlace<'_> {
+    fn row(&mut self, row: usize) -> InPlace<'_, f32> {
         let columns = self.columns(row);
         InPlace(&mut self.data[columns])
     }
 }
 
-impl Task for StatisticsTask<'_> {
+impl<T: Number> Task for StatisticsTask<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -134,12 +148,12 @@ fn statistics<S: Simd, P: Places>(
         let place = places.row(row);
         let x = place.from();
         let class = rows.class[row];
-        let pivot = if class == NO_CLASS { Entry::NONE } else { Entry::new(class, x[class]) };
+        let pivot = if class == NO_CLASS { Entry::NONE } else { Entry::new(class, x[class].to_f32()) };
         let max = max_of(s, &place, 0..x.len(), pivot);
         rows.target_logit[row] = pivot.value;
         rows.max[row] = max;
         let has_earlier_equal =
-            max == pivot.value && x[..pivot.columns_before(x.len())].contains(&pivot.value);
+            max == pivot.value && Number::contains(&x[..pivot.columns_before(x.len())], pivot.value);
         rows.contender[row] = if has_earlier_equal { f32::NEG_INFINITY } else { pivot.value };
         if class != NO_CLASS {
             let reference = s.splat(finite(max));
@@ -180,18 +194,7 @@ impl Task for AffineTask<'_> {
             if !rows.counts[row] {
                 continue;
             }
-            let shift = match shift {
-                Shift::None => Shift::None,
-                Shift::Equal(_) => Shift::Equal(coefficients.shift[row]),
-                Shift::Weighted { weights, .. } => {
-                    Shift::Weighted { weights, scale: coefficients.shift[row] }
-                }
-            };
-            let affine = Affine { scale: coefficients.scale[row], least: coefficients.least[row], shift };
-            let target = match rows.class[row] {
-                NO_CLASS => Entry::NONE,
-                class => Entry::new(class, coefficients.at_target[row]),
-            };
+            let (affine, target) = affine_of_row(shift, coefficients, rows, row);
             let start = row * out.row_stride;
             let columns = if further_down == 0 {
                 Columns::InPlace(&mut out.data[start..][..out.classes])
@@ -202,4 +205,43 @@ impl Task for AffineTask<'_> {
             map::affine_of_exps(s, columns, affine, target);
         }
     }
+}
+
+impl<T: Number> Task for ScratchAffineTask<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { exps, out, streaming, shift, coefficients, rows } = self;
+        for row in 0..out.count {
+            if !rows.counts[row] {
+                continue;
+            }
+            let (affine, target) = affine_of_row(shift, coefficients, rows, row);
+            let (from, to) = (exps.columns(row), out.columns(row));
+            let (from, to) = (&exps.data[from], &mut out.data[to]);
+            let columns = if streaming { Columns::Streaming(from, to) } else { Columns::Between(from, to) };
+            map::affine_of_exps(s, columns, affine, target);
+        }
+    }
+}
+
+#[inline(always)]
+fn affine_of_row<'a>(
+    shift: Shift<'a>,
+    coefficients: &CoefficientLanes,
+    rows: &RowLanes,
+    row: usize,
+) -> (Affine<'a>, Entry) {
+    let shift = match shift {
+        Shift::None => Shift::None,
+        Shift::Equal(_) => Shift::Equal(coefficients.shift[row]),
+        Shift::Weighted { weights, .. } => Shift::Weighted { weights, scale: coefficients.shift[row] },
+    };
+    let affine = Affine { scale: coefficients.scale[row], least: coefficients.least[row], shift };
+    let target = match rows.class[row] {
+        NO_CLASS => Entry::NONE,
+        class => Entry::new(class, coefficients.at_target[row]),
+    };
+    (affine, target)
 }

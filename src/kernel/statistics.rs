@@ -15,6 +15,7 @@ use core::ops::Range;
 
 use super::alongside::{Alongside, KeptRow, Nothing, Scaling};
 use super::gaps::{Gaps, gaps_of};
+use super::number::Number;
 use super::place::{Between, Columns, InPlace, Place, Read};
 use super::{Entry, exp, scalar};
 use crate::simd::{LANES, Simd};
@@ -72,9 +73,9 @@ impl Statistics {
 /// each [`BLOCK`], as far as there is room for them; the pivot's own is unspecified. So many numbers as are `following`
 /// the columns belong to rows that come next.
 #[inline(always)]
-pub(crate) fn statistics<S: Simd>(
+pub(crate) fn statistics<S: Simd, T: Number>(
     s: S,
-    columns: Columns<'_>,
+    columns: Columns<'_, T, f32>,
     following: usize,
     pivot: Entry,
     gaps: Gaps<'_>,
@@ -86,9 +87,12 @@ pub(crate) fn statistics<S: Simd>(
         Columns::Between(x, exps) | Columns::Streaming(x, exps) => {
             // One length for both, which the compiler can see.
             let exps = &mut exps[..x.len()];
-            by_blocks(s, Between::<false>(x, exps), following, pivot, gaps, references, Nothing)
+            by_blocks(s, Between::<false, _, _>(x, exps), following, pivot, gaps, references, Nothing)
         }
-        Columns::InPlace(x) => by_blocks(s, InPlace(x), following, pivot, gaps, references, Nothing),
+        Columns::InPlace(x) if T::KEEPS => {
+            by_blocks(s, InPlace(x), following, pivot, gaps, references, Nothing)
+        }
+        Columns::InPlace(x) => by_blocks(s, Read(x), following, pivot, gaps, references, Nothing),
     }
 }
 
@@ -104,12 +108,13 @@ pub(crate) fn statistics_alongside<S: Simd>(
     row: KeptRow<'_>,
 ) -> Statistics {
     let exps = &mut exps[..x.len()];
-    by_blocks(s, Between::<false>(x, exps), following, pivot, Gaps::None, references, Scaling::new(s, row))
+    let place = Between::<false, _, _>(x, exps);
+    by_blocks(s, place, following, pivot, Gaps::None, references, Scaling::new(s, row))
 }
 
 /// The largest of a block's logits but the pivot's.
 #[inline(always)]
-pub(crate) fn max<S: Simd>(s: S, x: &[f32], pivot: Entry) -> f32 {
+pub(crate) fn max<S: Simd, T: Number>(s: S, x: &[T], pivot: Entry) -> f32 {
     max_of(s, &Read(x), 0..x.len(), pivot)
 }
 
@@ -140,7 +145,7 @@ fn by_blocks<S: Simd, P: Place, A: Alongside<S>>(
         }
         if max == pivot.value {
             let before = &place.from()[start..end][..pivot.from(start).columns_before(end - start)];
-            whole.has_earlier_equal |= before.contains(&max);
+            whole.has_earlier_equal |= P::From::contains(before, max);
         }
         if let Some(reference) = references.get_mut(index) {
             *reference = whole.max;
@@ -291,11 +296,11 @@ impl Groups {
 
 /// Columns that make no group, and may hold the pivot: -inf in its place, and behind the end.
 #[inline(always)]
-fn rest_without<S: Simd>(s: S, x: &[f32], pivot: Entry) -> [S::F32; 4] {
+fn rest_without<S: Simd, T: Number>(s: S, x: &[T], pivot: Entry) -> [S::F32; 4] {
     let mut group = [s.splat(f32::NEG_INFINITY); 4];
     for i in 0..4 {
         let at = i * LANES;
-        let x = s.load_partial(&x[at.min(x.len())..], f32::NEG_INFINITY);
+        let x = T::load_partial(s, &x[at.min(x.len())..], f32::NEG_INFINITY);
         group[i] = s.with_lane(x, pivot.from(at).lane(), f32::NEG_INFINITY);
     }
     group
@@ -306,8 +311,8 @@ fn rest_without<S: Simd>(s: S, x: &[f32], pivot: Entry) -> [S::F32; 4] {
 #[inline(always)]
 fn fetch<S: Simd, P: Place>(s: S, place: &P, at: usize, readable: usize) {
     if at + FETCH_AHEAD < readable {
-        for line in 0..4 {
-            s.prefetch(place.from(), at + FETCH_AHEAD + line * LANES);
+        for line in 0..GROUP / P::From::PER_LINE {
+            s.prefetch(place.from(), at + FETCH_AHEAD + line * P::From::PER_LINE);
         }
     }
 }
@@ -315,7 +320,7 @@ fn fetch<S: Simd, P: Place>(s: S, place: &P, at: usize, readable: usize) {
 #[inline(always)]
 fn group<S: Simd, P: Place>(s: S, place: &P, at: usize) -> [S::F32; 4] {
     let [a, b, c, d] = &place.from()[at..at + GROUP].as_chunks().0.as_chunks().0[0];
-    [s.load(a), s.load(b), s.load(c), s.load(d)]
+    [P::From::load(s, a), P::From::load(s, b), P::From::load(s, c), P::From::load(s, d)]
 }
 
 /// The group that holds the pivot, with -inf in its place.
@@ -333,7 +338,7 @@ fn keep<S: Simd, P: Place>(s: S, place: &mut P, at: usize, e: [S::F32; 4]) {
     if P::WRITES {
         let (group, _) = place.to()[at..at + GROUP].as_chunks_mut::<LANES>();
         for i in 0..4 {
-            s.store(e[i], &mut group[i]);
+            P::To::store(s, e[i], &mut group[i]);
         }
     }
 }
@@ -345,7 +350,7 @@ fn keep_rest<S: Simd, P: Place>(s: S, place: &mut P, columns: Range<usize>, e: [
         let to = &mut place.to()[columns];
         for i in 0..4 {
             let start = (i * LANES).min(to.len());
-            s.store_partial(e[i], &mut to[start..]);
+            P::To::store_partial(s, e[i], &mut to[start..]);
         }
     }
 }
@@ -391,7 +396,7 @@ pub(super) fn sum_of_four<S: Simd>(s: S, e: [S::F32; 4]) -> S::F32 {
 
 /// The sum of exp(x - max) (max - x) of all columns but the pivot.
 #[inline(always)]
-pub(crate) fn spread<S: Simd>(s: S, x: &[f32], max: f32, pivot: Entry) -> f64 {
+pub(crate) fn spread<S: Simd, T: Number>(s: S, x: &[T], max: f32, pivot: Entry) -> f64 {
     let reference = s.splat(if max == f32::NEG_INFINITY { 0.0 } else { max });
     let mut sums = s.zero_sums();
     for start in (0..x.len()).step_by(GROUP) {

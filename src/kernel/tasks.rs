@@ -3,15 +3,16 @@
 use super::alongside::KeptRow;
 use super::gaps::Gaps;
 use super::map::{self, Affine, Shift};
+use super::number::Number;
 use super::place::Columns;
 use super::statistics::{self, BLOCK, Statistics};
 use super::{Entry, scalar};
 use crate::simd::{LANES, Simd, Task};
 
 /// The statistics of some columns.
-pub(crate) struct StatisticsTask<'a> {
+pub(crate) struct StatisticsTask<'a, T> {
     /// What they write is exponentials.
-    pub(crate) columns: Columns<'a>,
+    pub(crate) columns: Columns<'a, T, f32>,
     /// How many numbers follow the columns and will be read next.
     pub(crate) following: usize,
     pub(crate) pivot: Entry,
@@ -20,8 +21,8 @@ pub(crate) struct StatisticsTask<'a> {
 }
 
 /// `scale` exp(x - max) - shift of some columns, all but the target's.
-pub(crate) struct AffineTask<'a> {
-    pub(crate) columns: Columns<'a>,
+pub(crate) struct AffineTask<'a, T> {
+    pub(crate) columns: Columns<'a, T>,
     /// What the columns hold.
     pub(crate) content: Content<'a>,
     /// The row's largest logit but the pivot's.
@@ -34,7 +35,7 @@ pub(crate) struct AffineTask<'a> {
 /// What the second pass starts from. The references are those of the first.
 #[derive(Clone, Copy)]
 pub(crate) enum Content<'a> {
-    /// Exponentials, relative to the references.
+    /// Exponentials, relative to the references; in columns of `f32` alone.
     Exps(&'a [f32]),
     Logits(&'a [f32]),
     /// Logits, more of them than there was room for references: they are found once more.
@@ -57,33 +58,33 @@ pub(crate) struct OverlappedTask<'a> {
 pub(crate) struct Fence;
 
 /// (x - max) - ln_sum of some columns, all but the target's.
-pub(crate) struct LogProbabilitiesTask<'a> {
-    pub(crate) columns: Columns<'a>,
+pub(crate) struct LogProbabilitiesTask<'a, T> {
+    pub(crate) columns: Columns<'a, T>,
     pub(crate) max: f32,
     pub(crate) ln_sum: f32,
     pub(crate) target: Entry,
 }
 
 /// The first index that holds `value`; the first NaN, for NaN.
-pub(crate) struct FirstEqual<'a> {
-    pub(crate) x: &'a [f32],
+pub(crate) struct FirstEqual<'a, T> {
+    pub(crate) x: &'a [T],
     pub(crate) value: f32,
 }
 
 /// How many classes come before one: those with a larger logit, or with an equal one and earlier.
-pub(crate) struct Rank<'a> {
-    pub(crate) x: &'a [f32],
+pub(crate) struct Rank<'a, T> {
+    pub(crate) x: &'a [T],
     pub(crate) class: usize,
 }
 
 /// The sum of exp(x - max) (max - x) of all columns but the pivot.
-pub(crate) struct SpreadTask<'a> {
-    pub(crate) x: &'a [f32],
+pub(crate) struct SpreadTask<'a, T> {
+    pub(crate) x: &'a [T],
     pub(crate) max: f32,
     pub(crate) pivot: Entry,
 }
 
-impl StatisticsTask<'_> {
+impl<T: Number> StatisticsTask<'_, T> {
     /// The first `columns` columns, a whole number of blocks, and the others.
     pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
         let (first, second) = self.columns.split_at(columns);
@@ -98,7 +99,7 @@ impl StatisticsTask<'_> {
     }
 }
 
-impl Task for StatisticsTask<'_> {
+impl<T: Number> Task for StatisticsTask<'_, T> {
     type Output = Statistics;
 
     #[inline(always)]
@@ -118,7 +119,7 @@ impl Content<'_> {
     }
 }
 
-impl<'a> AffineTask<'a> {
+impl<T: Number> AffineTask<'_, T> {
     /// The first `columns` columns, a whole number of blocks, and the others.
     pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
         let (first, second) = self.columns.split_at(columns);
@@ -134,8 +135,8 @@ impl<'a> AffineTask<'a> {
         let factor = if reference == self.max { 1.0 } else { scalar::exp(drop) };
         let affine = Affine::new(self.scale * factor, self.shift);
         match self.content {
-            Content::Exps(_) => map::affine_of_exps(s, self.columns, affine, self.target),
-            Content::Logits(_) | Content::ManyLogits(_) => {
+            Content::Exps(_) if T::KEEPS => map::affine_of_exps(s, self.columns, affine, self.target),
+            _ => {
                 map::affine_of_logits(s, self.columns, reference, affine, self.target);
             }
         }
@@ -160,7 +161,7 @@ impl<'a> AffineTask<'a> {
     }
 }
 
-impl Task for AffineTask<'_> {
+impl<T: Number> Task for AffineTask<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -221,7 +222,7 @@ impl Task for Fence {
     }
 }
 
-impl LogProbabilitiesTask<'_> {
+impl<T> LogProbabilitiesTask<'_, T> {
     /// The first `columns` columns, and the others.
     pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
         let (first, second) = self.columns.split_at(columns);
@@ -230,7 +231,7 @@ impl LogProbabilitiesTask<'_> {
     }
 }
 
-impl Task for LogProbabilitiesTask<'_> {
+impl<T: Number> Task for LogProbabilitiesTask<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -239,41 +240,41 @@ impl Task for LogProbabilitiesTask<'_> {
     }
 }
 
-impl Task for FirstEqual<'_> {
+impl<T: Number> Task for FirstEqual<'_, T> {
     type Output = Option<usize>;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Option<usize> {
         let (vectors, rest) = self.x.as_chunks::<LANES>();
         for (index, x) in vectors.iter().enumerate() {
-            let equal = s.equal_bits(s.load(x), self.value);
+            let equal = s.equal_bits(T::load(s, x), self.value);
             if equal != 0 {
                 return Some(index * LANES + equal.trailing_zeros() as usize);
             }
         }
-        let equal = s.equal_bits(s.load_partial(rest, 0.0), self.value) & ((1 << rest.len()) - 1);
+        let equal = s.equal_bits(T::load_partial(s, rest, 0.0), self.value) & ((1 << rest.len()) - 1);
         (equal != 0).then(|| vectors.len() * LANES + equal.trailing_zeros() as usize)
     }
 }
 
-impl Task for Rank<'_> {
+impl<T: Number> Task for Rank<'_, T> {
     type Output = usize;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> usize {
         let Self { x, class } = self;
-        let value = x[class];
+        let value = x[class].to_f32();
         let mut rank = 0;
         let (vectors, rest) = x.as_chunks::<LANES>();
         for x in vectors {
-            rank += larger(s, s.load(x), value);
+            rank += larger(s, T::load(s, x), value);
         }
-        rank += larger(s, s.load_partial(rest, f32::NEG_INFINITY), value);
+        rank += larger(s, T::load_partial(s, rest, f32::NEG_INFINITY), value);
         let (vectors, rest) = x[..class].as_chunks::<LANES>();
         for x in vectors {
-            rank += s.equal_bits(s.load(x), value).count_ones() as usize;
+            rank += s.equal_bits(T::load(s, x), value).count_ones() as usize;
         }
-        let equal = s.equal_bits(s.load_partial(rest, 0.0), value) & ((1 << rest.len()) - 1);
+        let equal = s.equal_bits(T::load_partial(s, rest, 0.0), value) & ((1 << rest.len()) - 1);
         rank + equal.count_ones() as usize
     }
 }
@@ -284,7 +285,7 @@ fn larger<S: Simd>(s: S, x: S::F32, value: f32) -> usize {
     LANES - s.equal_bits(s.max(x, s.splat(value)), value).count_ones() as usize
 }
 
-impl SpreadTask<'_> {
+impl<T> SpreadTask<'_, T> {
     /// The first `columns` columns, and the others.
     pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
         let (first, second) = self.x.split_at(columns);
@@ -293,7 +294,7 @@ impl SpreadTask<'_> {
     }
 }
 
-impl Task for SpreadTask<'_> {
+impl<T: Number> Task for SpreadTask<'_, T> {
     type Output = f64;
 
     #[inline(always)]

@@ -64,7 +64,7 @@ pub(crate) struct Terms {
 pub(crate) struct Coefficients {
     pub(crate) scale: f64,
     pub(crate) shift: f32,
-    pub(crate) at_target: f32,
+    pub(crate) at_target: f64,
 }
 
 impl Default for Options {
@@ -180,7 +180,7 @@ impl Terms {
         Coefficients {
             scale: coefficient * softmax.scale,
             shift: to_f32(self.smooth * self.unit * factor),
-            at_target: to_f32(at_target),
+            at_target,
         }
     }
 }

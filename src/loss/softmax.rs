@@ -1,7 +1,7 @@
 //! The softmax of a row, from its statistics.
 
 use super::{Coefficients, weighted};
-use crate::kernel::scalar::{exp, log1p_and_reciprocal, to_f32};
+use crate::kernel::scalar::{exp, log1p_and_reciprocal};
 use crate::kernel::statistics::Statistics;
 
 /// A row's softmax, in the terms of the essay in `kernel`.
@@ -96,6 +96,6 @@ impl Softmax {
     /// The probabilities.
     #[inline(always)]
     pub(crate) fn probabilities(&self) -> Coefficients {
-        Coefficients { scale: self.scale, shift: 0.0, at_target: to_f32(self.target_probability) }
+        Coefficients { scale: self.scale, shift: 0.0, at_target: self.target_probability }
     }
 }

@@ -12,6 +12,8 @@
 //! and an intrinsic does not inherit the features: every intrinsic behind it becomes a function call, at a 27th of the
 //! speed and with correct results.
 
+#[cfg_attr(not(feature = "half"), allow(dead_code))]
+pub(crate) mod halves;
 mod portable;
 #[cfg(xent_runtime_dispatch)]
 mod x86_64;
@@ -38,9 +40,12 @@ pub(crate) trait Task {
 }
 
 /// An instruction set that this CPU has, and the operations that the kernels need of it.
+#[cfg_attr(not(feature = "half"), allow(dead_code))]
 pub(crate) trait Simd: Copy {
     /// 16 lanes of `f32`.
     type F32: Copy;
+    /// 16 lanes of 16 bits: a `bf16` or an `f16` in memory.
+    type Halves: Copy;
     /// 16 lanes of `f64`: sums.
     type F64: Copy;
 
@@ -61,9 +66,26 @@ pub(crate) trait Simd: Copy {
     /// [`Simd::fence`] must follow the last one before another thread may read.
     fn stream(self, v: Self::F32, out: &mut [f32; LANES]);
     /// Starts to bring the cache line of `x[index]` into the first-level cache. `index` may be past the end.
-    fn prefetch(self, x: &[f32], index: usize);
+    fn prefetch<T>(self, x: &[T], index: usize);
     /// Makes earlier [`Simd::stream`]s visible before later stores.
     fn fence(self);
+
+    fn load_halves(self, x: &[u16; LANES]) -> Self::Halves;
+    /// As [`Simd::load_partial`].
+    fn load_halves_partial(self, x: &[u16], fill: u16) -> Self::Halves;
+    fn store_halves(self, v: Self::Halves, out: &mut [u16; LANES]);
+    /// As [`Simd::store_partial`].
+    fn store_halves_partial(self, v: Self::Halves, out: &mut [u16]);
+    /// As [`Simd::stream`], where `out` is aligned to 32 bytes.
+    fn stream_halves(self, v: Self::Halves, out: &mut [u16; LANES]);
+    /// Exact.
+    fn from_bf16(self, v: Self::Halves) -> Self::F32;
+    /// As [`halves::to_bf16`].
+    fn to_bf16(self, v: Self::F32) -> Self::Halves;
+    /// Exact.
+    fn from_f16(self, v: Self::Halves) -> Self::F32;
+    /// As [`halves::to_f16`].
+    fn to_f16(self, v: Self::F32) -> Self::Halves;
 
     /// Columns `column..column + 4` of 16 rows that start `row_stride` apart: one vector for each column, one lane for
     /// each row.

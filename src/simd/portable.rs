@@ -2,7 +2,7 @@
 
 use wide::{f32x16, f64x8, u32x16};
 
-use super::{LANES, Simd, Task};
+use super::{LANES, Simd, Task, halves};
 
 /// What every target has.
 #[derive(Clone, Copy, Debug)]
@@ -10,6 +10,7 @@ pub(crate) struct Portable;
 
 impl Simd for Portable {
     type F32 = f32x16;
+    type Halves = [u16; LANES];
     type F64 = [f64x8; 2];
 
     const IS_ONE_REGISTER: bool = cfg!(target_feature = "avx512f");
@@ -54,10 +55,75 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn prefetch(self, _: &[f32], _: usize) {}
+    fn prefetch<T>(self, _: &[T], _: usize) {}
 
     #[inline(always)]
     fn fence(self) {}
+
+    #[inline(always)]
+    fn load_halves(self, x: &[u16; LANES]) -> [u16; LANES] {
+        *x
+    }
+
+    #[inline(always)]
+    fn load_halves_partial(self, x: &[u16], fill: u16) -> [u16; LANES] {
+        let mut lanes = [fill; LANES];
+        let count = x.len().min(LANES);
+        lanes[..count].copy_from_slice(&x[..count]);
+        lanes
+    }
+
+    #[inline(always)]
+    fn store_halves(self, v: [u16; LANES], out: &mut [u16; LANES]) {
+        *out = v;
+    }
+
+    #[inline(always)]
+    fn store_halves_partial(self, v: [u16; LANES], out: &mut [u16]) {
+        let count = out.len().min(LANES);
+        out[..count].copy_from_slice(&v[..count]);
+    }
+
+    #[inline(always)]
+    fn stream_halves(self, v: [u16; LANES], out: &mut [u16; LANES]) {
+        *out = v;
+    }
+
+    #[inline(always)]
+    fn from_bf16(self, v: [u16; LANES]) -> f32x16 {
+        let mut lanes = [0.0; LANES];
+        for i in 0..LANES {
+            lanes[i] = halves::from_bf16(v[i]);
+        }
+        f32x16::new(lanes)
+    }
+
+    #[inline(always)]
+    fn to_bf16(self, v: f32x16) -> [u16; LANES] {
+        let (lanes, mut halves) = (v.to_array(), [0; LANES]);
+        for i in 0..LANES {
+            halves[i] = halves::to_bf16(lanes[i]);
+        }
+        halves
+    }
+
+    #[inline(always)]
+    fn from_f16(self, v: [u16; LANES]) -> f32x16 {
+        let mut lanes = [0.0; LANES];
+        for i in 0..LANES {
+            lanes[i] = halves::from_f16(v[i]);
+        }
+        f32x16::new(lanes)
+    }
+
+    #[inline(always)]
+    fn to_f16(self, v: f32x16) -> [u16; LANES] {
+        let (lanes, mut halves) = (v.to_array(), [0; LANES]);
+        for i in 0..LANES {
+            halves[i] = halves::to_f16(lanes[i]);
+        }
+        halves
+    }
 
     #[inline(always)]
     fn load_columns(self, rows: &[f32], row_stride: usize, column: usize) -> [f32x16; 4] {

@@ -8,7 +8,21 @@ use xent::reference::{self, Outcome, SoftmaxRow};
 use xent::{CrossEntropy, Matrix, Reduction};
 
 const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
-const LARGEST: f64 = f32::MAX as f64;
+
+/// What storing a result in another dtype than `f32` adds to its bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Rounding {
+    /// Relative.
+    pub unit: f64,
+    /// Half the smallest number, where that is subnormal.
+    pub half_of_smallest: f64,
+    pub largest: f64,
+}
+
+impl Rounding {
+    /// Its own rounding is in the contract's bounds.
+    pub const F32: Self = Self { unit: 0.0, half_of_smallest: 0.0, largest: f32::MAX as f64 };
+}
 
 /// Half the distance between subnormal `f32`s, 2^-150.
 const SUBNORMAL_ROUNDING: f64 = SMALLEST * U;
@@ -19,6 +33,7 @@ pub struct Expected<'a> {
     batch: &'a Batch,
     call: Call<'a>,
     exact: Outcome,
+    rounding: Rounding,
     divisor: f64,
     z_divisor: f64,
 }
@@ -44,7 +59,12 @@ impl<'a> Expected<'a> {
             (None, Reduction::Mean) => (exact.weight, counted.map(|row| call.row_weight(row)).sum()),
             (None, Reduction::Sum) => (1.0, 1.0),
         };
-        Self { ce, batch, call, exact, divisor, z_divisor }
+        Self { ce, batch, call, exact, rounding: Rounding::F32, divisor, z_divisor }
+    }
+
+    /// The same of a call whose outputs as wide as the logits are of another dtype.
+    pub fn rounded(self, rounding: Rounding) -> Self {
+        Self { rounding, ..self }
     }
 
     /// Checks every output.
@@ -104,10 +124,10 @@ impl<'a> Expected<'a> {
     /// Checks a row that counts and has a softmax. Returns the bounds on its loss without the z-loss, and on that.
     fn check_row(&self, row: usize, outputs: &Outputs<'_>, context: fmt::Arguments<'_>) -> (f64, f64) {
         let target = self.batch.targets[row] as usize;
-        let softmax = RowOfSoftmax::new(self.batch.row(row), &self.exact.softmax[row]);
+        let softmax = RowOfSoftmax::new(self.batch.row(row), &self.exact.softmax[row], self.rounding);
         softmax.check_probabilities(outputs.probabilities, context);
         softmax.check_log_probabilities(outputs.log_probabilities, context);
-        let lse = close("lse", outputs.lse, softmax.exact.lse, softmax.lse_bound());
+        let lse = close("lse", outputs.lse, softmax.exact.lse, softmax.lse_bound(), Rounding::F32);
         lse.unwrap_or_else(|error| panic!("{error}, {context}"));
 
         softmax.check_scalars(outputs, target, outputs.argmax, context);
@@ -121,7 +141,7 @@ impl<'a> Expected<'a> {
         let loss_bound = terms.loss_bound(exact_loss - z_loss, row_weight);
         let z_bound = row_weight * terms.z_bound();
         let sum_bound = if z_loss == 0.0 { 0.0 } else { U * exact_loss };
-        let loss = close("loss", outputs.loss, exact_loss, loss_bound + z_bound + sum_bound);
+        let loss = close("loss", outputs.loss, exact_loss, loss_bound + z_bound + sum_bound, Rounding::F32);
         loss.unwrap_or_else(|error| panic!("{error}, target {target}, {context}"));
 
         let scale = row_weight * self.call.upstream_scalar.unwrap_or(1.0);
@@ -144,20 +164,30 @@ impl<'a> Expected<'a> {
 
 /// Checks the softmax of a row.
 pub fn check_softmax(x: &[f32], probabilities: &[f32], context: &str) {
+    check_rounded_softmax(x, probabilities, Rounding::F32, context);
+}
+
+/// Checks the softmax of a row in another dtype.
+pub fn check_rounded_softmax(x: &[f32], probabilities: &[f32], rounding: Rounding, context: &str) {
     if is_nan_row(x) {
         assert!(probabilities.iter().all(|p| p.is_nan()), "{context}");
     } else {
-        RowOfSoftmax::new(x, &reference::softmax_row(x))
+        RowOfSoftmax::new(x, &reference::softmax_row(x), rounding)
             .check_probabilities(probabilities, format_args!("{context}"));
     }
 }
 
 /// Checks the log-softmax of a row.
 pub fn check_log_softmax(x: &[f32], log_probabilities: &[f32], context: &str) {
+    check_rounded_log_softmax(x, log_probabilities, Rounding::F32, context);
+}
+
+/// Checks the log-softmax of a row in another dtype.
+pub fn check_rounded_log_softmax(x: &[f32], log_probabilities: &[f32], rounding: Rounding, context: &str) {
     if is_nan_row(x) {
         assert!(log_probabilities.iter().all(|p| p.is_nan()), "{context}");
     } else {
-        RowOfSoftmax::new(x, &reference::softmax_row(x))
+        RowOfSoftmax::new(x, &reference::softmax_row(x), rounding)
             .check_log_probabilities(log_probabilities, format_args!("{context}"));
     }
 }
@@ -242,14 +272,16 @@ struct RowOfSoftmax<'a> {
     gaps: Vec<f64>,
     /// D.
     mean_gap: f64,
+    /// Of outputs as wide as the row.
+    rounding: Rounding,
 }
 
 impl<'a> RowOfSoftmax<'a> {
-    fn new(x: &[f32], exact: &'a SoftmaxRow) -> Self {
+    fn new(x: &[f32], exact: &'a SoftmaxRow, rounding: Rounding) -> Self {
         let max = x.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(f64::from(x)));
         let gaps: Vec<f64> = x.iter().map(|&x| max - f64::from(x)).collect();
         let ln_sum = -exact.log_probabilities.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(x));
-        let mut row = Self { exact, max, ln_sum, gaps, mean_gap: 0.0 };
+        let mut row = Self { exact, max, ln_sum, gaps, mean_gap: 0.0, rounding };
         row.mean_gap = (0..x.len()).map(|i| row.part_of_mean_gap(i)).sum();
         row
     }
@@ -293,7 +325,8 @@ impl<'a> RowOfSoftmax<'a> {
             ("argmax_probability", outputs.argmax_probability, p, of_p),
             ("entropy", outputs.entropy, self.exact.entropy, self.entropy_bound()),
         ] {
-            close(name, found, exact, bound).unwrap_or_else(|error| panic!("{error}, {context}"));
+            close(name, found, exact, bound, Rounding::F32)
+                .unwrap_or_else(|error| panic!("{error}, {context}"));
         }
     }
 
@@ -307,7 +340,7 @@ impl<'a> RowOfSoftmax<'a> {
 
     fn check_probabilities(&self, found: &[f32], context: fmt::Arguments<'_>) {
         for (i, (&found, &exact)) in found.iter().zip(&self.exact.probabilities).enumerate() {
-            close("probability", found, exact, self.probability_bound(i) * exact)
+            close("probability", found, exact, self.probability_bound(i) * exact, self.rounding)
                 .unwrap_or_else(|error| panic!("{error}, column {i}, {context}"));
         }
     }
@@ -315,7 +348,7 @@ impl<'a> RowOfSoftmax<'a> {
     fn check_log_probabilities(&self, found: &[f32], context: fmt::Arguments<'_>) {
         for (i, (&found, &exact)) in found.iter().zip(&self.exact.log_probabilities).enumerate() {
             let bound = (LOG_PROBABILITY * (self.gaps[i] + self.ln_sum) + self.mean_gap) * U;
-            close("log-probability", found, exact, bound)
+            close("log-probability", found, exact, bound, self.rounding)
                 .unwrap_or_else(|error| panic!("{error}, column {i}, {context}"));
         }
     }
@@ -397,7 +430,7 @@ impl<'a> Terms<'a> {
             let bound = (self.others_mean_gap + TARGET_GRADIENT) * U * (rise.abs() + fall.abs());
             let z_relative = self.softmax.probability_bound(i) + TARGET_GRADIENT * U;
             let bound = bound + z_relative * (z_coefficient * p).abs() + z_error;
-            return close("gradient at the target", found, exact, bound);
+            return close("gradient at the target", found, exact, bound, self.softmax.rounding);
         }
         let coefficient = hard + smooth * self.total + z_coefficient;
         let magnitude = (hard + smooth * self.total).abs() + z_coefficient.abs();
@@ -409,11 +442,13 @@ impl<'a> Terms<'a> {
         let may_vanish = |factors: [f64; 3]| factors.iter().any(|x| x.abs() < SMALLEST * (1.0 + relative));
         let rises = if may_vanish([p, coefficient, rise]) { [rise, 0.0] } else { [rise; 2] };
         let falls = if may_vanish([smooth, fall, 1.0]) { [fall, 0.0] } else { [fall; 2] };
-        let mut error = close("gradient", found, exact, bound);
+        let mut error = close("gradient", found, exact, bound, self.softmax.rounding);
         for rise_or_0 in rises {
             for fall_or_0 in falls {
                 let exact = exact - (rise - rise_or_0) + (fall - fall_or_0);
-                error = error.or_else(|error| close("gradient", found, exact, bound).map_err(|_| error));
+                error = error.or_else(|error| {
+                    close("gradient", found, exact, bound, self.softmax.rounding).map_err(|_| error)
+                });
             }
         }
         error
@@ -422,11 +457,12 @@ impl<'a> Terms<'a> {
 
 /// Whether `found` is within an absolute `bound` of `exact`: 0 where that is no normal number, infinite where that is too
 /// large for one. On the borders, either will do.
-fn close(name: &str, found: f32, exact: f64, bound: f64) -> Result<(), String> {
+fn close(name: &str, found: f32, exact: f64, bound: f64, rounding: Rounding) -> Result<(), String> {
     if found.is_subnormal() {
         return Err(format!("{name}: {found:e} is subnormal"));
     }
     let (value, magnitude) = (f64::from(found), exact.abs());
+    let bound = bound + rounding.unit * (magnitude + bound) + rounding.half_of_smallest;
     let is_close = if magnitude == f64::INFINITY {
         value == exact
     } else if magnitude + bound < SMALLEST {
@@ -434,7 +470,7 @@ fn close(name: &str, found: f32, exact: f64, bound: f64) -> Result<(), String> {
     } else {
         (value - exact).abs() <= bound
             || value == 0.0 && magnitude - bound <= SMALLEST
-            || value.is_infinite() && value * exact > 0.0 && magnitude + bound > LARGEST
+            || value.is_infinite() && value * exact > 0.0 && magnitude + bound > rounding.largest
     };
     if is_close {
         return Ok(());

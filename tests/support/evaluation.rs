@@ -3,7 +3,7 @@
 use super::batch::Batch;
 use super::buffer::{Buffer, Layout};
 use core::ops::Range;
-use xent::{CrossEntropy, Request, Summary};
+use xent::{CrossEntropy, Element, Request, Summary};
 
 /// How a call is made.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,7 +40,7 @@ pub struct Evaluation {
 
 impl<'a> Call<'a> {
     /// Its inputs.
-    pub fn request(&self) -> Request<'a> {
+    pub fn request<T: Element<PerRow = f32>>(&self) -> Request<'a, T> {
         let mut request = Request::new();
         if let Some(upstream) = self.upstream {
             request = request.upstream(upstream);

@@ -9,6 +9,8 @@ pub mod bounds;
 pub mod buffer;
 pub mod covering;
 pub mod evaluation;
+#[cfg(feature = "half")]
+pub mod halves;
 
 use xent::{Backend, Parallelism};
 

@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use crate::simd::{LANES, Simd, Task, holds_columns};
 
-/// Proof that this CPU has AVX-512 F and VL, AVX2 and FMA.
+/// Proof that this CPU has AVX-512 F, VL and BW, AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx512(());
 
@@ -12,6 +12,7 @@ impl Avx512 {
     pub(crate) fn detect() -> Option<Self> {
         let present = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma");
         present.then_some(Self(()))
@@ -20,7 +21,7 @@ impl Avx512 {
 
 // Never inlined: the check on the disassembly finds it by its name.
 #[inline(never)]
-#[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx2,fma")]
 fn run<T: Task>(token: Avx512, task: T) -> T::Output {
     task.run(token)
 }
@@ -50,6 +51,7 @@ impl Avx512 {
 
 impl Simd for Avx512 {
     type F32 = __m512;
+    type Halves = __m256i;
     type F64 = [__m512d; 2];
 
     const IS_ONE_REGISTER: bool = true;
@@ -104,7 +106,7 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(self, x: &[f32], index: usize) {
+    fn prefetch<T>(self, x: &[T], index: usize) {
         // SAFETY: SSE is part of x86-64; a prefetch of any address is allowed and accesses nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(index).cast()) }
     }
@@ -113,6 +115,77 @@ impl Simd for Avx512 {
     fn fence(self) {
         // SAFETY: SSE is part of x86-64.
         unsafe { _mm_sfence() }
+    }
+
+    #[inline(always)]
+    fn load_halves(self, x: &[u16; LANES]) -> __m256i {
+        // SAFETY: `self` exists, so the instructions do; 16 numbers of 16 bits are a register's bytes.
+        unsafe { core::mem::transmute::<[u16; LANES], __m256i>(*x) }
+    }
+
+    #[inline(always)]
+    fn load_halves_partial(self, x: &[u16], fill: u16) -> __m256i {
+        // SAFETY: `self` exists, so the instructions do; the mask stops at the slice's end, and masked lanes are not
+        // accessed.
+        unsafe {
+            _mm256_mask_loadu_epi16(_mm256_set1_epi16(fill as i16), mask_of(x.len()), x.as_ptr().cast())
+        }
+    }
+
+    #[inline(always)]
+    fn store_halves(self, v: __m256i, out: &mut [u16; LANES]) {
+        // SAFETY: `self` exists, so the instructions do; a register's bytes are 16 numbers of 16 bits.
+        *out = unsafe { core::mem::transmute::<__m256i, [u16; LANES]>(v) };
+    }
+
+    #[inline(always)]
+    fn store_halves_partial(self, v: __m256i, out: &mut [u16]) {
+        // SAFETY: `self` exists, so the instructions do; the mask stops at the slice's end, and masked lanes are not
+        // accessed.
+        unsafe { _mm256_mask_storeu_epi16(out.as_mut_ptr().cast(), mask_of(out.len()), v) }
+    }
+
+    #[inline(always)]
+    fn stream_halves(self, v: __m256i, out: &mut [u16; LANES]) {
+        if out.as_ptr().addr().is_multiple_of(32) {
+            // SAFETY: `self` exists, so the instructions do; `out` is a register's bytes, aligned to as many.
+            unsafe { _mm256_stream_si256(out.as_mut_ptr().cast(), v) }
+        } else {
+            self.store_halves(v, out);
+        }
+    }
+
+    #[inline(always)]
+    fn from_bf16(self, v: __m256i) -> __m512 {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v))) }
+    }
+
+    #[inline(always)]
+    fn to_bf16(self, v: __m512) -> __m256i {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let upper = _mm512_srli_epi32::<16>(bits);
+            let is_odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+            let rounding = _mm512_add_epi32(is_odd, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, rounding));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let lanes = _mm512_mask_or_epi32(rounded, is_nan, upper, _mm512_set1_epi32(0x40));
+            _mm512_cvtepi32_epi16(lanes)
+        }
+    }
+
+    #[inline(always)]
+    fn from_f16(self, v: __m256i) -> __m512 {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { _mm512_cvtph_ps(v) }
+    }
+
+    #[inline(always)]
+    fn to_f16(self, v: __m512) -> __m256i {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
     }
 
     #[inline(always)]

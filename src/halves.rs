@@ -1,0 +1,222 @@
+//! The passes over rows of 16-bit numbers, whose memory has no room for exponentials.
+//!
+//! Few classes become a tile of `f32` and go the way of `f32`. Rows of one block keep their exponentials in memory of
+//! their own, which stays in the first-level cache. Longer rows are read twice, and their exponentials computed twice:
+//! to keep them would cost twice the memory of the row itself.
+
+use core::ops::Range;
+
+use half::{bf16, f16};
+
+use crate::Element;
+use crate::batch::{Batch, Wide};
+use crate::kernel::gaps::Gaps;
+use crate::kernel::lanes::{NO_CLASS, RowLanes};
+use crate::kernel::map::Shift;
+use crate::kernel::number::Number;
+use crate::kernel::place::{Columns, RowsOf};
+use crate::kernel::statistics::BLOCK;
+use crate::kernel::tasks::{Content, StatisticsTask};
+use crate::kernel::widen::{NarrowTask, WidenTask};
+use crate::kernel::{Entry, few_classes, short_rows};
+use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes, gaps_of};
+use crate::rows::{Job, TILE};
+use crate::simd::LANES;
+
+macro_rules! kernels {
+    ($($half:ty),+) => {
+        $(impl Kernels for $half {
+            fn few_classes() -> impl Passes<Self> + use<> {
+                Widened::new()
+            }
+
+            fn short_rows(batch: &Batch<'_, Self>) -> impl Passes<Self> + use<> {
+                WithScratch::new(batch)
+            }
+
+            fn long_rows(_: &Job<'_>, batch: &Batch<'_, Self>) -> impl Passes<Self> + use<> {
+                ReadTwice::new(batch)
+            }
+        })+
+    };
+}
+
+kernels!(bf16, f16);
+
+/// Few classes, as a tile of `f32`.
+struct Widened {
+    tile: few_classes::Tile,
+    /// Logits, and then outputs: the rows one behind the other.
+    rows: [f32; LANES * few_classes::MOST],
+}
+
+impl Widened {
+    fn new() -> Self {
+        Self { tile: few_classes::Tile::new(), rows: [0.0; LANES * few_classes::MOST] }
+    }
+}
+
+impl<T: Element + Number> Passes<T> for Widened {
+    fn statistics(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, T>,
+        tile: Range<usize>,
+        lanes: &mut RowLanes,
+    ) {
+        let Self { tile: transposed, rows } = self;
+        let logits = batch.rows_of_logits(tile);
+        let RowsOf { classes, count, .. } = logits;
+        let rows = &mut rows[..count * classes];
+        job.schedule.instructions.run(WidenTask { rows: logits, to: rows });
+        job.schedule.instructions.run(few_classes::StatisticsTask {
+            tile: transposed,
+            logits: RowsOf { data: rows, row_stride: classes, classes, count },
+            gaps: gaps_of(job, batch),
+            rows: lanes,
+        });
+        // The lanes of an incomplete tile hold what no row is.
+        if !lanes.is_full() {
+            lanes.leave_out_ignored();
+        }
+    }
+
+    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
+        let Self { tile: transposed, rows } = self;
+        let Some(to) = batch.rows_of(output.wide, tile) else { return };
+        let RowsOf { classes, count, .. } = to;
+        let rows = &mut rows[..count * classes];
+        job.schedule.instructions.run(few_classes::AffineTask {
+            tile: transposed,
+            to: RowsOf { data: rows, row_stride: classes, classes, count },
+            gaps: output.gaps(job),
+            coefficients: output.coefficients,
+            rows: output.lanes,
+        });
+        job.schedule.instructions.run(NarrowTask { from: rows, rows: to });
+    }
+}
+
+/// Rows of one block.
+struct WithScratch {
+    keeps: bool,
+    exps: Scratch,
+}
+
+/// The exponentials of a tile.
+#[repr(align(64))]
+struct Scratch([f32; TILE]);
+
+impl Scratch {
+    /// From row to row: whole vectors, where there is room for that.
+    fn row_stride(classes: usize, count: usize) -> usize {
+        let whole = classes.next_multiple_of(LANES);
+        if count * whole <= TILE { whole } else { classes }
+    }
+}
+
+impl WithScratch {
+    fn new<T: Element + Number>(batch: &Batch<'_, T>) -> Self {
+        let keeps = batch.writes(Wide::Gradient) || batch.writes(Wide::Probabilities);
+        Self { keeps, exps: Scratch([0.0; TILE]) }
+    }
+}
+
+impl<T: Element + Number> Passes<T> for WithScratch {
+    fn statistics(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, T>,
+        tile: Range<usize>,
+        lanes: &mut RowLanes,
+    ) {
+        let gaps = gaps_of(job, batch);
+        let logits = batch.rows_of_logits(tile);
+        let RowsOf { classes, count, .. } = logits;
+        let source = if self.keeps {
+            let row_stride = Scratch::row_stride(classes, count);
+            let rows = RowsOf { data: self.exps.0.as_mut_slice(), row_stride, classes, count };
+            short_rows::Source::Keep(logits, short_rows::Kept { rows, further_down: 0 })
+        } else {
+            short_rows::Source::Read(logits)
+        };
+        job.schedule.instructions.run(short_rows::StatisticsTask { source, gaps, rows: lanes });
+    }
+
+    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
+        let Output { wide, lanes, coefficients } = *output;
+        let streaming = job.streaming && !batch.overwrites(wide);
+        let Some(out) = batch.rows_of(wide, tile) else { return };
+        let RowsOf { classes, count, .. } = out;
+        let row_stride = Scratch::row_stride(classes, count);
+        job.schedule.instructions.run(short_rows::ScratchAffineTask {
+            exps: RowsOf { data: &self.exps.0, row_stride, classes, count },
+            out,
+            streaming,
+            shift: if wide == Wide::Gradient { job.options.shift(0.0) } else { Shift::None },
+            coefficients,
+            rows: lanes,
+        });
+    }
+}
+
+/// Longer rows, which go alone, in pieces for several threads.
+struct ReadTwice {
+    /// How many the row has; none, where there is no room for their references.
+    blocks: usize,
+    references: [f32; MOST_REFERENCES],
+}
+
+impl ReadTwice {
+    fn new<T: Element + Number>(batch: &Batch<'_, T>) -> Self {
+        let blocks = batch.classes().div_ceil(BLOCK);
+        Self {
+            blocks: if blocks <= MOST_REFERENCES { blocks } else { 0 },
+            references: [0.0; MOST_REFERENCES],
+        }
+    }
+}
+
+impl<T: Element + Number> Passes<T> for ReadTwice {
+    fn statistics(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, T>,
+        tile: Range<usize>,
+        lanes: &mut RowLanes,
+    ) {
+        let (row, class) = (tile.start, lanes.class[0]);
+        if !lanes.counts[0] {
+            return;
+        }
+        let x = batch.logits.row(row);
+        let pivot = batch.pivot(row, class);
+        let gaps = if class == NO_CLASS { Gaps::None } else { job.options.gaps() };
+        let task = StatisticsTask {
+            columns: Columns::Read(x),
+            following: batch.following(row),
+            pivot,
+            gaps,
+            references: &mut self.references[..self.blocks],
+        };
+        lanes.set_statistics(0, &job.schedule.statistics(task), pivot.value);
+    }
+
+    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
+        let Output { wide, lanes, .. } = *output;
+        if !lanes.counts[0] {
+            return;
+        }
+        let content = if self.blocks > 0 {
+            Content::Logits(&self.references[..self.blocks])
+        } else {
+            let pivot = match lanes.class[0] {
+                NO_CLASS => Entry::NONE,
+                class => Entry::new(class, lanes.target_logit[0]),
+            };
+            Content::ManyLogits(pivot)
+        };
+        let Some(columns) = batch.columns(tile.start, wide, job.streaming) else { return };
+        job.schedule.affine(output.task(job, 0, columns, content));
+    }
+}
