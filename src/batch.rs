@@ -149,15 +149,22 @@ impl<T: Element + Number> Batch<'_, T> {
         self.overwrites(wide) || self.request.wide(wide).is_some()
     }
 
+    /// Whether an output is added to what is there.
+    #[inline(always)]
+    pub(crate) fn adds(&self, wide: Wide) -> bool {
+        wide == Wide::Gradient && self.request.accumulates
+    }
+
     /// The output that can keep the exponentials: the only one that is made of them, unless it would overwrite logits
-    /// that are needed once more.
+    /// that are needed once more, or what is to be added to.
     pub(crate) fn keeps_exponentials(&self) -> Option<Wide> {
         let wide = match (self.writes(Wide::Gradient), self.writes(Wide::Probabilities)) {
             (true, false) => Wide::Gradient,
             (false, true) => Wide::Probabilities,
             _ => return None,
         };
-        (!(self.overwrites(wide) && self.reads_logits_again())).then_some(wide)
+        let needs_logits = self.overwrites(wide) && self.reads_logits_again();
+        (!needs_logits && !self.adds(wide)).then_some(wide)
     }
 
     /// Whether some output is made of the logarithm of their sum.
@@ -178,8 +185,12 @@ impl<T: Element + Number> Batch<'_, T> {
         if self.overwrites(wide) {
             return self.wide_row(row, wide).map(Columns::InPlace);
         }
+        let adds = self.adds(wide);
         let from = self.logits.row(row);
         let to = self.request.wide_mut(wide)?.row_mut(row)?;
+        if adds {
+            return Some(Columns::Adding(from, to));
+        }
         Some(if streaming { Columns::Streaming(from, to) } else { Columns::Between(from, to) })
     }
 

@@ -14,6 +14,8 @@
 //! | entropy | error at most sum_c p_c (lse - x_c) (3 \|d_c\| + D + [`ENTROPY`]) [`U`]; classes of probability 0 have no part |
 //! | reduced loss | the rows' bound plus [`U`] |
 //!
+//! A gradient that is accumulated has one rounding more, that of the sum.
+//!
 //! No subnormal number is ever stored. With label smoothing or class weights, the loss is a sum of positive terms and
 //! keeps its bound, with the weights in D'; the gradient is a difference, and its bound holds relative to the sum of
 //! the magnitudes of its two terms. Of a coefficient above 1 (a class weight, an upstream gradient) the gradient is 0

@@ -19,7 +19,7 @@ use crate::kernel::statistics::BLOCK;
 use crate::kernel::tasks::{Content, StatisticsTask};
 use crate::kernel::widen::{NarrowTask, WidenTask};
 use crate::kernel::{Entry, few_classes, short_rows};
-use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes, gaps_of};
+use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes, affine_of_rows, gaps_of};
 use crate::rows::{Job, TILE};
 use crate::simd::LANES;
 
@@ -82,6 +82,9 @@ impl<T: Element + Number> Passes<T> for Widened {
     }
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
+        if batch.adds(output.wide) {
+            return affine_of_rows(job, batch, tile, output);
+        }
         let Self { tile: transposed, rows } = self;
         let Some(to) = batch.rows_of(output.wide, tile) else { return };
         let RowsOf { classes, count, .. } = to;
@@ -89,6 +92,7 @@ impl<T: Element + Number> Passes<T> for Widened {
         job.schedule.instructions.run(few_classes::AffineTask {
             tile: transposed,
             to: RowsOf { data: rows, row_stride: classes, classes, count },
+            adds: false,
             gaps: output.gaps(job),
             coefficients: output.coefficients,
             rows: output.lanes,
@@ -145,6 +149,9 @@ impl<T: Element + Number> Passes<T> for WithScratch {
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
         let Output { wide, lanes, coefficients } = *output;
+        if batch.adds(wide) {
+            return affine_of_rows(job, batch, tile, output);
+        }
         let streaming = job.streaming && !batch.overwrites(wide);
         let Some(out) = batch.rows_of(wide, tile) else { return };
         let RowsOf { classes, count, .. } = out;

@@ -117,6 +117,22 @@ fn further_down(job: &Job<'_>, batch: &Batch<'_>, tile: &Range<usize>) -> usize 
     if job.streaming { batch.rows() - tile.end } else { 0 }
 }
 
+/// An affine output of rows of one block, from their logits.
+pub(crate) fn affine_of_rows<T: Element + Number>(
+    job: &Job<'_>,
+    batch: &mut Batch<'_, T>,
+    tile: Range<usize>,
+    output: &Output<'_>,
+) {
+    let Output { wide, lanes, .. } = *output;
+    for (lane, row) in tile.enumerate().filter(|&(lane, _)| lanes.counts[lane]) {
+        // The maximum of the only block is its reference.
+        let content = Content::Logits(slice::from_ref(&lanes.max[lane]));
+        let Some(columns) = batch.columns(row, wide, job.streaming) else { return };
+        job.schedule.affine(output.task(job, lane, columns, content));
+    }
+}
+
 /// Few classes: all rows of a tile side by side.
 pub(crate) struct Transposed {
     tile: few_classes::Tile,
@@ -144,10 +160,12 @@ impl Passes for Transposed {
     }
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, output: &Output<'_>) {
+        let adds = batch.adds(output.wide);
         let Some(to) = batch.rows_of(output.wide, tile) else { return };
         job.schedule.instructions.run(few_classes::AffineTask {
             tile: &self.tile,
             to,
+            adds,
             gaps: output.gaps(job),
             coefficients: output.coefficients,
             rows: output.lanes,
@@ -183,12 +201,7 @@ impl Passes for ShortRows {
             let task = short_rows::AffineTask { kept, shift, coefficients, rows: lanes };
             return job.schedule.instructions.run(task);
         }
-        for (lane, row) in tile.enumerate().filter(|&(lane, _)| lanes.counts[lane]) {
-            // The maximum of the only block is its reference.
-            let content = Content::Logits(slice::from_ref(&lanes.max[lane]));
-            let Some(columns) = batch.columns(row, wide, job.streaming) else { return };
-            job.schedule.affine(output.task(job, lane, columns, content));
-        }
+        affine_of_rows(job, batch, tile, output);
     }
 }
 

@@ -42,6 +42,8 @@ use crate::{Element, Error, MatrixMut};
 #[derive(Debug, Default)]
 pub struct Request<'a, T: Element = f32> {
     pub(crate) grad: Option<MatrixMut<'a, T>>,
+    /// Whether the gradient is added to what is there.
+    pub(crate) accumulates: bool,
     pub(crate) inputs: RowInputs<'a, T::PerRow>,
     pub(crate) row_outputs: RowOutputs<'a, T::PerRow>,
     pub(crate) probabilities: Option<MatrixMut<'a, T>>,
@@ -58,6 +60,29 @@ impl<'a, T: Element> Request<'a, T> {
     /// reduction, each times its upstream gradient.
     pub fn grad(mut self, grad: MatrixMut<'a, T>) -> Self {
         self.grad = Some(grad);
+        self.accumulates = false;
+        self
+    }
+
+    /// The gradient in the same way, but added to what the matrix holds, as PyTorch's `backward` does. The
+    /// gradient has been rounded to `f32` before; the sum is rounded once more. Rows that do not count are left alone.
+    ///
+    /// It reads the logits twice, because exponentials have no place where sums are, and costs more than a gradient that
+    /// is only written.
+    ///
+    /// ```
+    /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
+    ///
+    /// let logits = Matrix::new(&[0.0, 0.0], 1, 2)?;
+    /// let mut grad = [10.0, 20.0];
+    /// let request = Request::new().accumulate(MatrixMut::new(&mut grad, 1, 2)?);
+    /// CrossEntropy::default().run(logits, &[1_u8], request)?;
+    /// assert_eq!(grad, [10.5, 19.5]);
+    /// # Ok::<(), xent::Error>(())
+    /// ```
+    pub fn accumulate(mut self, grad: MatrixMut<'a, T>) -> Self {
+        self.grad = Some(grad);
+        self.accumulates = true;
         self
     }
 
@@ -231,6 +256,7 @@ impl<'a, T: Element> Request<'a, T> {
 
     /// The outputs of the first `rows` rows, and of the others.
     pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
+        let accumulates = self.accumulates;
         let (grad, grad_rest) = split(self.grad, |grad| grad.split_at(rows));
         let (inputs, inputs_rest) = self.inputs.split_at(rows);
         let (row_outputs, row_outputs_rest) = self.row_outputs.split_at(rows);
@@ -238,9 +264,10 @@ impl<'a, T: Element> Request<'a, T> {
         let (log_probabilities, log_probabilities_rest) =
             split(self.log_probabilities, |matrix| matrix.split_at(rows));
         (
-            Self { grad, inputs, row_outputs, probabilities, log_probabilities },
+            Self { grad, accumulates, inputs, row_outputs, probabilities, log_probabilities },
             Self {
                 grad: grad_rest,
+                accumulates,
                 inputs: inputs_rest,
                 row_outputs: row_outputs_rest,
                 probabilities: probabilities_rest,

@@ -286,12 +286,16 @@ fn fill_uncounted<T: Kernels>(batch: &mut Batch<'_, T>, tile: Range<usize>, wide
     if !results.has_nan && !ignores {
         return;
     }
+    let adds = batch.adds(wide);
     for (lane, row) in tile.enumerate() {
         if !lanes.counts[lane]
             && let Some(out) = batch.wide_row(row, wide)
         {
-            let is_nan = results.softmax(lanes, lane).is_nan();
-            out.fill(T::from_f32(if is_nan { f32::NAN } else { 0.0 }));
+            if results.softmax(lanes, lane).is_nan() {
+                out.fill(T::from_f32(f32::NAN));
+            } else if !adds {
+                out.fill(T::from_f32(0.0));
+            }
         }
     }
 }

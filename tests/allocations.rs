@@ -81,7 +81,7 @@ struct Calls {
 }
 
 /// The number of calls.
-const CALLS: usize = 12;
+const CALLS: usize = 13;
 
 impl Calls {
     /// Calls of every kind on batches of one and of several pieces, of few classes and of rows that are cut.
@@ -162,6 +162,7 @@ impl Calls {
             8 => softmax.log_softmax_in_place(first),
             9 => softmax.softmax_backward(logits, logits, first),
             10 => softmax.log_softmax_backward(logits, logits, first),
+            11 => ce.run(logits, targets, Request::new().accumulate(first)).map(drop),
             _ => {
                 let in_place = softmax.softmax_backward_in_place(logits, first);
                 let first = matrix_mut(&mut wide[0], rows, classes);

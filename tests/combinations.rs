@@ -12,7 +12,7 @@ use support::covering::pairwise;
 use support::evaluation::{Call, assert_same_bits};
 use xent::{
     Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Matrix, MatrixMut, Parallelism, Reduction,
-    reference,
+    Request, reference,
 };
 
 /// An option: its name, and how many values of it there are.
@@ -42,12 +42,14 @@ const Z_LOSS: [f64; 2] = [0.0, 0.3];
 const REDUCTIONS: [Reduction; 2] = [Reduction::Mean, Reduction::Sum];
 const DENOMINATORS: [Option<f64>; 2] = [None, Some(7.5)];
 const PARALLELISMS: [Parallelism; 2] = [Parallelism::Serial, Parallelism::Rayon];
-const PLACES: [Place; 2] = [Place::Out, Place::In];
+const PLACES: [Place; 3] = [Place::Out, Place::In, Place::Added];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
     Out,
     In,
+    /// Out of place, added to what is there.
+    Added,
 }
 
 /// One value of each axis.
@@ -188,23 +190,74 @@ fn every_pair_of_options_keeps_the_bounds() {
 }
 
 #[test]
-fn every_pair_of_options_gives_the_same_bits_when_only_the_gradient_is_asked_for() {
+fn every_pair_of_options_gives_the_same_bits_when_only_the_gradient_is_asked_for_or_added() {
     for case in cases(usize::MAX) {
         let (ce, call) = (case.cross_entropy(), case.call());
         let expected = call.evaluate(&ce, &case.batch);
         let Batch { rows, classes, ref logits, ref targets } = case.batch;
-        let mut grad = vec![f32::NAN; rows * classes];
+        let mut random = Random::new(2);
+        // Numbers of both signs, and of the kind that must not be stored.
+        let before: Vec<f32> = (0..rows * classes)
+            .map(|i| if i % 7 == 3 { f32::from_bits(12_345) } else { random.normal() })
+            .collect();
+        let mut grad = before.clone();
         let x = Matrix::new(logits, rows, classes).expect("the shape fits");
         let summary = match case.place {
             Place::Out => ce.run(x, targets, call.request().grad(matrix_mut(&mut grad, rows, classes))),
+            Place::Added => {
+                let request = call.request().accumulate(matrix_mut(&mut grad, rows, classes));
+                ce.run(x, targets, request)
+            }
             Place::In => {
                 grad.copy_from_slice(logits);
                 ce.run_in_place(matrix_mut(&mut grad, rows, classes), targets, call.request())
             }
         };
         let summary = summary.expect("the batch is valid");
-        assert_same_bits("grad", classes, &grad, &expected.grad, &case.name);
+        let mut expected_grad = expected.grad.clone();
+        if case.place == Place::Added {
+            for (i, expected) in expected_grad.iter_mut().enumerate() {
+                let sum = before[i] + *expected;
+                let normal = if sum.is_subnormal() { 0.0 } else { sum };
+                *expected = if call.counts(&ce, &case.batch, i / classes) { normal } else { before[i] };
+            }
+        }
+        assert_same_bits("grad", classes, &grad, &expected_grad, &case.name);
         assert_eq!(summary.loss.to_bits(), expected.loss.to_bits(), "{}", case.name);
+    }
+}
+
+#[test]
+fn a_gradient_that_is_added_leaves_padding_and_rows_that_do_not_count_alone() {
+    for backend in backends() {
+        for (rows, classes) in SHAPES {
+            let mut batch = Batch::random(rows, classes, 3);
+            batch.targets[0] = 0;
+            batch.row_mut(0).fill(f32::NAN);
+            let ce = CrossEntropy::builder().backend(backend).build().expect("the backend is available");
+            let stride = classes + 3;
+            // Canaries are between the rows, too.
+            let mut buffer = vec![0.25; rows * stride];
+            let grad =
+                MatrixMut::with_row_stride(&mut buffer, rows, classes, stride).expect("the shape fits");
+            let logits = Matrix::new(&batch.logits, rows, classes).expect("the shape fits");
+            let request = Request::new().accumulate(grad);
+            ce.run(logits, &batch.targets, request).expect("the batch is valid");
+            for (row, out) in buffer.chunks(stride).enumerate() {
+                let context = format!("row {row} of {rows} x {classes}, {backend}");
+                let (out, padding) = out.split_at(classes);
+                assert_eq!(padding, [0.25; 3], "{context}");
+                if row == 0 {
+                    assert!(out.iter().all(|g| g.is_nan()), "{context}");
+                } else if batch.targets[row] == IGNORE_INDEX {
+                    assert!(out.iter().all(|&g| g == 0.25), "{context}");
+                } else {
+                    let changed = out.iter().any(|&g| g != 0.25);
+                    let is_confident = reference::softmax(batch.row(row))[batch.targets[row] as usize] > 0.99;
+                    assert!(changed || is_confident, "{context}");
+                }
+            }
+        }
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct StatisticsTask<'a> {
 pub(crate) struct AffineTask<'a> {
     pub(crate) tile: &'a Tile,
     pub(crate) to: RowsOf<&'a mut [f32]>,
+    /// Whether it is added to what is there, in the rows that count.
+    pub(crate) adds: bool,
     pub(crate) gaps: Gaps<'a>,
     pub(crate) coefficients: &'a CoefficientLanes,
     pub(crate) rows: &'a RowLanes,
@@ -222,7 +224,10 @@ impl Task for AffineTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { tile, to, gaps, coefficients, rows } = self;
+        let Self { tile, to, adds, gaps, coefficients, rows } = self;
+        if adds {
+            return tile.add(s, to, gaps, coefficients, rows);
+        }
         if to.is_whole() {
             for column in to.quads() {
                 let quad = tile.quad(s, column, gaps, coefficients);
@@ -260,6 +265,31 @@ impl Task for AffineTask<'_> {
 }
 
 impl Tile {
+    /// Adds the function to what is there.
+    #[inline(always)]
+    fn add<S: Simd>(
+        &self,
+        s: S,
+        to: RowsOf<&mut [f32]>,
+        gaps: Gaps<'_>,
+        coefficients: &CoefficientLanes,
+        rows: &RowLanes,
+    ) {
+        let mut whole = [[0.0; MOST]; LANES];
+        for column in to.quads() {
+            let quad = self.quad(s, column, gaps, coefficients);
+            s.store_columns(quad, whole.as_flattened_mut(), MOST, column);
+        }
+        for row in (0..to.count).filter(|&row| rows.counts[row]) {
+            whole[row][rows.class[row]] = coefficients.at_target[row];
+            let out = &mut to.data[row * to.row_stride..][..to.classes];
+            for (out, gradient) in out.iter_mut().zip(&whole[row]) {
+                let sum = *out + gradient;
+                *out = if sum.abs() < f32::MIN_POSITIVE { 0.0 } else { sum };
+            }
+        }
+    }
+
     /// The function of four classes.
     #[inline(always)]
     fn quad<S: Simd>(

@@ -1,7 +1,7 @@
 //! The second pass: every output as wide as a row is a function of one logit and a few numbers of its row.
 
 use super::number::Number;
-use super::place::{Between, Columns, InPlace, Place};
+use super::place::{Adding, Between, Columns, InPlace, Place};
 use super::scalar::to_f32;
 use super::{Entry, exp, vector_at};
 use crate::simd::{LANES, Simd};
@@ -232,6 +232,10 @@ fn run<S: Simd, F: Number, T: Number, M: Map<S>>(s: S, columns: Columns<'_, F, T
             each_vector(s, &mut Between::<false, _, _>(from_head, to_head), 0, map, target);
             each_vector(s, &mut Between::<true, _, _>(from_rest, to_rest), ahead, map, target);
         }
+        Columns::Adding(from, to) => {
+            let from = &from[..to.len()];
+            each_vector(s, &mut Adding(from, to), 0, map, target);
+        }
         Columns::InPlace(x) => {
             each_vector(s, &mut InPlace(x), 0, map, Entry::NONE);
             if let Some(out) = x.get_mut(target.index()) {
@@ -282,6 +286,6 @@ fn each_vector<S: Simd, M: Map<S>, P: Place>(s: S, place: &mut P, start: usize, 
     if at < len {
         let y = map.apply(s, P::From::load_partial(s, &place.from()[at..], 0.0), start + at);
         let y = s.with_lane(y, target.from(at).lane(), target.value);
-        P::To::store_partial(s, y, &mut place.to()[at..]);
+        P::store_partial(s, y, &mut place.to()[at..]);
     }
 }

@@ -12,6 +12,8 @@ pub(crate) enum Columns<'a, F = f32, T = F> {
     Between(&'a [F], &'a mut [T]),
     /// The same, with stores past the caches. [`Simd::fence`] must follow the last of them.
     Streaming(&'a [F], &'a mut [T]),
+    /// What is written is added to what is there.
+    Adding(&'a [F], &'a mut [T]),
     InPlace(&'a mut [F]),
 }
 
@@ -28,7 +30,7 @@ impl<F, T> Columns<'_, F, T> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Read(from) => from.len(),
-            Self::Between(_, to) | Self::Streaming(_, to) => to.len(),
+            Self::Between(_, to) | Self::Streaming(_, to) | Self::Adding(_, to) => to.len(),
             Self::InPlace(x) => x.len(),
         }
     }
@@ -36,7 +38,9 @@ impl<F, T> Columns<'_, F, T> {
     /// What the pass reads.
     pub(crate) fn from(&self) -> &[F] {
         match self {
-            Self::Read(from) | Self::Between(from, _) | Self::Streaming(from, _) => from,
+            Self::Read(from) | Self::Between(from, _) | Self::Streaming(from, _) | Self::Adding(from, _) => {
+                from
+            }
             Self::InPlace(x) => x,
         }
     }
@@ -55,6 +59,10 @@ impl<F, T> Columns<'_, F, T> {
             Self::Streaming(from, to) => {
                 let ((from, from_rest), (to, to_rest)) = (from.split_at(columns), to.split_at_mut(columns));
                 (Self::Streaming(from, to), Self::Streaming(from_rest, to_rest))
+            }
+            Self::Adding(from, to) => {
+                let ((from, from_rest), (to, to_rest)) = (from.split_at(columns), to.split_at_mut(columns));
+                (Self::Adding(from, to), Self::Adding(from_rest, to_rest))
             }
             Self::InPlace(x) => {
                 let (x, rest) = x.split_at_mut(columns);
@@ -89,11 +97,18 @@ pub(super) trait Place {
     fn store<S: Simd>(s: S, y: S::F32, out: &mut [Self::To; LANES]) {
         Self::To::store(s, y, out);
     }
+
+    /// [`Place::store`] of up to 16 lanes.
+    #[inline(always)]
+    fn store_partial<S: Simd>(s: S, y: S::F32, out: &mut [Self::To]) {
+        Self::To::store_partial(s, y, out);
+    }
 }
 
 pub(super) struct Read<'a, F>(pub(super) &'a [F]);
 /// With stores past the caches, or without.
 pub(super) struct Between<'a, const STREAMING: bool, F, T>(pub(super) &'a [F], pub(super) &'a mut [T]);
+pub(super) struct Adding<'a, F, T>(pub(super) &'a [F], pub(super) &'a mut [T]);
 pub(super) struct InPlace<'a, F>(pub(super) &'a mut [F]);
 
 impl<F: Number> Place for Read<'_, F> {
@@ -130,6 +145,33 @@ impl<const STREAMING: bool, F: Number, T: Number> Place for Between<'_, STREAMIN
     #[inline(always)]
     fn store<S: Simd>(s: S, y: S::F32, out: &mut [T; LANES]) {
         if STREAMING { T::stream(s, y, out) } else { T::store(s, y, out) }
+    }
+}
+
+impl<F: Number, T: Number> Place for Adding<'_, F, T> {
+    type From = F;
+    type To = T;
+
+    #[inline(always)]
+    fn from(&self) -> &[F] {
+        self.0
+    }
+
+    #[inline(always)]
+    fn to(&mut self) -> &mut [T] {
+        self.1
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(s: S, y: S::F32, out: &mut [T; LANES]) {
+        let sum = s.add(T::load(s, out), y);
+        T::store(s, s.zero_below(sum, s.splat(f32::MIN_POSITIVE)), out);
+    }
+
+    #[inline(always)]
+    fn store_partial<S: Simd>(s: S, y: S::F32, out: &mut [T]) {
+        let sum = s.add(T::load_partial(s, out, 0.0), y);
+        T::store_partial(s, s.zero_below(sum, s.splat(f32::MIN_POSITIVE)), out);
     }
 }
 

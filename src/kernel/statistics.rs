@@ -84,7 +84,7 @@ pub(crate) fn statistics<S: Simd, T: Number>(
     match columns {
         Columns::Read(x) => by_blocks(s, Read(x), following, pivot, gaps, references, Nothing),
         // The second pass will want the exponentials: they are never stored past the caches.
-        Columns::Between(x, exps) | Columns::Streaming(x, exps) => {
+        Columns::Between(x, exps) | Columns::Streaming(x, exps) | Columns::Adding(x, exps) => {
             // One length for both, which the compiler can see.
             let exps = &mut exps[..x.len()];
             by_blocks(s, Between::<false, _, _>(x, exps), following, pivot, gaps, references, Nothing)
