@@ -3,7 +3,7 @@
 use crate::backend::Instructions;
 use crate::loss::{ClassWeights, EmptyMean, Options};
 use crate::parallel::Schedule;
-use crate::{Backend, CrossEntropy, Error, Parallelism, Reduction};
+use crate::{Backend, CrossEntropy, Error, Parallelism, Reduction, Smoothing};
 
 /// Options of a [`CrossEntropy`] on their way to being checked.
 #[derive(Clone, Debug, Default)]
@@ -46,10 +46,15 @@ impl CrossEntropyBuilder {
         self
     }
 
-    /// The share of the target distribution that is spread evenly over all classes, the target's among them, from 0 to
-    /// 1. Default: 0.
+    /// The share of the target distribution that is spread evenly over the classes, from 0 to 1. Default: 0.
     pub fn label_smoothing(mut self, label_smoothing: f64) -> Self {
         self.options.label_smoothing = label_smoothing;
+        self
+    }
+
+    /// Which classes label smoothing spreads over. Default: all of them, as in PyTorch.
+    pub fn smoothing(mut self, smoothing: Smoothing) -> Self {
+        self.options.smoothing = smoothing;
         self
     }
 

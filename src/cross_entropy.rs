@@ -8,7 +8,8 @@ use crate::row_inputs::RowInputs;
 use crate::rows::Job;
 use crate::targets::Targets;
 use crate::{
-    Backend, CrossEntropyBuilder, Element, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, Target,
+    Backend, CrossEntropyBuilder, Element, Error, Matrix, MatrixMut, Parallelism, Reduction, Request,
+    Smoothing, Target,
 };
 
 /// Softmax cross-entropy between a batch of logits and one target class for each row.
@@ -20,8 +21,8 @@ use crate::{
 /// ```
 ///
 /// and its gradient (1 - eps) w_y (p_i - [i = y]) + (eps / C) (W p_i - w_i) with W = sum_c w_c, where eps is the label
-/// smoothing of [Szegedy et al. 2015](https://arxiv.org/abs/1512.00567), section 7, in PyTorch's convention. The mean
-/// divides by the sum of w_y over the rows that are not ignored.
+/// smoothing of [Szegedy et al. 2015](https://arxiv.org/abs/1512.00567), section 7, in PyTorch's convention; [`Smoothing`] has
+/// others. The mean divides by the sum of w_y over the rows that are not ignored.
 ///
 /// The z-loss of [PaLM](https://arxiv.org/abs/2204.02311), section 5, adds z lse^2 with lse = ln(sum_c exp(x_c)), and
 /// 2 z lse p_i to the gradient; its mean divides by the number of rows that are not ignored.
@@ -176,9 +177,14 @@ impl CrossEntropy {
         &self.options.ignore_indices
     }
 
-    /// The share of the target distribution that is spread over all classes.
+    /// The share of the target distribution that is spread over classes.
     pub fn label_smoothing(&self) -> f64 {
         self.options.label_smoothing
+    }
+
+    /// Which classes label smoothing spreads over.
+    pub fn smoothing(&self) -> Smoothing {
+        self.options.smoothing
     }
 
     /// The coefficient of the z-loss.

@@ -30,7 +30,7 @@ macro_rules! kernels {
                 Widened::new()
             }
 
-            fn short_rows(batch: &Batch<'_, Self>) -> impl Passes<Self> + use<> {
+            fn short_rows(_: &Job<'_>, batch: &Batch<'_, Self>) -> impl Passes<Self> + use<> {
                 WithScratch::new(batch)
             }
 
@@ -149,7 +149,8 @@ impl<T: Element + Number> Passes<T> for WithScratch {
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
         let Output { wide, lanes, coefficients } = *output;
-        if batch.adds(wide) {
+        // Nothing is kept where sums are, and exponentials do not show which classes are live.
+        if batch.adds(wide) || output.gaps(job).is_live() {
             return affine_of_rows(job, batch, tile, output);
         }
         let streaming = job.streaming && !batch.overwrites(wide);

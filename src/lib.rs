@@ -44,7 +44,7 @@
 //! | target's logit -inf | loss +inf, gradient finite (-1 at the target) |
 //! | NaN or +inf in a row, or every logit -inf | loss and gradient of that row NaN, no other row touched |
 //! | all rows ignored, mean | loss NaN, or 0 by [`EmptyMean::Zero`]; gradient 0 |
-//! | label smoothing with -inf logits | loss +inf |
+//! | label smoothing with -inf logits | loss +inf; finite by [`Smoothing::LiveClasses`] |
 //! | 0 rows | sum 0, mean NaN |
 //!
 //! # What it costs
@@ -90,7 +90,7 @@ pub use builder::CrossEntropyBuilder;
 pub use cross_entropy::{CrossEntropy, Summary};
 pub use element::Element;
 pub use error::Error;
-pub use loss::{EmptyMean, Reduction};
+pub use loss::{EmptyMean, Reduction, Smoothing};
 pub use matrix::{Matrix, MatrixMut};
 pub use parallel::Parallelism;
 pub use request::Request;

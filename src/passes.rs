@@ -56,7 +56,7 @@ pub(crate) trait Passes<T: Element = f32> {
 /// Which passes the rows of a dtype take.
 pub(crate) trait Kernels: Element<PerRow = f32> + Number {
     fn few_classes() -> impl Passes<Self> + use<Self>;
-    fn short_rows(batch: &Batch<'_, Self>) -> impl Passes<Self> + use<Self>;
+    fn short_rows(job: &Job<'_>, batch: &Batch<'_, Self>) -> impl Passes<Self> + use<Self>;
     fn long_rows(job: &Job<'_>, batch: &Batch<'_, Self>) -> impl Passes<Self> + use<Self>;
 }
 
@@ -65,8 +65,8 @@ impl Kernels for f32 {
         Transposed::new()
     }
 
-    fn short_rows(batch: &Batch<'_>) -> impl Passes + use<> {
-        ShortRows::new(batch)
+    fn short_rows(job: &Job<'_>, batch: &Batch<'_>) -> impl Passes + use<> {
+        ShortRows::new(job, batch)
     }
 
     fn long_rows(job: &Job<'_>, batch: &Batch<'_>) -> impl Passes + use<> {
@@ -110,6 +110,12 @@ impl<'a> Output<'a> {
 /// The gaps that the first pass sums up.
 pub(crate) fn gaps_of<'a, T: Element>(job: &Job<'a>, batch: &Batch<'_, T>) -> Gaps<'a> {
     if batch.targets.is_some() { job.options.gaps() } else { Gaps::None }
+}
+
+/// The output that keeps exponentials. Those of logits of -inf do not show that a gradient is 0 there.
+fn keeps(job: &Job<'_>, batch: &Batch<'_>) -> Option<Wide> {
+    let needs_logits = |wide| wide == Wide::Gradient && job.options.gaps().is_live();
+    batch.keeps_exponentials().filter(|&wide| !needs_logits(wide))
 }
 
 /// How many rows further down a tile's exponentials are kept: with stores past the caches, in the rows written last.
@@ -180,8 +186,8 @@ pub(crate) struct ShortRows {
 }
 
 impl ShortRows {
-    pub(crate) fn new(batch: &Batch<'_>) -> Self {
-        Self { keeps: batch.keeps_exponentials() }
+    pub(crate) fn new(job: &Job<'_>, batch: &Batch<'_>) -> Self {
+        Self { keeps: keeps(job, batch) }
     }
 }
 
@@ -225,7 +231,7 @@ impl LongRows {
     pub(crate) fn new(job: &Job<'_>, batch: &Batch<'_>) -> Self {
         let blocks = batch.classes().div_ceil(BLOCK);
         let blocks = if blocks <= MOST_REFERENCES { blocks } else { 0 };
-        let keeps = batch.keeps_exponentials().filter(|_| blocks > 0);
+        let keeps = keeps(job, batch).filter(|_| blocks > 0);
         let has_shift = |wide| wide == Wide::Gradient && !matches!(job.options.gaps(), Gaps::None);
         let overlaps = job.streaming && keeps.is_some_and(|wide| !has_shift(wide) && !batch.overwrites(wide));
         let references = [[0.0; MOST_REFERENCES]; 2];

@@ -58,7 +58,7 @@
 //! # Ok::<(), xent::Error>(())
 //! ```
 
-use crate::{CrossEntropy, EmptyMean, Error, Matrix, Reduction, Request, Target};
+use crate::{CrossEntropy, EmptyMean, Error, Matrix, Reduction, Request, Smoothing, Target};
 
 /// What [`cross_entropy`] finds.
 #[derive(Clone, Debug)]
@@ -206,8 +206,6 @@ pub fn run<T: Target>(
     let classes_of_rows = ce.classes_of_rows(rows, classes, targets, inputs)?;
     let weight_of = |class: usize| ce.weight().map_or(1.0, |weight| f64::from(weight[class]));
     let smoothing = ce.label_smoothing();
-    let each = smoothing / classes as f64;
-    let all_weights: f64 = (0..classes).map(weight_of).sum();
 
     let (mut total, mut z_total) = (0.0, 0.0);
     let (mut weight, mut counted) = (0.0, 0.0);
@@ -217,20 +215,32 @@ pub fn run<T: Target>(
     let mut z_grad = vec![0.0; rows * classes];
     for (row, class) in classes_of_rows.iter().enumerate() {
         let Some(target) = *class else { continue };
-        let row_softmax = softmax_row(logits.row(row).unwrap_or_default());
+        let x = logits.row(row).unwrap_or_default();
+        let row_softmax = softmax_row(x);
+        // The classes that smoothing spreads over.
+        let is_among = |c: usize| match ce.smoothing() {
+            Smoothing::AllClasses => true,
+            Smoothing::OtherClasses => c != target,
+            Smoothing::LiveClasses => x[c] > f32::NEG_INFINITY,
+        };
+        let among: Vec<usize> = (0..classes).filter(|&c| is_among(c)).collect();
+        let each = if among.is_empty() { 0.0 } else { smoothing / among.len() as f64 };
+        let all_weights: f64 = among.iter().map(|&c| weight_of(c)).sum();
 
         let mut loss = product((1.0 - smoothing) * weight_of(target), -row_softmax.log_probabilities[target]);
         if smoothing > 0.0 {
-            for c in 0..classes {
+            for &c in &among {
                 loss += product(each * weight_of(c), -row_softmax.log_probabilities[c]);
             }
         }
         // The loss is a sum of terms v_c (-ln p_c), and d(-ln p_c) / dx_i = p_i - [i = c].
         for i in 0..classes {
             let mut g = 0.0;
-            if smoothing > 0.0 {
+            if smoothing > 0.0 && is_among(i) {
                 g += each * (all_weights - weight_of(i)) * row_softmax.probabilities[i];
                 g -= each * weight_of(i) * row_softmax.complements[i];
+            } else if smoothing > 0.0 {
+                g += each * all_weights * row_softmax.probabilities[i];
             }
             let hard = (1.0 - smoothing) * weight_of(target);
             if i == target {

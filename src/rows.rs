@@ -82,7 +82,7 @@ pub(crate) fn run<T: Kernels>(job: &Job<'_>, mut batch: Batch<'_, T>, rows_per_p
     let totals = if classes <= few_classes::MOST {
         run_tiles(job, &mut batch, T::few_classes(), rows_per_piece)
     } else if classes <= BLOCK {
-        let passes = T::short_rows(&batch);
+        let passes = T::short_rows(job, &batch);
         run_tiles(job, &mut batch, passes, rows_per_piece)
     } else {
         let passes = T::long_rows(job, &batch);

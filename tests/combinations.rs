@@ -12,18 +12,19 @@ use support::covering::pairwise;
 use support::evaluation::{Call, assert_same_bits};
 use xent::{
     Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Matrix, MatrixMut, Parallelism, Reduction,
-    Request, reference,
+    Request, Smoothing, reference,
 };
 
 /// An option: its name, and how many values of it there are.
 type Axis = (&'static str, fn() -> usize);
 
 /// Add an option here, and what it means in [`Case`].
-const AXES: [Axis; 12] = [
+const AXES: [Axis; 13] = [
     ("shape", || SHAPES.len()),
     ("weight", || 3),
     ("row weights", || 2),
     ("label smoothing", || LABEL_SMOOTHING.len()),
+    ("smoothing", || SMOOTHING.len()),
     ("z-loss", || Z_LOSS.len()),
     ("reduction", || REDUCTIONS.len()),
     ("denominator", || DENOMINATORS.len()),
@@ -38,6 +39,7 @@ const AXES: [Axis; 12] = [
 const SHAPES: [(usize, usize); 10] =
     [(21, 1), (37, 2), (19, 3), (33, 10), (20, 64), (21, 81), (11, 130), (10, 1000), (5, 2049), (2, 70_000)];
 const LABEL_SMOOTHING: [f64; 4] = [0.0, 0.1, 0.75, 1.0];
+const SMOOTHING: [Smoothing; 3] = [Smoothing::AllClasses, Smoothing::OtherClasses, Smoothing::LiveClasses];
 const Z_LOSS: [f64; 2] = [0.0, 0.3];
 const REDUCTIONS: [Reduction; 2] = [Reduction::Mean, Reduction::Sum];
 const DENOMINATORS: [Option<f64>; 2] = [None, Some(7.5)];
@@ -88,6 +90,7 @@ impl Case {
         let mut random = Random::new(seed + 1000);
         let mut builder = CrossEntropy::builder()
             .label_smoothing(LABEL_SMOOTHING[value("label smoothing")])
+            .smoothing(SMOOTHING[value("smoothing")])
             .z_loss(Z_LOSS[value("z-loss")])
             .reduction(REDUCTIONS[value("reduction")]);
         match value("weight") {
@@ -224,6 +227,73 @@ fn every_pair_of_options_gives_the_same_bits_when_only_the_gradient_is_asked_for
         }
         assert_same_bits("grad", classes, &grad, &expected_grad, &case.name);
         assert_eq!(summary.loss.to_bits(), expected.loss.to_bits(), "{}", case.name);
+    }
+}
+
+/// Masked classes, masked targets, and rows with a single live class.
+#[test]
+fn smoothing_over_live_classes_keeps_the_bounds_whatever_is_masked() {
+    for backend in backends() {
+        for (rows, classes) in SHAPES {
+            let mut batch = Batch::random(rows, classes, 4);
+            let mut random = Random::new(5);
+            batch.make_rows_count(&mut random);
+            for row in 0..rows {
+                let target = batch.targets[row] as usize;
+                let is_live = |column: usize| match row % 4 {
+                    0 => column % 3 == 0 || column == target,
+                    1 => column == target,
+                    2 => column != target || classes == 1,
+                    _ => true,
+                };
+                for (column, x) in batch.row_mut(row).iter_mut().enumerate() {
+                    *x = if is_live(column) { 2.0 * random.normal() } else { f32::NEG_INFINITY };
+                }
+            }
+            for (weight, label_smoothing) in [(false, 0.1), (true, 0.4), (true, 1.0)] {
+                let mut builder = CrossEntropy::builder()
+                    .backend(backend)
+                    .smoothing(Smoothing::LiveClasses)
+                    .label_smoothing(label_smoothing);
+                if weight {
+                    builder = builder.weight(with_zeros(classes, &mut random));
+                }
+                let ce = builder.build().expect("the options are valid");
+                for in_place in [false, true] {
+                    let call = Call { in_place, ..Call::default() };
+                    let found = call.evaluate(&ce, &batch);
+                    let context = format!("{backend}, eps {label_smoothing}, weights {weight}");
+                    Expected::of_call(&ce, &batch, call).check(&found, &context);
+                    for (row, &loss) in found.losses.iter().enumerate() {
+                        let is_masked = row % 4 == 2 && classes > 1;
+                        // A hard term of a masked target is infinite, unless it weighs nothing.
+                        assert!(
+                            loss.is_finite() || is_masked && label_smoothing < 1.0,
+                            "row {row}, {context}"
+                        );
+                    }
+                    for (g, x) in found.grad.iter().zip(&batch.logits) {
+                        let is_masked = *x == f32::NEG_INFINITY;
+                        assert!(g.is_finite() && (!is_masked || *g <= 0.0), "{g}, {context}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn without_masked_classes_live_classes_are_all_classes() {
+    for (rows, classes) in SHAPES {
+        let mut batch = Batch::random(rows, classes, 6);
+        let mut random = Random::new(7);
+        batch.logits.fill_with(|| 3.0 * random.normal());
+        let evaluate = |smoothing| {
+            let builder = CrossEntropy::builder().smoothing(smoothing).label_smoothing(0.2);
+            Call::default().evaluate(&builder.build().expect("the options are valid"), &batch)
+        };
+        evaluate(Smoothing::LiveClasses)
+            .assert_equal(&evaluate(Smoothing::AllClasses), &format!("{rows} x {classes}"));
     }
 }
 

@@ -12,7 +12,7 @@
 //! ```
 
 use super::exp;
-use super::gaps::{Gaps, half_gap};
+use super::gaps::{Gaps, half_gap, live_only};
 use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
 use super::place::RowsOf;
 use super::statistics::{exp_of_group, sum_of_four};
@@ -94,10 +94,14 @@ impl Task for StatisticsTask<'_> {
         }
         // Any finite number will do where all logits are -inf.
         let reference = s.max(s.splat(f32::MIN), max);
+        if gaps.is_live() {
+            tile.live_gaps(s, classes, gaps, reference, rows);
+            return tile.exponentials::<S, true>(s, classes, reference, rows);
+        }
         if !matches!(gaps, Gaps::None) {
             tile.gaps(s, classes, gaps, reference, rows);
         }
-        tile.exponentials(s, classes, reference, rows);
+        tile.exponentials::<S, false>(s, classes, reference, rows);
     }
 }
 
@@ -160,9 +164,15 @@ impl Tile {
         }
     }
 
-    /// Puts the exponentials in the place of the logits.
+    /// Puts the exponentials in the place of the logits; if `MARKS`, NaN for those of -inf.
     #[inline(always)]
-    fn exponentials<S: Simd>(&mut self, s: S, classes: usize, reference: S::F32, rows: &mut RowLanes) {
+    fn exponentials<S: Simd, const MARKS: bool>(
+        &mut self,
+        s: S,
+        classes: usize,
+        reference: S::F32,
+        rows: &mut RowLanes,
+    ) {
         let mut sums = s.zero_sums();
         let (groups, rest) = self.columns[..classes].as_chunks_mut::<4>();
         for group in groups {
@@ -170,13 +180,14 @@ impl Tile {
             let e = exp_of_group(s, x, reference);
             sums = s.accumulate(sums, sum_of_four(s, e));
             for i in 0..4 {
-                s.store(e[i], &mut group[i]);
+                s.store(if MARKS { s.add(e[i], s.mul(x[i], s.splat(0.0))) } else { e[i] }, &mut group[i]);
             }
         }
-        for x in rest {
-            let e = exp::exp(s, s.sub(s.load(x), reference));
+        for to in rest {
+            let x = s.load(to);
+            let e = exp::exp(s, s.sub(x, reference));
             sums = s.accumulate(sums, e);
-            s.store(e, x);
+            s.store(if MARKS { s.add(e, s.mul(x, s.splat(0.0))) } else { e }, to);
         }
         s.store_sums(sums, &mut rows.sum);
         for lane in 0..LANES {
@@ -207,6 +218,33 @@ impl Tile {
             *gap *= 2.0;
         }
         self.set_targets(rows, &[f32::NEG_INFINITY; LANES]);
+    }
+
+    /// The same of the logits above -inf, and what they weigh. The targets' are -inf.
+    #[inline(always)]
+    fn live_gaps<S: Simd>(
+        &self,
+        s: S,
+        classes: usize,
+        gaps: Gaps<'_>,
+        reference: S::F32,
+        rows: &mut RowLanes,
+    ) {
+        let mut sums = [s.zero_sums(); 3];
+        for (class, x) in self.columns[..classes].iter().enumerate() {
+            let x = s.load(x);
+            let weights = live_only(s, x, s.splat(gaps.weight(class)));
+            let finite = s.max(s.splat(f32::MIN), x);
+            sums[0] = s.accumulate(sums[0], half_gap(s, finite, reference, weights));
+            sums[1] = s.accumulate(sums[1], weights);
+            sums[2] = s.accumulate(sums[2], live_only(s, x, s.splat(1.0)));
+        }
+        s.store_sums(sums[0], &mut rows.gap);
+        s.store_sums(sums[1], &mut rows.weight);
+        s.store_sums(sums[2], &mut rows.live);
+        for gap in &mut rows.gap {
+            *gap *= 2.0;
+        }
     }
 
     #[inline(always)]
@@ -307,6 +345,10 @@ impl Tile {
             if !matches!(gaps, Gaps::None) {
                 let shift = s.mul(s.splat(gaps.weight(column + i)), s.load(&coefficients.shift));
                 quad[i] = s.zero_below(s.sub(quad[i], shift), s.splat(f32::MIN_POSITIVE));
+                if gaps.is_live() {
+                    // Those of -inf are marked by NaN.
+                    quad[i] = live_only(s, s.load(&exps[i]), quad[i]);
+                }
             }
         }
         quad

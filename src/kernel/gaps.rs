@@ -15,16 +15,36 @@ pub(crate) enum Gaps<'a> {
     Equal,
     /// Class c weighs `weights[c]`, at most 1. Whole vectors are read: at least 64 zeros follow the last.
     Weighted(&'a [f32]),
+    /// As [`Gaps::Equal`] and [`Gaps::Weighted`], but classes with a logit of -inf weigh nothing.
+    LiveEqual,
+    LiveWeighted(&'a [f32]),
+}
+
+/// What the classes of a loss add up to, the pivot left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct GapSums {
+    /// Sum of w (max - x).
+    pub(crate) gap: f64,
+    /// Sum of w.
+    pub(crate) weight: f64,
+    /// How many classes have a logit above -inf, where it matters.
+    pub(crate) live: f64,
 }
 
 impl Gaps<'_> {
+    /// Whether classes with a logit of -inf weigh nothing.
+    #[inline(always)]
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self, Gaps::LiveEqual | Gaps::LiveWeighted(_))
+    }
+
     /// What the gap of a class weighs.
     #[inline(always)]
     pub(super) fn weight(&self, class: usize) -> f32 {
         match self {
             Gaps::None => 0.0,
-            Gaps::Equal => 1.0,
-            Gaps::Weighted(weights) => weights[class],
+            Gaps::Equal | Gaps::LiveEqual => 1.0,
+            Gaps::Weighted(weights) | Gaps::LiveWeighted(weights) => weights[class],
         }
     }
 
@@ -33,6 +53,7 @@ impl Gaps<'_> {
     pub(crate) fn from(self, class: usize) -> Self {
         match self {
             Gaps::Weighted(weights) => Gaps::Weighted(&weights[class..]),
+            Gaps::LiveWeighted(weights) => Gaps::LiveWeighted(&weights[class..]),
             gaps => gaps,
         }
     }
@@ -40,6 +61,9 @@ impl Gaps<'_> {
 
 /// [`Gaps`], one type each.
 trait Weigh<S: Simd>: Copy {
+    /// Whether classes with a logit of -inf weigh nothing.
+    const IS_LIVE: bool = false;
+
     /// The weights of 16 columns from `column` on.
     fn weights(self, s: S, column: usize) -> S::F32;
 }
@@ -49,6 +73,9 @@ struct EqualGaps;
 
 #[derive(Clone, Copy)]
 struct WeightedGaps<'a>(&'a [f32]);
+
+#[derive(Clone, Copy)]
+struct LiveGaps<W>(W);
 
 impl<S: Simd> Weigh<S> for EqualGaps {
     #[inline(always)]
@@ -64,7 +91,16 @@ impl<S: Simd> Weigh<S> for WeightedGaps<'_> {
     }
 }
 
-/// Sum of w (max - x) and of w over some columns but the pivot.
+impl<S: Simd, W: Weigh<S>> Weigh<S> for LiveGaps<W> {
+    const IS_LIVE: bool = true;
+
+    #[inline(always)]
+    fn weights(self, s: S, column: usize) -> S::F32 {
+        self.0.weights(s, column)
+    }
+}
+
+/// The sums over some columns but the pivot.
 #[inline(always)]
 pub(super) fn gaps_of<S: Simd, P: Place>(
     s: S,
@@ -73,11 +109,15 @@ pub(super) fn gaps_of<S: Simd, P: Place>(
     pivot: Entry,
     gaps: Gaps<'_>,
     max: S::F32,
-) -> (f64, f64) {
+) -> GapSums {
     match gaps {
-        Gaps::None => (0.0, 0.0),
+        Gaps::None => GapSums::default(),
         Gaps::Equal => weighted_gaps(s, place, columns, pivot, EqualGaps, max),
         Gaps::Weighted(weights) => weighted_gaps(s, place, columns, pivot, WeightedGaps(weights), max),
+        Gaps::LiveEqual => weighted_gaps(s, place, columns, pivot, LiveGaps(EqualGaps), max),
+        Gaps::LiveWeighted(weights) => {
+            weighted_gaps(s, place, columns, pivot, LiveGaps(WeightedGaps(weights)), max)
+        }
     }
 }
 
@@ -89,11 +129,11 @@ fn weighted_gaps<S: Simd, P: Place, W: Weigh<S>>(
     pivot: Entry,
     weigh: W,
     max: S::F32,
-) -> (f64, f64) {
-    let (mut gap_sums, mut weight_sums) = (s.zero_sums(), s.zero_sums());
+) -> GapSums {
+    let (mut gap_sums, mut weight_sums, mut live_sums) = (s.zero_sums(), s.zero_sums(), s.zero_sums());
     for start in columns.clone().step_by(LANES) {
         let mut weights = weigh.weights(s, start);
-        let logits = if start + LANES <= columns.end {
+        let mut logits = if start + LANES <= columns.end {
             P::From::load(s, vector_at(place.from(), start))
         } else {
             // Lanes past the end weigh nothing.
@@ -101,14 +141,30 @@ fn weighted_gaps<S: Simd, P: Place, W: Weigh<S>>(
             let mut lanes = [0.0; LANES];
             s.store(weights, &mut lanes);
             weights = s.load_partial(&lanes[..rest.len()], 0.0);
-            P::From::load_partial(s, rest, 0.0)
+            P::From::load_partial(s, rest, if W::IS_LIVE { f32::NEG_INFINITY } else { 0.0 })
         };
         // Nor does the pivot.
-        weights = s.with_lane(weights, pivot.from(start).lane(), 0.0);
+        let lane = pivot.from(start).lane();
+        weights = s.with_lane(weights, lane, 0.0);
+        if W::IS_LIVE {
+            let ones = s.with_lane(live_only(s, logits, s.splat(1.0)), lane, 0.0);
+            live_sums = s.accumulate(live_sums, ones);
+            weights = live_only(s, logits, weights);
+            logits = s.max(s.splat(f32::MIN), logits);
+        }
         gap_sums = s.accumulate(gap_sums, half_gap(s, logits, max, weights));
         weight_sums = s.accumulate(weight_sums, weights);
     }
-    (2.0 * s.sum_lanes(gap_sums), s.sum_lanes(weight_sums))
+    let live = if W::IS_LIVE { s.sum_lanes(live_sums) } else { 0.0 };
+    GapSums { gap: 2.0 * s.sum_lanes(gap_sums), weight: s.sum_lanes(weight_sums), live }
+}
+
+/// `v` where the logit is finite, else +0.
+#[inline(always)]
+pub(super) fn live_only<S: Simd>(s: S, x: S::F32, v: S::F32) -> S::F32 {
+    // 1 where it is finite, else NaN, which is not above a half.
+    let one = s.add(s.mul(x, s.splat(0.0)), s.splat(1.0));
+    s.mul_at_least(one, v, s.splat(0.5))
 }
 
 /// Half of w (max - x), because the whole of it may overflow; 0 for a class of weight 0, where the product may be NaN.

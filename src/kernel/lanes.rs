@@ -8,7 +8,7 @@ use core::marker::PhantomData;
 use super::map::scale_and_least;
 use super::number::Number;
 use super::statistics::Statistics;
-use crate::loss::{Coefficients, Softmax, Terms, weighted};
+use crate::loss::{Coefficients, Softmax, TermLanes, Terms, weighted};
 use crate::simd::{LANES, Simd, Task};
 
 /// Rows on their way through the passes, by fields.
@@ -33,6 +33,7 @@ pub(crate) struct RowLanes {
     pub(crate) sum: [f64; LANES],
     pub(crate) gap: [f64; LANES],
     pub(crate) weight: [f64; LANES],
+    pub(crate) live: [f64; LANES],
     /// The target's logit; -inf where an earlier class has an equal one.
     pub(crate) contender: [f32; LANES],
 }
@@ -59,6 +60,8 @@ pub(crate) struct Results {
     pub(crate) total_z_loss: f64,
     /// How many targets are the first of the largest logits.
     pub(crate) correct: usize,
+    /// What the loss is made of, where that differs between rows.
+    terms: TermLanes,
 }
 
 /// [`Coefficients`] by fields, their scale as the second pass takes it.
@@ -105,6 +108,7 @@ impl Default for RowLanes {
             sum: [1.0; LANES],
             gap: [0.0; LANES],
             weight: [0.0; LANES],
+            live: [0.0; LANES],
             contender: [f32::NEG_INFINITY; LANES],
         }
     }
@@ -124,6 +128,7 @@ impl Default for Results {
             total_loss: 0.0,
             total_z_loss: 0.0,
             correct: 0,
+            terms: TermLanes::default(),
         }
     }
 }
@@ -148,6 +153,7 @@ impl RowLanes {
             sum: self.sum[lane],
             gap: self.gap[lane],
             weight: self.weight[lane],
+            live: self.live[lane],
             has_earlier_equal: false,
         }
     }
@@ -177,6 +183,7 @@ impl RowLanes {
         self.sum[lane] = statistics.sum;
         self.gap[lane] = statistics.gap;
         self.weight[lane] = statistics.weight;
+        self.live[lane] = statistics.live;
         self.contender[lane] = if statistics.has_earlier_equal { f32::NEG_INFINITY } else { target_logit };
     }
 }
@@ -205,6 +212,10 @@ impl Task for ResultsTask<'_> {
         let Self { rows, terms, results } = self;
         match terms {
             None => each_result(rows, results, |_, _| 0.0),
+            Some(terms) if terms.differ_by_row() => {
+                each_result(rows, results, |_, _| 0.0);
+                results.add_loss(rows, terms);
+            }
             Some(terms) if terms.is_smooth() => {
                 each_result(rows, results, |softmax, own| terms.smooth_loss(softmax, own));
             }
@@ -220,6 +231,20 @@ impl Task for ResultsTask<'_> {
 }
 
 impl Results {
+    /// The loss, of terms that differ between rows.
+    #[inline(always)]
+    fn add_loss(&mut self, rows: &RowLanes, terms: &Terms) {
+        let mut softmax = [self.softmax(rows, 0); LANES];
+        for lane in 0..LANES {
+            softmax[lane] = self.softmax(rows, lane);
+        }
+        self.terms.set(terms, &softmax, &rows.own);
+        for lane in 0..LANES {
+            self.loss[lane] = self.terms.loss(terms, &softmax[lane], lane);
+        }
+        self.total_loss = sum(self.loss);
+    }
+
     #[inline(always)]
     fn weigh_rows(&mut self, rows: &RowLanes) {
         for lane in 0..LANES {
@@ -282,6 +307,12 @@ impl<T: Number> Task for CoefficientsTask<'_, T> {
         let Self { rows, terms, results, coefficients, .. } = self;
         match terms {
             None => each_coefficient::<T>(rows, results, coefficients, |softmax, _| softmax.probabilities()),
+            Some(terms) if terms.differ_by_row() => {
+                let gradient = |softmax: &_, lane: usize| {
+                    results.terms.gradient(terms, softmax, lane, rows.factor[lane], rows.z_factor[lane])
+                };
+                each_coefficient::<T>(rows, results, coefficients, gradient);
+            }
             Some(terms) => {
                 let gradient = |softmax: &_, lane: usize| {
                     terms.gradient(softmax, rows.own[lane], rows.factor[lane], rows.z_factor[lane])

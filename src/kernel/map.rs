@@ -1,5 +1,6 @@
 //! The second pass: every output as wide as a row is a function of one logit and a few numbers of its row.
 
+use super::gaps::live_only;
 use super::number::Number;
 use super::place::{Adding, Between, Columns, InPlace, Place};
 use super::scalar::to_f32;
@@ -22,6 +23,13 @@ pub(crate) enum Shift<'a> {
     Equal(f32),
     /// `scale * weights[c]` for class c. At least [`LANES`] zeros follow the last.
     Weighted {
+        weights: &'a [f32],
+        scale: f32,
+    },
+    /// As [`Shift::Equal`] and [`Shift::Weighted`], but all is 0 where the logit is -inf. Exponentials do not tell: only
+    /// from logits.
+    LiveEqual(f32),
+    LiveWeighted {
         weights: &'a [f32],
         scale: f32,
     },
@@ -55,10 +63,25 @@ pub(crate) fn scale_and_least(scale: f64) -> (f32, f32) {
 }
 
 impl Shift<'_> {
+    /// The same with another scale.
+    #[inline(always)]
+    pub(crate) fn with_scale(self, scale: f32) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Equal(_) => Self::Equal(scale),
+            Self::Weighted { weights, .. } => Self::Weighted { weights, scale },
+            Self::LiveEqual(_) => Self::LiveEqual(scale),
+            Self::LiveWeighted { weights, .. } => Self::LiveWeighted { weights, scale },
+        }
+    }
+
     /// The same of the columns from `column` on.
     pub(crate) fn starting_at(self, column: usize) -> Self {
         match self {
             Self::Weighted { weights, scale } => Self::Weighted { weights: &weights[column..], scale },
+            Self::LiveWeighted { weights, scale } => {
+                Self::LiveWeighted { weights: &weights[column..], scale }
+            }
             shift => shift,
         }
     }
@@ -115,6 +138,13 @@ fn affine_of<S: Simd, F: Number, T: Number, M: Map<S>>(
             let shift_scale = s.splat(scale);
             run(s, columns, ShiftedByWeights { scaled, weights, shift_scale }, target);
         }
+        Shift::LiveEqual(shift) => {
+            run(s, columns, LiveOnly(Shifted { scaled, shift: s.splat(shift) }), target);
+        }
+        Shift::LiveWeighted { weights, scale } => {
+            let shift_scale = s.splat(scale);
+            run(s, columns, LiveOnly(ShiftedByWeights { scaled, weights, shift_scale }), target);
+        }
     }
 }
 
@@ -151,6 +181,10 @@ struct ShiftedByWeights<'a, M, V> {
     weights: &'a [f32],
     shift_scale: V,
 }
+
+/// 0 where the logit is -inf.
+#[derive(Clone, Copy)]
+struct LiveOnly<M>(M);
 
 impl<S: Simd> Map<S> for Identity {
     const IS_CHEAP: bool = true;
@@ -206,6 +240,15 @@ impl<S: Simd, M: Map<S>> Map<S> for ShiftedByWeights<'_, M, S::F32> {
         let shift = s.mul(s.load(vector_at(self.weights, column)), self.shift_scale);
         let difference = s.sub(self.scaled.apply(s, x, column), shift);
         s.zero_below(difference, s.splat(f32::MIN_POSITIVE))
+    }
+}
+
+impl<S: Simd, M: Map<S>> Map<S> for LiveOnly<M> {
+    const IS_CHEAP: bool = false;
+
+    #[inline(always)]
+    fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
+        live_only(s, x, self.0.apply(s, x, column))
     }
 }
 

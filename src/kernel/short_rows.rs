@@ -157,7 +157,8 @@ fn statistics<S: Simd, P: Places>(
         rows.contender[row] = if has_earlier_equal { f32::NEG_INFINITY } else { pivot.value };
         if class != NO_CLASS {
             let reference = s.splat(finite(max));
-            (rows.gap[row], rows.weight[row]) = gaps_of(s, &place, 0..x.len(), pivot, gaps, reference);
+            let sums = gaps_of(s, &place, 0..x.len(), pivot, gaps, reference);
+            (rows.gap[row], rows.weight[row], rows.live[row]) = (sums.gap, sums.weight, sums.live);
         }
     }
     for row in 0..rows.len {
@@ -233,11 +234,7 @@ fn affine_of_row<'a>(
     rows: &RowLanes,
     row: usize,
 ) -> (Affine<'a>, Entry) {
-    let shift = match shift {
-        Shift::None => Shift::None,
-        Shift::Equal(_) => Shift::Equal(coefficients.shift[row]),
-        Shift::Weighted { weights, .. } => Shift::Weighted { weights, scale: coefficients.shift[row] },
-    };
+    let shift = shift.with_scale(coefficients.shift[row]);
     let affine = Affine { scale: coefficients.scale[row], least: coefficients.least[row], shift };
     let target = match rows.class[row] {
         NO_CLASS => Entry::NONE,

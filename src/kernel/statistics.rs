@@ -43,13 +43,15 @@ pub(crate) struct Statistics {
     pub(crate) gap: f64,
     /// Sum of w, where gaps were asked for.
     pub(crate) weight: f64,
+    /// How many logits are above -inf, where only their gaps were asked for.
+    pub(crate) live: f64,
     /// Whether a column before the pivot equals the pivot and no column exceeds it; unspecified where one does.
     pub(crate) has_earlier_equal: bool,
 }
 
 impl Statistics {
     pub(crate) const NOTHING: Self =
-        Self { max: f32::NEG_INFINITY, sum: 0.0, gap: 0.0, weight: 0.0, has_earlier_equal: false };
+        Self { max: f32::NEG_INFINITY, sum: 0.0, gap: 0.0, weight: 0.0, live: 0.0, has_earlier_equal: false };
 
     /// The statistics of both ranges together. NaN in either gives NaN.
     #[inline(always)]
@@ -64,6 +66,7 @@ impl Statistics {
             sum: low_sum + high.sum,
             gap: low_gap + high.gap,
             weight: low.weight + high.weight,
+            live: low.live + high.live,
             has_earlier_equal: low.has_earlier_equal | high.has_earlier_equal,
         }
     }
@@ -152,9 +155,10 @@ fn by_blocks<S: Simd, P: Place, A: Alongside<S>>(
         }
         // Without a finite maximum x - max would be NaN, and the gaps are 0 or infinite.
         let reference = s.splat(if whole.max == f32::NEG_INFINITY { 0.0 } else { whole.max });
-        let (gap, weight) = gaps_of(s, &place, start..end, pivot, gaps, reference);
-        whole.gap += gap;
-        whole.weight += weight;
+        let sums_of_gaps = gaps_of(s, &place, start..end, pivot, gaps, reference);
+        whole.gap += sums_of_gaps.gap;
+        whole.weight += sums_of_gaps.weight;
+        whole.live += sums_of_gaps.live;
         let readable = len + following;
         sums = sum_of(s, &mut place, start..end, readable, pivot, reference, sums, &mut alongside);
     }

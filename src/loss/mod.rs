@@ -3,10 +3,14 @@
 //! The kernels never learn which options were set. They deliver [`Statistics`](crate::kernel::statistics::Statistics) that leave the target out, and they
 //! take an affine function and one value for the target.
 
+mod smoothing;
 mod softmax;
+mod term_lanes;
 mod weights;
 
+pub use smoothing::Smoothing;
 pub(crate) use softmax::Softmax;
+pub(crate) use term_lanes::TermLanes;
 pub(crate) use weights::ClassWeights;
 
 use crate::kernel::gaps::Gaps;
@@ -41,6 +45,7 @@ pub(crate) struct Options {
     /// Targets of rows that do not count.
     pub(crate) ignore_indices: Vec<i64>,
     pub(crate) label_smoothing: f64,
+    pub(crate) smoothing: Smoothing,
     pub(crate) z_loss: f64,
     pub(crate) reduction: Reduction,
     pub(crate) empty_mean: EmptyMean,
@@ -51,7 +56,9 @@ pub(crate) struct Options {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     hard: f64,
+    /// eps / C; of other classes only eps / (C - 1), of live ones eps, to be divided by their number in each row.
     smooth: f64,
+    smoothing: Smoothing,
     total_weight: f64,
     z: f64,
     /// What the statistics count weights in.
@@ -81,6 +88,7 @@ impl Options {
         weight: None,
         ignore_indices: Vec::new(),
         label_smoothing: 0.0,
+        smoothing: Smoothing::AllClasses,
         z_loss: 0.0,
         reduction: Reduction::Sum,
         empty_mean: EmptyMean::Nan,
@@ -99,9 +107,16 @@ impl Options {
     }
 
     pub(crate) fn terms(&self, classes: usize) -> Terms {
+        let smooth = match self.smoothing {
+            Smoothing::AllClasses => self.label_smoothing / classes as f64,
+            Smoothing::OtherClasses if classes < 2 => 0.0,
+            Smoothing::OtherClasses => self.label_smoothing / (classes - 1) as f64,
+            Smoothing::LiveClasses => self.label_smoothing,
+        };
         Terms {
             hard: 1.0 - self.label_smoothing,
-            smooth: self.label_smoothing / classes as f64,
+            smooth,
+            smoothing: if smooth == 0.0 { Smoothing::AllClasses } else { self.smoothing },
             total_weight: self.weight.as_ref().map_or(classes as f64, |weight| weight.total),
             z: self.z_loss,
             unit: self.weight.as_ref().map_or(1.0, |weight| weight.unit),
@@ -111,9 +126,12 @@ impl Options {
     /// The gaps that the loss needs of each row.
     #[inline(always)]
     pub(crate) fn gaps(&self) -> Gaps<'_> {
+        let is_live = self.smoothing == Smoothing::LiveClasses;
         match &self.weight {
             _ if self.label_smoothing == 0.0 => Gaps::None,
+            None if is_live => Gaps::LiveEqual,
             None => Gaps::Equal,
+            Some(weight) if is_live => Gaps::LiveWeighted(&weight.in_units),
             Some(weight) => Gaps::Weighted(&weight.in_units),
         }
     }
@@ -121,10 +139,12 @@ impl Options {
     /// What a gradient subtracts, where the coefficients have this shift.
     #[inline(always)]
     pub(crate) fn shift(&self, shift: f32) -> Shift<'_> {
-        match &self.weight {
-            _ if self.label_smoothing == 0.0 => Shift::None,
-            None => Shift::Equal(shift),
-            Some(weight) => Shift::Weighted { weights: &weight.in_units, scale: shift },
+        match self.gaps() {
+            Gaps::None => Shift::None,
+            Gaps::Equal => Shift::Equal(shift),
+            Gaps::Weighted(weights) => Shift::Weighted { weights, scale: shift },
+            Gaps::LiveEqual => Shift::LiveEqual(shift),
+            Gaps::LiveWeighted(weights) => Shift::LiveWeighted { weights, scale: shift },
         }
     }
 }
@@ -133,6 +153,12 @@ impl Terms {
     #[inline(always)]
     pub(crate) fn is_smooth(&self) -> bool {
         self.smooth != 0.0
+    }
+
+    /// Whether they differ between rows, and [`TermLanes`] has them.
+    #[inline(always)]
+    pub(crate) fn differ_by_row(&self) -> bool {
+        self.smoothing != Smoothing::AllClasses
     }
 
     /// The loss of a row whose target has class weight `own`, before any reduction, without label smoothing.
@@ -144,15 +170,22 @@ impl Terms {
     /// The same with label smoothing.
     #[inline(always)]
     pub(crate) fn smooth_loss(&self, softmax: &Softmax, own: f64) -> f64 {
+        let spread = self.spread(softmax, own, self.total_weight);
+        let loss = self.hard_loss(softmax, own) + weighted(self.smooth, spread);
+        let nll = softmax.nll();
+        if nll.is_nan() { nll } else { loss }
+    }
+
+    /// sum_c w_c (-ln p_c) over the classes that the statistics have gaps of, and the target, which weighs `own`; `total` of
+    /// weights in all.
+    #[inline(always)]
+    fn spread(&self, softmax: &Softmax, own: f64, total: f64) -> f64 {
         // -ln p_c = (max - x_c) + ln_sum, and the statistics have the gaps below their own maximum.
         let statistics = &softmax.statistics;
         let raise = f64::from(softmax.max) - f64::from(statistics.max);
         let gaps = self.unit * (statistics.gap + weighted(statistics.weight, raise))
             + weighted(own, softmax.target_gap);
-        let spread = gaps + self.total_weight * softmax.ln_sum;
-        let loss = self.hard_loss(softmax, own) + weighted(self.smooth, spread);
-        let nll = softmax.nll();
-        if nll.is_nan() { nll } else { loss }
+        gaps + total * softmax.ln_sum
     }
 
     #[inline(always)]
@@ -167,6 +200,12 @@ impl Terms {
         self.z * (lse * lse)
     }
 
+    /// 2 z lse, times `z_factor`.
+    #[inline(always)]
+    fn z_slope(&self, softmax: &Softmax, z_factor: f64) -> f64 {
+        2.0 * self.z * softmax.lse() * z_factor
+    }
+
     /// The gradient of a row's loss times `factor`, factor [(1 - eps) w_y (p_i - [i = y]) + (eps / C) (W p_i - w_i)], and
     /// that of its z-loss times `z_factor`, z_factor 2 z lse p_i.
     #[inline(always)]
@@ -174,7 +213,7 @@ impl Terms {
         let (p, q) = (softmax.target_probability, softmax.others_probability);
         let hard = self.hard * own;
         let spread = self.smooth * ((self.total_weight - own) * p - own * q);
-        let z_slope = 2.0 * self.z * softmax.lse() * z_factor;
+        let z_slope = self.z_slope(softmax, z_factor);
         let at_target = (spread - hard * q) * factor + z_slope * p;
         let coefficient = (hard + self.smooth * self.total_weight) * factor + z_slope;
         Coefficients {

@@ -5,7 +5,7 @@ use super::evaluation::{Call, Evaluation};
 use core::fmt;
 use xent::contract::{ENTROPY, LOG_PROBABILITY, LOSS, LSE, PROBABILITY, TARGET_GRADIENT, U};
 use xent::reference::{self, Outcome, SoftmaxRow};
-use xent::{CrossEntropy, Matrix, Reduction};
+use xent::{CrossEntropy, Matrix, Reduction, Smoothing};
 
 const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
 
@@ -354,13 +354,15 @@ impl<'a> RowOfSoftmax<'a> {
     }
 }
 
-/// The terms of a loss: hard (-ln p_y) + sum_c smooth w_c (-ln p_c) + z lse^2.
+/// The terms of a loss: hard (-ln p_y) + sum_{c in M} smooth w_c (-ln p_c) + z lse^2, with M the classes that label
+/// smoothing spreads over.
 struct Terms<'a> {
     softmax: &'a RowOfSoftmax<'a>,
     target: usize,
     others_mean_gap: f64,
     weight: Option<&'a [f32]>,
-    /// The sum of all class weights.
+    smoothing: Smoothing,
+    /// The sum of the class weights in M.
     total: f64,
     hard: f64,
     smooth: f64,
@@ -369,20 +371,37 @@ struct Terms<'a> {
 
 impl<'a> Terms<'a> {
     fn new(ce: &'a CrossEntropy, softmax: &'a RowOfSoftmax<'a>, target: usize) -> Self {
-        let classes = softmax.gaps.len() as f64;
-        let weight = ce.weight();
         let mut terms = Self {
             softmax,
             target,
             others_mean_gap: softmax.others_mean_gap(target),
-            weight,
-            total: weight.map_or(classes, |weight| weight.iter().map(|&w| f64::from(w)).sum()),
+            weight: ce.weight(),
+            smoothing: ce.smoothing(),
+            total: 0.0,
             hard: 1.0 - ce.label_smoothing(),
-            smooth: ce.label_smoothing() / classes,
+            smooth: 0.0,
             z: ce.z_loss(),
         };
         terms.hard *= terms.weight_of(target);
+        let among: Vec<usize> = (0..softmax.gaps.len()).filter(|&c| terms.is_among(c)).collect();
+        terms.total = among.iter().map(|&c| terms.weight_of(c)).sum();
+        terms.smooth = if among.is_empty() { 0.0 } else { ce.label_smoothing() / among.len() as f64 };
         terms
+    }
+
+    /// Whether a class is in M.
+    fn is_among(&self, class: usize) -> bool {
+        match self.smoothing {
+            Smoothing::AllClasses => true,
+            Smoothing::OtherClasses => class != self.target,
+            Smoothing::LiveClasses => self.softmax.gaps[class] < f64::INFINITY,
+            other => panic!("{other:?} has no bounds"),
+        }
+    }
+
+    /// The weight of a class in M, 0 of another.
+    fn weight_among(&self, class: usize) -> f64 {
+        if self.is_among(class) { self.weight_of(class) } else { 0.0 }
     }
 
     fn weight_of(&self, class: usize) -> f64 {
@@ -424,7 +443,7 @@ impl<'a> Terms<'a> {
         let z_error = (z_slope * p).abs() * self.lse_error();
         let (hard, smooth) = (self.hard * factor, self.smooth * factor);
         if i == self.target {
-            let own = self.weight_of(i);
+            let own = self.weight_among(i);
             let rise = smooth * (self.total - own) * p;
             let fall = (hard + smooth * own) * self.softmax.exact.complements[i];
             let bound = (self.others_mean_gap + TARGET_GRADIENT) * U * (rise.abs() + fall.abs());
@@ -434,7 +453,7 @@ impl<'a> Terms<'a> {
         }
         let coefficient = hard + smooth * self.total + z_coefficient;
         let magnitude = (hard + smooth * self.total).abs() + z_coefficient.abs();
-        let (rise, fall) = (coefficient * p, smooth * self.weight_of(i));
+        let (rise, fall) = (coefficient * p, smooth * self.weight_among(i));
         // A masked class has but the second term, and no gap to speak of.
         let relative = self.softmax.probability_bound(i).max(PROBABILITY * U);
         let bound = relative * (magnitude * p + fall.abs()) + z_error;

@@ -1,0 +1,94 @@
+//! Variants whose terms differ from row to row: smoothing over some of the classes.
+
+use super::{Coefficients, Smoothing, Softmax, Terms, weighted};
+use crate::kernel::scalar::to_f32;
+use crate::simd::LANES;
+
+/// What a row's loss is made of, 16 rows at a time, by fields:
+///
+/// ```text
+/// hard (-ln p_y) + each sum_{c in M} w_c (-ln p_c)
+/// ```
+///
+/// with M the classes that smoothing spreads over.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TermLanes {
+    hard: [f64; LANES],
+    each: [f64; LANES],
+    /// The target's weight, if it is in M.
+    own: [f64; LANES],
+    /// The weights of the others in M.
+    others: [f64; LANES],
+    /// Of all in M.
+    total: [f64; LANES],
+}
+
+impl TermLanes {
+    /// Sets the terms of all rows, whose targets have the class weights `own`. Each variant has its loop, for the choice
+    /// to be made once.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, terms: &Terms, softmax: &[Softmax; LANES], own: &[f64; LANES]) {
+        for lane in 0..LANES {
+            self.hard[lane] = terms.hard * own[lane];
+        }
+        self.each = [terms.smooth; LANES];
+        match terms.smoothing {
+            Smoothing::AllClasses => {
+                self.own = *own;
+                self.total = [terms.total_weight; LANES];
+                for lane in 0..LANES {
+                    self.others[lane] = terms.total_weight - own[lane];
+                }
+            }
+            Smoothing::OtherClasses => {
+                self.own = [0.0; LANES];
+                for lane in 0..LANES {
+                    self.others[lane] = terms.unit * softmax[lane].statistics.weight;
+                }
+                self.total = self.others;
+            }
+            Smoothing::LiveClasses => {
+                for lane in 0..LANES {
+                    let is_live = softmax[lane].target_logit > f32::NEG_INFINITY;
+                    let live = softmax[lane].statistics.live + f64::from(u8::from(is_live));
+                    // Rows without a live class are NaN.
+                    self.each[lane] = terms.smooth / if live < 1.0 { 1.0 } else { live };
+                    self.own[lane] = if is_live { own[lane] } else { 0.0 };
+                    self.others[lane] = terms.unit * softmax[lane].statistics.weight;
+                    self.total[lane] = self.others[lane] + self.own[lane];
+                }
+            }
+        }
+    }
+
+    /// The loss of a row, before any reduction.
+    #[inline(always)]
+    pub(crate) fn loss(&self, terms: &Terms, softmax: &Softmax, lane: usize) -> f64 {
+        let nll = softmax.nll();
+        let spread = terms.spread(softmax, self.own[lane], self.total[lane]);
+        let loss = weighted(self.hard[lane], nll) + weighted(self.each[lane], spread);
+        if nll.is_nan() { nll } else { loss }
+    }
+
+    /// Its gradient; see [`Terms::gradient`].
+    #[inline(always)]
+    pub(crate) fn gradient(
+        &self,
+        terms: &Terms,
+        softmax: &Softmax,
+        lane: usize,
+        factor: f64,
+        z_factor: f64,
+    ) -> Coefficients {
+        let (p, q) = (softmax.target_probability, softmax.others_probability);
+        let (hard, each) = (self.hard[lane], self.each[lane]);
+        let spread = each * (self.others[lane] * p - self.own[lane] * q);
+        let z_slope = terms.z_slope(softmax, z_factor);
+        let coefficient = (hard + each * self.total[lane]) * factor + z_slope;
+        Coefficients {
+            scale: coefficient * softmax.scale,
+            shift: to_f32(each * terms.unit * factor),
+            at_target: (spread - hard * q) * factor + z_slope * p,
+        }
+    }
+}
