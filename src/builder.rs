@@ -64,6 +64,29 @@ impl CrossEntropyBuilder {
         self
     }
 
+    /// The focusing parameter gamma of the focal loss of [Lin et al. 2017](https://arxiv.org/abs/1708.02002), equation 5:
+    /// rows that are easy, with a target of high probability, count less. Finite and not negative. Default: 0, the plain
+    /// loss.
+    ///
+    /// The loss becomes (1 - p_y)^gamma (-ln p_y), and its gradient
+    /// (1 - p_y)^gamma (1 + gamma p_y (-ln p_y) / (1 - p_y)) (p_i - [i = y]). [`weight`](Self::weight) is the paper's
+    /// alpha. What the mean divides by remains the sum of the weights. Of a smoothed loss, the term of the target alone is
+    /// multiplied, (1 - eps) w_y (1 - p_y)^gamma (-ln p_y); the terms of smoothing and the z-loss remain what they are.
+    ///
+    /// ```
+    /// use xent::{CrossEntropy, Matrix};
+    ///
+    /// let ce = CrossEntropy::builder().focal_gamma(2.0).build()?;
+    /// // The target has a probability of 0.7311.
+    /// let loss = ce.loss(Matrix::new(&[1.0, 2.0], 1, 2)?, &[1_u8])?;
+    /// assert!((loss - (0.268_94_f64).powi(2) * 0.313_26).abs() < 1e-6);
+    /// # Ok::<(), xent::Error>(())
+    /// ```
+    pub fn focal_gamma(mut self, focal_gamma: f64) -> Self {
+        self.options.focal_gamma = focal_gamma;
+        self
+    }
+
     /// How the rows' losses become one. Default: the mean. For PyTorch's `"none"`, ask for [`Request::losses`].
     pub fn reduction(mut self, reduction: Reduction) -> Self {
         self.options.reduction = reduction;
@@ -91,8 +114,8 @@ impl CrossEntropyBuilder {
     /// The loss with these options.
     ///
     /// # Errors
-    /// [`Error::InvalidWeight`], [`Error::InvalidLabelSmoothing`], [`Error::InvalidZLoss`] and
-    /// [`Error::BackendUnavailable`].
+    /// [`Error::InvalidWeight`], [`Error::InvalidLabelSmoothing`], [`Error::InvalidZLoss`],
+    /// [`Error::InvalidFocalGamma`] and [`Error::BackendUnavailable`].
     pub fn build(self) -> Result<CrossEntropy, Error> {
         let invalid = |weight: f32| !(weight >= 0.0 && weight.is_finite());
         if let Some(weights) = &self.weight
@@ -107,6 +130,10 @@ impl CrossEntropyBuilder {
         let z_loss = self.options.z_loss;
         if !(z_loss >= 0.0 && z_loss.is_finite()) {
             return Err(Error::InvalidZLoss { z_loss });
+        }
+        let focal_gamma = self.options.focal_gamma;
+        if !(focal_gamma >= 0.0 && focal_gamma.is_finite()) {
+            return Err(Error::InvalidFocalGamma { focal_gamma });
         }
         let instructions = match self.backend {
             Some(backend) => Instructions::of(backend)?,

@@ -22,6 +22,10 @@
 //! where the probability is. A z-loss z lse^2 adds the error of its own, (2 z |lse| (D + [`LSE`]) + z lse^2) [`U`], and
 //! its gradient 2 z lse p_i one term more, with an error of 2 z p_i (D + [`LSE`]) [`U`].
 //!
+//! The focal loss multiplies by (1 - p)^gamma, whose error is gamma times that of the gradient at the target: its bound is
+//! larger by gamma (D' + [`TARGET_GRADIENT`]) [`U`], that of its gradient by as much and by the bounds on p, -ln p and
+//! 1 - p of the target, times g / (1 + g) with g = gamma p (-ln p) / (1 - p).
+//!
 //! A confident row is one where the target leads by a wide gap. PyTorch and JAX form the loss as `lse - x_t`, which at a
 //! gap of 20 is 0 in `f32`; its exact value is 2e-9, and here it has all 24 bits.
 //!

@@ -192,6 +192,11 @@ impl CrossEntropy {
         self.options.z_loss
     }
 
+    /// The focusing parameter of the focal loss.
+    pub fn focal_gamma(&self) -> f64 {
+        self.options.focal_gamma
+    }
+
     /// How the rows' losses become one.
     pub fn reduction(&self) -> Reduction {
         self.options.reduction

@@ -78,6 +78,11 @@ pub enum Error {
         /// The value given.
         z_loss: f64,
     },
+    /// The gamma of the focal loss is negative, infinite or NaN.
+    InvalidFocalGamma {
+        /// The value given.
+        focal_gamma: f64,
+    },
     /// A row's weight is negative, infinite or NaN.
     InvalidRowWeight {
         /// The row.
@@ -136,6 +141,9 @@ impl fmt::Display for Error {
             }
             Self::InvalidZLoss { z_loss } => {
                 write!(f, "z_loss is {z_loss}; it is finite and not negative")
+            }
+            Self::InvalidFocalGamma { focal_gamma } => {
+                write!(f, "focal_gamma is {focal_gamma}; it is finite and not negative")
             }
             Self::InvalidRowWeight { row, weight } => {
                 write!(f, "the weight of row {row} is {weight}; weights are finite and not negative")

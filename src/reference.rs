@@ -227,7 +227,17 @@ pub fn run<T: Target>(
         let each = if among.is_empty() { 0.0 } else { smoothing / among.len() as f64 };
         let all_weights: f64 = among.iter().map(|&c| weight_of(c)).sum();
 
-        let mut loss = product((1.0 - smoothing) * weight_of(target), -row_softmax.log_probabilities[target]);
+        // The focal loss (1 - p)^gamma (-ln p) of the target, and what multiplies (p_i - [i = y]) in its gradient.
+        let (gamma, p, q) =
+            (ce.focal_gamma(), row_softmax.probabilities[target], row_softmax.complements[target]);
+        let nll = -row_softmax.log_probabilities[target];
+        let (mut power, mut slope) = (1.0, 1.0);
+        if gamma > 0.0 {
+            power = (gamma * if p < 0.5 { (-p).ln_1p() } else { q.ln() }).exp();
+            slope = if q == 0.0 { 0.0 } else { power * (1.0 + gamma * product(p, nll) / q) };
+        }
+        let hard = (1.0 - smoothing) * weight_of(target);
+        let mut loss = product(hard * power, nll);
         if smoothing > 0.0 {
             for &c in &among {
                 loss += product(each * weight_of(c), -row_softmax.log_probabilities[c]);
@@ -242,7 +252,7 @@ pub fn run<T: Target>(
             } else if smoothing > 0.0 {
                 g += each * all_weights * row_softmax.probabilities[i];
             }
-            let hard = (1.0 - smoothing) * weight_of(target);
+            let hard = hard * slope;
             if i == target {
                 g -= hard * row_softmax.complements[i];
             } else {

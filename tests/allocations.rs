@@ -13,7 +13,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use support::backends;
 use support::batch::{Batch, Random};
 use xent::{
-    Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request, Softmax,
+    Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request,
+    Smoothing, Softmax,
 };
 
 /// The system's allocator, and a count of what it is asked for.
@@ -92,8 +93,12 @@ impl Calls {
         {
             let weight: Vec<f32> = (0..classes).map(|class| (class % 3) as f32).collect();
             let plain = CrossEntropy::builder();
+            let focal = plain.clone().focal_gamma(2.0).ignore_indices([-100, -1]);
+            let live = focal.clone().smoothing(Smoothing::LiveClasses).label_smoothing(0.1);
             let both = plain.clone().weight(weight).label_smoothing(0.1).reduction(Reduction::Sum);
-            for (name, builder) in [("plain", plain), ("weights and smoothing", both)] {
+            for (name, builder) in
+                [("plain", plain), ("weights and smoothing", both), ("focal, live classes", live)]
+            {
                 let name = format!("{rows} x {classes}, {backend}, {parallelism:?}, {name}");
                 calls.push(Self::new(name, builder, (rows, classes), backend, parallelism));
             }

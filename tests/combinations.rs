@@ -19,12 +19,13 @@ use xent::{
 type Axis = (&'static str, fn() -> usize);
 
 /// Add an option here, and what it means in [`Case`].
-const AXES: [Axis; 13] = [
+const AXES: [Axis; 14] = [
     ("shape", || SHAPES.len()),
     ("weight", || 3),
     ("row weights", || 2),
     ("label smoothing", || LABEL_SMOOTHING.len()),
     ("smoothing", || SMOOTHING.len()),
+    ("focal", || FOCAL_GAMMA.len()),
     ("z-loss", || Z_LOSS.len()),
     ("reduction", || REDUCTIONS.len()),
     ("denominator", || DENOMINATORS.len()),
@@ -40,6 +41,7 @@ const SHAPES: [(usize, usize); 10] =
     [(21, 1), (37, 2), (19, 3), (33, 10), (20, 64), (21, 81), (11, 130), (10, 1000), (5, 2049), (2, 70_000)];
 const LABEL_SMOOTHING: [f64; 4] = [0.0, 0.1, 0.75, 1.0];
 const SMOOTHING: [Smoothing; 3] = [Smoothing::AllClasses, Smoothing::OtherClasses, Smoothing::LiveClasses];
+const FOCAL_GAMMA: [f64; 4] = [0.0, 0.5, 2.0, 5.0];
 const Z_LOSS: [f64; 2] = [0.0, 0.3];
 const REDUCTIONS: [Reduction; 2] = [Reduction::Mean, Reduction::Sum];
 const DENOMINATORS: [Option<f64>; 2] = [None, Some(7.5)];
@@ -91,6 +93,7 @@ impl Case {
         let mut builder = CrossEntropy::builder()
             .label_smoothing(LABEL_SMOOTHING[value("label smoothing")])
             .smoothing(SMOOTHING[value("smoothing")])
+            .focal_gamma(FOCAL_GAMMA[value("focal")])
             .z_loss(Z_LOSS[value("z-loss")])
             .reduction(REDUCTIONS[value("reduction")]);
         match value("weight") {

@@ -8,7 +8,8 @@ use support::buffer::{Buffer, Layout};
 use support::evaluation::{Call, Evaluation, assert_same_bits};
 use support::{PARALLELISMS, backends, class_counts, fused_backends};
 use xent::{
-    Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request, Softmax,
+    Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request,
+    Smoothing, Softmax,
 };
 
 /// Rows for a number of classes: for few classes, more than two vectors of rows, and an incomplete one.
@@ -20,8 +21,8 @@ fn rows_for(classes: usize) -> usize {
     }
 }
 
-/// With and without class weights, smoothing and z-loss. The sum, because the mean's divisor belongs to the batch.
-fn variants(classes: usize) -> [(&'static str, CrossEntropyBuilder); 5] {
+/// With and without class weights, smoothing, z-loss and focal loss. The sum, because the mean's divisor belongs to the batch.
+fn variants(classes: usize) -> [(&'static str, CrossEntropyBuilder); 7] {
     let mut random = Random::new(classes as u64);
     let weight: Vec<f32> =
         (0..classes).map(|_| if random.below(8) == 0 { 0.0 } else { random.between(0.1, 3.0) }).collect();
@@ -31,6 +32,11 @@ fn variants(classes: usize) -> [(&'static str, CrossEntropyBuilder); 5] {
         ("weights", plain.clone().weight(weight.clone())),
         ("smoothing", plain.clone().label_smoothing(0.1)),
         ("z-loss", plain.clone().z_loss(0.01)),
+        ("focal", plain.clone().focal_gamma(2.0)),
+        (
+            "smoothing of live classes",
+            plain.clone().weight(weight.clone()).smoothing(Smoothing::LiveClasses).label_smoothing(0.2),
+        ),
         ("weights and smoothing", plain.weight(weight).label_smoothing(0.3)),
     ]
 }

@@ -368,6 +368,16 @@ fn z_losses_that_are_negative_or_not_finite() {
 }
 
 #[test]
+fn focal_gammas_that_are_negative_or_not_finite() {
+    for (focal_gamma, shown) in [(-0.5, "-0.5"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
+        let error = CrossEntropy::builder().focal_gamma(focal_gamma).build().expect_err("gamma is wrong");
+        assert_eq!(error.to_string(), format!("focal_gamma is {shown}; it is finite and not negative"));
+        let Error::InvalidFocalGamma { focal_gamma: found } = error else { panic!("{error:?}") };
+        assert_eq!(found.to_bits(), focal_gamma.to_bits());
+    }
+}
+
+#[test]
 fn denominators_that_are_not_above_0() {
     for (denominator, shown) in
         [(0.0, "0"), (-0.0, "-0"), (-1.5, "-1.5"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")]

@@ -9,8 +9,8 @@ use support::{PARALLELISMS, backends};
 use xent::contract::U;
 use xent::{
     Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Matrix, MatrixMut, Parallelism, Reduction,
-    Request, Softmax, Target, log_softmax, log_softmax_backward, log_softmax_in_place, reference, softmax,
-    softmax_backward, softmax_in_place,
+    Request, Smoothing, Softmax, Target, log_softmax, log_softmax_backward, log_softmax_in_place, reference,
+    softmax, softmax_backward, softmax_in_place,
 };
 
 /// Rows and classes: of every kernel, with whole and incomplete vectors of rows.
@@ -217,6 +217,8 @@ fn options_are_what_they_were_set_to() {
     assert_eq!(ce.ignore_index(), Some(-100));
     assert_eq!(ce.label_smoothing(), 0.0);
     assert_eq!(ce.z_loss(), 0.0);
+    assert_eq!(ce.smoothing(), Smoothing::AllClasses);
+    assert_eq!(ce.focal_gamma(), 0.0);
     assert_eq!(ce.reduction(), Reduction::Mean);
     assert_eq!(ce.backend(), Backend::detect());
 
@@ -226,6 +228,8 @@ fn options_are_what_they_were_set_to() {
             .ignore_index(7)
             .label_smoothing(0.25)
             .z_loss(1e-4)
+            .smoothing(Smoothing::OtherClasses)
+            .focal_gamma(2.0)
             .reduction(Reduction::Sum)
             .backend(backend)
             .build()
@@ -234,6 +238,8 @@ fn options_are_what_they_were_set_to() {
         assert_eq!(ce.ignore_index(), Some(7));
         assert_eq!(ce.label_smoothing(), 0.25);
         assert_eq!(ce.z_loss(), 1e-4);
+        assert_eq!(ce.smoothing(), Smoothing::OtherClasses);
+        assert_eq!(ce.focal_gamma(), 2.0);
         assert_eq!(ce.reduction(), Reduction::Sum);
         assert_eq!(ce.backend(), backend);
     }

@@ -234,13 +234,15 @@ impl Results {
     /// The loss, of terms that differ between rows.
     #[inline(always)]
     fn add_loss(&mut self, rows: &RowLanes, terms: &Terms) {
-        let mut softmax = [self.softmax(rows, 0); LANES];
-        for lane in 0..LANES {
-            softmax[lane] = self.softmax(rows, lane);
+        self.terms.set(terms, rows);
+        if terms.has_focal() {
+            for lane in 0..LANES {
+                let factors = terms.focal(&self.softmax(rows, lane));
+                self.terms.modulate(lane, factors);
+            }
         }
-        self.terms.set(terms, &softmax, &rows.own);
         for lane in 0..LANES {
-            self.loss[lane] = self.terms.loss(terms, &softmax[lane], lane);
+            self.loss[lane] = self.terms.loss(terms, &self.softmax(rows, lane), lane);
         }
         self.total_loss = sum(self.loss);
     }

@@ -39,6 +39,8 @@ pub(crate) enum Shift<'a> {
 trait Map<S: Simd>: Copy {
     /// Whether it costs less than the loop around it.
     const IS_CHEAP: bool;
+    /// Whether it may be added to what is there: a gradient, of logits.
+    const MAY_ADD: bool;
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32;
 }
 
@@ -96,7 +98,18 @@ pub(crate) fn affine_of_logits<S: Simd, F: Number, T: Number>(
     affine: Affine<'_>,
     target: Entry,
 ) {
-    affine_of(s, columns, Exp { reference: s.splat(reference) }, affine, target);
+    let exp = Exp { reference: s.splat(reference) };
+    let scaled = Scaled { exp, scale: s.splat(affine.scale), least: s.splat(affine.least) };
+    match affine.shift {
+        Shift::LiveEqual(shift) => {
+            run(s, columns, LiveOnly(Shifted { scaled, shift: s.splat(shift) }), target);
+        }
+        Shift::LiveWeighted { weights, scale } => {
+            let shift_scale = s.splat(scale);
+            run(s, columns, LiveOnly(ShiftedByWeights { scaled, weights, shift_scale }), target);
+        }
+        _ => affine_of(s, columns, exp, affine, target),
+    }
 }
 
 /// [`Affine`] where the exponentials are there already.
@@ -138,13 +151,8 @@ fn affine_of<S: Simd, F: Number, T: Number, M: Map<S>>(
             let shift_scale = s.splat(scale);
             run(s, columns, ShiftedByWeights { scaled, weights, shift_scale }, target);
         }
-        Shift::LiveEqual(shift) => {
-            run(s, columns, LiveOnly(Shifted { scaled, shift: s.splat(shift) }), target);
-        }
-        Shift::LiveWeighted { weights, scale } => {
-            let shift_scale = s.splat(scale);
-            run(s, columns, LiveOnly(ShiftedByWeights { scaled, weights, shift_scale }), target);
-        }
+        // Only logits show which classes are live.
+        Shift::LiveEqual(_) | Shift::LiveWeighted { .. } => {}
     }
 }
 
@@ -188,6 +196,7 @@ struct LiveOnly<M>(M);
 
 impl<S: Simd> Map<S> for Identity {
     const IS_CHEAP: bool = true;
+    const MAY_ADD: bool = false;
 
     #[inline(always)]
     fn apply(self, _: S, x: S::F32, _: usize) -> S::F32 {
@@ -197,6 +206,7 @@ impl<S: Simd> Map<S> for Identity {
 
 impl<S: Simd> Map<S> for Exp<S::F32> {
     const IS_CHEAP: bool = false;
+    const MAY_ADD: bool = true;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {
@@ -206,6 +216,7 @@ impl<S: Simd> Map<S> for Exp<S::F32> {
 
 impl<S: Simd> Map<S> for Difference<S::F32> {
     const IS_CHEAP: bool = true;
+    const MAY_ADD: bool = false;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {
@@ -215,6 +226,7 @@ impl<S: Simd> Map<S> for Difference<S::F32> {
 
 impl<S: Simd, M: Map<S>> Map<S> for Scaled<M, S::F32> {
     const IS_CHEAP: bool = M::IS_CHEAP;
+    const MAY_ADD: bool = M::MAY_ADD;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
@@ -224,6 +236,7 @@ impl<S: Simd, M: Map<S>> Map<S> for Scaled<M, S::F32> {
 
 impl<S: Simd, M: Map<S>> Map<S> for Shifted<M, S::F32> {
     const IS_CHEAP: bool = false;
+    const MAY_ADD: bool = M::MAY_ADD;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
@@ -234,6 +247,7 @@ impl<S: Simd, M: Map<S>> Map<S> for Shifted<M, S::F32> {
 
 impl<S: Simd, M: Map<S>> Map<S> for ShiftedByWeights<'_, M, S::F32> {
     const IS_CHEAP: bool = false;
+    const MAY_ADD: bool = M::MAY_ADD;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
@@ -245,6 +259,7 @@ impl<S: Simd, M: Map<S>> Map<S> for ShiftedByWeights<'_, M, S::F32> {
 
 impl<S: Simd, M: Map<S>> Map<S> for LiveOnly<M> {
     const IS_CHEAP: bool = false;
+    const MAY_ADD: bool = M::MAY_ADD;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
@@ -275,6 +290,8 @@ fn run<S: Simd, F: Number, T: Number, M: Map<S>>(s: S, columns: Columns<'_, F, T
             each_vector(s, &mut Between::<false, _, _>(from_head, to_head), 0, map, target);
             each_vector(s, &mut Between::<true, _, _>(from_rest, to_rest), ahead, map, target);
         }
+        // Exponentials are never kept where sums are.
+        Columns::Adding(..) if !M::MAY_ADD => {}
         Columns::Adding(from, to) => {
             let from = &from[..to.len()];
             each_vector(s, &mut Adding(from, to), 0, map, target);

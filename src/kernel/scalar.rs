@@ -55,6 +55,16 @@ pub(crate) fn log1p_and_reciprocal(y: f64) -> (f64, f64) {
     (k * LN_2_HIGH + (ln_f + (k * LN_2_LOW + lost * reciprocal)), reciprocal)
 }
 
+/// q^gamma for q = 1 - p, where both are given without cancellation and gamma >= 0 is finite; NaN for NaN. The relative
+/// error grows with the logarithm of the result. Below 1e-300, q counts as 0.
+#[inline(always)]
+pub(crate) fn power_of_complement(q: f64, p: f64, gamma: f64) -> f64 {
+    // ln(1 / q) = ln(1 + p / q) has a small relative error for q near 1 too.
+    let (ln_inverse, _) = log1p_and_reciprocal(p / q);
+    let power = exp(-(gamma * ln_inverse));
+    if q < 1e-300 { 0.0 } else { power }
+}
+
 /// Rounds to `f32`; what would be subnormal there becomes 0, so that no result depends on how a thread treats
 /// subnormals.
 #[inline(always)]
@@ -86,13 +96,41 @@ mod tests {
     #[test]
     fn log1p_and_reciprocal_keep_their_bound_against_the_platforms() {
         let mut y = 1e-300;
-        while y < 1e18 {
+        while y < 1e300 {
             let (ln, reciprocal) = log1p_and_reciprocal(y);
             assert!(is_close(ln, y.ln_1p()), "log1p({y:e}) = {ln:e} against {:e}", y.ln_1p());
             assert!(is_close(reciprocal, 1.0 / (1.0 + y)), "1 / (1 + {y:e}) = {reciprocal:e}");
-            y *= 1.000_3;
+            y *= 1.003;
         }
         assert_eq!(log1p_and_reciprocal(0.0), (0.0, 1.0));
         assert!(log1p_and_reciprocal(f64::NAN).0.is_nan());
+    }
+    #[test]
+    fn power_of_complement_keeps_its_bound_against_the_platforms() {
+        for gamma in [1e-3, 0.5, 1.0, 2.0, 5.0, 30.0, 1e6] {
+            let (mut small, mut powers) = (1e-299, 0);
+            while small < 0.5 {
+                for (q, p) in [(small, 1.0 - small), (1.0 - small, small)] {
+                    // q itself may be too near 1 for its logarithm.
+                    let exact = (gamma * (-p).ln_1p()).exp();
+                    let exact = if q == small { q.powf(gamma) } else { exact };
+                    let power = power_of_complement(q, p, gamma);
+                    // Twice the bound of the logarithm, times the logarithm of the result, and that of exp.
+                    let bound = RELATIVE_ERROR * (1.0 + 2.0 * exact.ln().abs());
+                    if exact > 1e-300 {
+                        assert!((power - exact).abs() <= bound * exact, "({q:e})^{gamma} = {power:e}");
+                        powers += 1;
+                    } else {
+                        assert!(power <= 2e-300, "({q:e})^{gamma} = {power:e}");
+                    }
+                }
+                small *= 1.01;
+            }
+            assert!(powers > 1000);
+        }
+        assert_eq!(power_of_complement(0.0, 1.0, 2.0), 0.0);
+        assert_eq!(power_of_complement(1.0, 0.0, 2.0), 1.0);
+        assert_eq!(power_of_complement(0.5, 0.5, 1e308), 0.0);
+        assert!(power_of_complement(f64::NAN, f64::NAN, 2.0).is_nan());
     }
 }

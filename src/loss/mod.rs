@@ -3,6 +3,7 @@
 //! The kernels never learn which options were set. They deliver [`Statistics`](crate::kernel::statistics::Statistics) that leave the target out, and they
 //! take an affine function and one value for the target.
 
+mod focal;
 mod smoothing;
 mod softmax;
 mod term_lanes;
@@ -47,6 +48,7 @@ pub(crate) struct Options {
     pub(crate) label_smoothing: f64,
     pub(crate) smoothing: Smoothing,
     pub(crate) z_loss: f64,
+    pub(crate) focal_gamma: f64,
     pub(crate) reduction: Reduction,
     pub(crate) empty_mean: EmptyMean,
 }
@@ -61,6 +63,7 @@ pub(crate) struct Terms {
     smoothing: Smoothing,
     total_weight: f64,
     z: f64,
+    focal_gamma: f64,
     /// What the statistics count weights in.
     unit: f64,
 }
@@ -90,6 +93,7 @@ impl Options {
         label_smoothing: 0.0,
         smoothing: Smoothing::AllClasses,
         z_loss: 0.0,
+        focal_gamma: 0.0,
         reduction: Reduction::Sum,
         empty_mean: EmptyMean::Nan,
     };
@@ -119,6 +123,7 @@ impl Options {
             smoothing: if smooth == 0.0 { Smoothing::AllClasses } else { self.smoothing },
             total_weight: self.weight.as_ref().map_or(classes as f64, |weight| weight.total),
             z: self.z_loss,
+            focal_gamma: self.focal_gamma,
             unit: self.weight.as_ref().map_or(1.0, |weight| weight.unit),
         }
     }
@@ -158,7 +163,7 @@ impl Terms {
     /// Whether they differ between rows, and [`TermLanes`] has them.
     #[inline(always)]
     pub(crate) fn differ_by_row(&self) -> bool {
-        self.smoothing != Smoothing::AllClasses
+        self.smoothing != Smoothing::AllClasses || self.has_focal()
     }
 
     /// The loss of a row whose target has class weight `own`, before any reduction, without label smoothing.

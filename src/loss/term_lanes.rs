@@ -1,6 +1,7 @@
-//! Variants whose terms differ from row to row: smoothing over some of the classes.
+//! Variants whose terms differ from row to row: smoothing over some of the classes, and the focal loss.
 
 use super::{Coefficients, Smoothing, Softmax, Terms, weighted};
+use crate::kernel::lanes::RowLanes;
 use crate::kernel::scalar::to_f32;
 use crate::simd::LANES;
 
@@ -14,6 +15,8 @@ use crate::simd::LANES;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TermLanes {
     hard: [f64; LANES],
+    /// What takes the place of `hard` in the gradient.
+    slope: [f64; LANES],
     each: [f64; LANES],
     /// The target's weight, if it is in M.
     own: [f64; LANES],
@@ -24,13 +27,14 @@ pub(crate) struct TermLanes {
 }
 
 impl TermLanes {
-    /// Sets the terms of all rows, whose targets have the class weights `own`. Each variant has its loop, for the choice
-    /// to be made once.
+    /// Sets the terms of all rows. Each variant has its loop, for the choice to be made once.
     #[inline(always)]
-    pub(crate) fn set(&mut self, terms: &Terms, softmax: &[Softmax; LANES], own: &[f64; LANES]) {
+    pub(crate) fn set(&mut self, terms: &Terms, rows: &RowLanes) {
+        let own = &rows.own;
         for lane in 0..LANES {
             self.hard[lane] = terms.hard * own[lane];
         }
+        self.slope = self.hard;
         self.each = [terms.smooth; LANES];
         match terms.smoothing {
             Smoothing::AllClasses => {
@@ -43,22 +47,29 @@ impl TermLanes {
             Smoothing::OtherClasses => {
                 self.own = [0.0; LANES];
                 for lane in 0..LANES {
-                    self.others[lane] = terms.unit * softmax[lane].statistics.weight;
+                    self.others[lane] = terms.unit * rows.weight[lane];
                 }
                 self.total = self.others;
             }
             Smoothing::LiveClasses => {
                 for lane in 0..LANES {
-                    let is_live = softmax[lane].target_logit > f32::NEG_INFINITY;
-                    let live = softmax[lane].statistics.live + f64::from(u8::from(is_live));
+                    let is_live = rows.target_logit[lane] > f32::NEG_INFINITY;
+                    let live = rows.live[lane] + f64::from(u8::from(is_live));
                     // Rows without a live class are NaN.
                     self.each[lane] = terms.smooth / if live < 1.0 { 1.0 } else { live };
                     self.own[lane] = if is_live { own[lane] } else { 0.0 };
-                    self.others[lane] = terms.unit * softmax[lane].statistics.weight;
+                    self.others[lane] = terms.unit * rows.weight[lane];
                     self.total[lane] = self.others[lane] + self.own[lane];
                 }
             }
         }
+    }
+
+    /// Multiplies the hard term of a row, and its gradient.
+    #[inline(always)]
+    pub(crate) fn modulate(&mut self, lane: usize, (of_loss, of_gradient): (f64, f64)) {
+        self.hard[lane] *= of_loss;
+        self.slope[lane] *= of_gradient;
     }
 
     /// The loss of a row, before any reduction.
@@ -81,7 +92,7 @@ impl TermLanes {
         z_factor: f64,
     ) -> Coefficients {
         let (p, q) = (softmax.target_probability, softmax.others_probability);
-        let (hard, each) = (self.hard[lane], self.each[lane]);
+        let (hard, each) = (self.slope[lane], self.each[lane]);
         let spread = each * (self.others[lane] * p - self.own[lane] * q);
         let z_slope = terms.z_slope(softmax, z_factor);
         let coefficient = (hard + each * self.total[lane]) * factor + z_slope;

@@ -365,6 +365,11 @@ struct Terms<'a> {
     /// The sum of the class weights in M.
     total: f64,
     hard: f64,
+    /// What takes the place of `hard` in the gradient: more of it, with a focal loss.
+    slope: f64,
+    /// Relative errors of both, where the loss is focal.
+    hard_error: f64,
+    slope_error: f64,
     smooth: f64,
     z: f64,
 }
@@ -379,14 +384,38 @@ impl<'a> Terms<'a> {
             smoothing: ce.smoothing(),
             total: 0.0,
             hard: 1.0 - ce.label_smoothing(),
+            slope: 0.0,
+            hard_error: 0.0,
+            slope_error: 0.0,
             smooth: 0.0,
             z: ce.z_loss(),
         };
         terms.hard *= terms.weight_of(target);
+        terms.slope = terms.hard;
+        terms.set_focal(ce.focal_gamma());
         let among: Vec<usize> = (0..softmax.gaps.len()).filter(|&c| terms.is_among(c)).collect();
         terms.total = among.iter().map(|&c| terms.weight_of(c)).sum();
         terms.smooth = if among.is_empty() { 0.0 } else { ce.label_smoothing() / among.len() as f64 };
         terms
+    }
+
+    /// The contract's bounds on a focal loss.
+    fn set_focal(&mut self, gamma: f64) {
+        if gamma == 0.0 {
+            return;
+        }
+        let (target, exact) = (self.target, self.softmax.exact);
+        let (p, q, ln_p) =
+            (exact.probabilities[target], exact.complements[target], exact.log_probabilities[target]);
+        let of_q = (self.others_mean_gap + TARGET_GRADIENT) * U;
+        let of_nll = (self.others_mean_gap + LOSS) * U;
+        let power = if q == 0.0 { 0.0 } else { (gamma * if p < 0.5 { (-p).ln_1p() } else { q.ln() }).exp() };
+        let g = if p == 0.0 || q == 0.0 { 0.0 } else { gamma * p * -ln_p / q };
+        self.hard *= power;
+        self.slope *= power * (1.0 + g);
+        self.hard_error = gamma * of_q;
+        let of_p = self.softmax.probability_bound(target);
+        self.slope_error = gamma * of_q + g / (1.0 + g) * (of_p + of_nll + of_q);
     }
 
     /// Whether a class is in M.
@@ -413,7 +442,9 @@ impl<'a> Terms<'a> {
     fn loss_bound(&self, loss: f64, row_weight: f64) -> f64 {
         let of_ln_sum = self.smooth * self.total * (self.softmax.mean_gap + LOSS) * U;
         let of_gaps = self.smooth * self.softmax.gaps.len() as f64 * SUBNORMAL_ROUNDING;
-        (self.others_mean_gap + LOSS) * U * loss + row_weight * (of_ln_sum + of_gaps)
+        let nll = -self.softmax.exact.log_probabilities[self.target];
+        let of_focal = if self.hard_error == 0.0 { 0.0 } else { self.hard_error * self.hard * nll };
+        (self.others_mean_gap + LOSS) * U * loss + row_weight * (of_ln_sum + of_gaps + of_focal)
     }
 
     /// The error of ln S is that of S relative to S. Rounding the loss is in its own bound.
@@ -441,14 +472,15 @@ impl<'a> Terms<'a> {
         let z_slope = 2.0 * self.z * z_factor;
         let z_coefficient = z_slope * self.softmax.exact.lse;
         let z_error = (z_slope * p).abs() * self.lse_error();
-        let (hard, smooth) = (self.hard * factor, self.smooth * factor);
+        let (hard, smooth) = (self.slope * factor, self.smooth * factor);
         if i == self.target {
             let own = self.weight_among(i);
             let rise = smooth * (self.total - own) * p;
             let fall = (hard + smooth * own) * self.softmax.exact.complements[i];
             let bound = (self.others_mean_gap + TARGET_GRADIENT) * U * (rise.abs() + fall.abs());
             let z_relative = self.softmax.probability_bound(i) + TARGET_GRADIENT * U;
-            let bound = bound + z_relative * (z_coefficient * p).abs() + z_error;
+            let of_focal = (self.slope_error * hard * self.softmax.exact.complements[i]).abs();
+            let bound = bound + z_relative * (z_coefficient * p).abs() + z_error + of_focal;
             return close("gradient at the target", found, exact, bound, self.softmax.rounding);
         }
         let coefficient = hard + smooth * self.total + z_coefficient;
@@ -456,7 +488,8 @@ impl<'a> Terms<'a> {
         let (rise, fall) = (coefficient * p, smooth * self.weight_among(i));
         // A masked class has but the second term, and no gap to speak of.
         let relative = self.softmax.probability_bound(i).max(PROBABILITY * U);
-        let bound = relative * (magnitude * p + fall.abs()) + z_error;
+        let of_focal = (self.slope_error * hard * p).abs();
+        let bound = relative * (magnitude * p + fall.abs()) + z_error + of_focal;
         // A term is 0 where the term or one of its factors is no normal number, unless the other factors make up for it.
         let may_vanish = |factors: [f64; 3]| factors.iter().any(|x| x.abs() < SMALLEST * (1.0 + relative));
         let rises = if may_vanish([p, coefficient, rise]) { [rise, 0.0] } else { [rise; 2] };
