@@ -32,6 +32,8 @@ pub(crate) struct Batch<'a, T: Element = f32> {
     pub(crate) logits: Logits<'a, T>,
     /// Without targets there is only the softmax.
     pub(crate) targets: Option<Targets<'a>>,
+    /// In the place of targets.
+    pub(crate) target_probabilities: Option<Matrix<'a>>,
     pub(crate) request: Request<'a, T>,
 }
 
@@ -83,10 +85,17 @@ impl<T: Element> SplitRows for Batch<'_, T> {
     fn split_at(self, rows: usize) -> (Self, Self) {
         let (logits, logits_rest) = self.logits.split_at(rows);
         let (targets, targets_rest) = self.targets.map(|targets| targets.split_at(rows)).unzip();
+        let (target_probabilities, target_probabilities_rest) =
+            self.target_probabilities.map(|matrix| matrix.split_at(rows)).unzip();
         let (request, request_rest) = self.request.split_at(rows);
         (
-            Self { logits, targets, request },
-            Self { logits: logits_rest, targets: targets_rest, request: request_rest },
+            Self { logits, targets, target_probabilities, request },
+            Self {
+                logits: logits_rest,
+                targets: targets_rest,
+                target_probabilities: target_probabilities_rest,
+                request: request_rest,
+            },
         )
     }
 }
@@ -94,6 +103,16 @@ impl<T: Element> SplitRows for Batch<'_, T> {
 impl<T: Element> Batch<'_, T> {
     pub(crate) fn classes(&self) -> usize {
         self.logits.as_matrix().cols()
+    }
+
+    /// Whether there is a loss, and not the softmax alone.
+    pub(crate) fn has_targets(&self) -> bool {
+        self.targets.is_some() || self.target_probabilities.is_some()
+    }
+
+    /// The target's probabilities of a row.
+    pub(crate) fn distribution(&self, row: usize) -> &[f32] {
+        self.target_probabilities.and_then(|matrix| matrix.row(row)).unwrap_or_default()
     }
 
     /// Bytes of logits and wide outputs that a call moves through other memory than the logits' own.
@@ -119,6 +138,14 @@ impl<T: Element + Number> Batch<'_, T> {
         lanes.counts[..tile.len()].fill(true);
         lanes.factor = [job.factor; LANES];
         lanes.z_factor = [job.z_factor; LANES];
+        if self.target_probabilities.is_some() {
+            lanes.class = [NO_CLASS; LANES];
+            lanes.own = [0.0; LANES];
+            for (lane, row) in tile.clone().enumerate() {
+                lanes.counts[lane] = self.request.inputs.may_count(row);
+            }
+            return self.request.inputs.look_up(tile, lanes);
+        }
         let Some(targets) = self.targets else { return };
         targets.look_up(tile.clone(), &options.ignore_indices, &mut lanes.class);
         self.request.inputs.mask(tile.clone(), &mut lanes.class);

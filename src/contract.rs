@@ -22,6 +22,10 @@
 //! where the probability is. A z-loss z lse^2 adds the error of its own, (2 z |lse| (D + [`LSE`]) + z lse^2) [`U`], and
 //! its gradient 2 z lse p_i one term more, with an error of 2 z p_i (D + [`LSE`]) [`U`].
 //!
+//! Where targets are probabilities, the loss is a sum of positive terms, and its bound is (D' + [`DISTRIBUTION_LOSS`]) [`U`]
+//! with D' over all classes but the largest; the error of the gradient S p_i - v_i is at most that of the probability,
+//! with [`DISTRIBUTION_TARGET`] more, times S p_i, and [`DISTRIBUTION_TARGET`] [`U`] times v_i.
+//!
 //! The focal loss multiplies by (1 - p)^gamma, whose error is gamma times that of the gradient at the target: its bound is
 //! larger by gamma (D' + [`TARGET_GRADIENT`]) [`U`], that of its gradient by as much and by the bounds on p, -ln p and
 //! 1 - p of the target, times g / (1 + g) with g = gamma p (-ln p) / (1 - p).
@@ -64,6 +68,12 @@ pub const LOG_PROBABILITY: f64 = 4.0;
 
 /// Of a row's entropy.
 pub const ENTROPY: f64 = 8.0;
+
+/// Of a row's loss, where targets are probabilities.
+pub const DISTRIBUTION_LOSS: f64 = 8.0;
+
+/// Of the part of the gradient that is the target's, where targets are probabilities.
+pub const DISTRIBUTION_TARGET: f64 = 4.0;
 
 /// Of loss and target gradient of confident rows, where the gap between the target and the rest is exact in `f32`.
 pub const CONFIDENT: f64 = 2.0;

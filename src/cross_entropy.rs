@@ -2,7 +2,7 @@
 
 use crate::backend::Instructions;
 use crate::batch::{Batch, Logits, Wide};
-use crate::loss::{ClassWeights, EmptyMean, Options};
+use crate::loss::{ClassWeights, EmptyMean, Options, Terms};
 use crate::parallel::Schedule;
 use crate::row_inputs::RowInputs;
 use crate::rows::Job;
@@ -67,12 +67,12 @@ pub struct Summary {
 }
 
 /// The rows that count, in sum.
-struct Census {
-    counted: usize,
-    /// Row weights times class weights.
-    weight: f64,
+pub(crate) struct Census {
+    pub(crate) counted: usize,
+    /// Row weights times class weights; row weights alone, where targets are probabilities.
+    pub(crate) weight: f64,
     /// Row weights.
-    row_weight: f64,
+    pub(crate) row_weight: f64,
 }
 
 impl Default for CrossEntropy {
@@ -228,21 +228,26 @@ impl CrossEntropy {
         request: Request<'_, E>,
     ) -> Result<Summary, Error> {
         let (rows, classes) = (logits.as_matrix().rows(), logits.as_matrix().cols());
-        let inputs = request.inputs;
-        let Census { counted, weight, row_weight } = self.check(rows, classes, targets, &inputs)?;
+        let census = self.check(rows, classes, targets, &request.inputs)?;
         request.check(rows, classes)?;
+        let batch = Batch { logits, targets: Some(targets), target_probabilities: None, request };
+        Ok(self.reduce(self.options.terms(classes), census, batch))
+    }
 
+    /// What has been checked.
+    pub(crate) fn reduce<E: Element>(&self, terms: Terms, census: Census, batch: Batch<'_, E>) -> Summary {
+        let Census { counted, weight, row_weight } = census;
+        let inputs = batch.request.inputs;
         let (divisor, z_divisor) = match (inputs.denominator, self.options.reduction) {
             (Some(denominator), _) => (denominator, denominator),
             (None, Reduction::Mean) => (weight, row_weight),
             (None, Reduction::Sum) => (1.0, 1.0),
         };
         let upstream = inputs.upstream_scalar.unwrap_or(1.0);
-        let batch = Batch { logits, targets: Some(targets), request };
         let job = Job {
             schedule: self.schedule,
             options: &self.options,
-            terms: self.options.terms(classes),
+            terms,
             factor: upstream * reciprocal(divisor),
             z_factor: upstream * reciprocal(z_divisor),
             streaming: self.schedule.streams(&batch),
@@ -254,7 +259,7 @@ impl CrossEntropy {
         };
         let z_loss = if self.options.z_loss == 0.0 { 0.0 } else { mean(totals.z_loss, z_divisor) };
         let loss = mean(totals.loss, divisor) + z_loss;
-        Ok(Summary { loss, z_loss, weight, counted, correct: totals.correct })
+        Summary { loss, z_loss, weight, counted, correct: totals.correct }
     }
 
     /// Checks all but the outputs, and counts.
@@ -268,19 +273,7 @@ impl CrossEntropy {
         if targets.len() != rows {
             return Err(Error::LengthMismatch { argument: "targets", expected: rows, actual: targets.len() });
         }
-        if rows > 0 && classes == 0 {
-            return Err(Error::NoClasses { rows });
-        }
-        if let Some(weight) = self.weight()
-            && weight.len() != classes
-            && rows > 0
-        {
-            return Err(Error::LengthMismatch {
-                argument: "weight",
-                expected: classes,
-                actual: weight.len(),
-            });
-        }
+        self.check_classes(rows, classes)?;
         inputs.check(rows)?;
         let ignore_indices = &self.options.ignore_indices;
         let counted = targets
@@ -297,6 +290,24 @@ impl CrossEntropy {
             }
         }
         Ok(Census { counted, weight, row_weight })
+    }
+
+    /// There are classes, and a weight for each if there are weights.
+    pub(crate) fn check_classes(&self, rows: usize, classes: usize) -> Result<(), Error> {
+        if rows > 0 && classes == 0 {
+            return Err(Error::NoClasses { rows });
+        }
+        if let Some(weight) = self.weight()
+            && weight.len() != classes
+            && rows > 0
+        {
+            return Err(Error::LengthMismatch {
+                argument: "weight",
+                expected: classes,
+                actual: weight.len(),
+            });
+        }
+        Ok(())
     }
 }
 

@@ -83,6 +83,20 @@ pub enum Error {
         /// The value given.
         focal_gamma: f64,
     },
+    /// A target's probability is negative, infinite or NaN.
+    InvalidTargetProbability {
+        /// The row.
+        row: usize,
+        /// The class.
+        column: usize,
+        /// The probability.
+        probability: f32,
+    },
+    /// An output or an option needs the class of each row, but targets are probabilities.
+    NeedsClasses {
+        /// Its name.
+        argument: &'static str,
+    },
     /// A row's weight is negative, infinite or NaN.
     InvalidRowWeight {
         /// The row.
@@ -144,6 +158,14 @@ impl fmt::Display for Error {
             }
             Self::InvalidFocalGamma { focal_gamma } => {
                 write!(f, "focal_gamma is {focal_gamma}; it is finite and not negative")
+            }
+            Self::InvalidTargetProbability { row, column, probability } => write!(
+                f,
+                "the target's probability in row {row}, column {column} is {probability}; \
+                 probabilities are finite and not negative"
+            ),
+            Self::NeedsClasses { argument } => {
+                write!(f, "{argument} needs the class of each row, but targets are probabilities")
             }
             Self::InvalidRowWeight { row, weight } => {
                 write!(f, "the weight of row {row} is {weight}; weights are finite and not negative")

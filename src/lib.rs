@@ -83,6 +83,7 @@ mod row_outputs;
 mod rows;
 mod simd;
 mod softmax;
+mod target_probabilities;
 mod targets;
 
 pub use backend::{BUILD, Backend};

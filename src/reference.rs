@@ -58,7 +58,13 @@
 //! # Ok::<(), xent::Error>(())
 //! ```
 
-use crate::{CrossEntropy, EmptyMean, Error, Matrix, Reduction, Request, Smoothing, Target};
+mod probability_targets;
+mod rows;
+
+pub use probability_targets::run_probabilities;
+use rows::Rows;
+
+use crate::{CrossEntropy, Error, Matrix, Request, Smoothing, Target};
 
 /// What [`cross_entropy`] finds.
 #[derive(Clone, Debug)]
@@ -207,12 +213,7 @@ pub fn run<T: Target>(
     let weight_of = |class: usize| ce.weight().map_or(1.0, |weight| f64::from(weight[class]));
     let smoothing = ce.label_smoothing();
 
-    let (mut total, mut z_total) = (0.0, 0.0);
-    let (mut weight, mut counted) = (0.0, 0.0);
-    let mut losses = vec![0.0; rows];
-    let mut softmax = vec![SoftmaxRow::default(); rows];
-    let mut grad = vec![0.0; rows * classes];
-    let mut z_grad = vec![0.0; rows * classes];
+    let mut all = Rows::new(rows, classes);
     for (row, class) in classes_of_rows.iter().enumerate() {
         let Some(target) = *class else { continue };
         let x = logits.row(row).unwrap_or_default();
@@ -244,6 +245,7 @@ pub fn run<T: Target>(
             }
         }
         // The loss is a sum of terms v_c (-ln p_c), and d(-ln p_c) / dx_i = p_i - [i = c].
+        let mut grad = vec![0.0; classes];
         for i in 0..classes {
             let mut g = 0.0;
             if smoothing > 0.0 && is_among(i) {
@@ -258,53 +260,11 @@ pub fn run<T: Target>(
             } else {
                 g += hard * row_softmax.probabilities[i];
             }
-            grad[row * classes + i] = g;
+            grad[i] = g;
         }
-        // z lse^2, and d(lse) / dx_i = p_i.
-        let lse = row_softmax.lse;
-        for i in 0..classes {
-            z_grad[row * classes + i] = 2.0 * ce.z_loss() * lse * row_softmax.probabilities[i];
-        }
-        let z_loss = ce.z_loss() * lse * lse;
-        // The weight of the row multiplies all of it.
-        let row_weight = inputs.row_weight(row);
-        loss = product(row_weight, loss);
-        let z_loss = row_weight * z_loss;
-        losses[row] = loss + z_loss;
-        softmax[row] = row_softmax;
-        total += loss;
-        z_total += z_loss;
-        weight += row_weight * weight_of(target);
-        counted += row_weight;
+        all.add(ce, inputs.row_weight(row), row, row_softmax, (loss, grad), weight_of(target));
     }
-
-    let (divisor, z_divisor) = match (inputs.denominator, ce.reduction()) {
-        (Some(denominator), _) => (denominator, denominator),
-        (None, Reduction::Mean) => (weight, counted),
-        (None, Reduction::Sum) => (1.0, 1.0),
-    };
-    for row in 0..rows {
-        let columns = row * classes..(row + 1) * classes;
-        for (g, z_g) in grad[columns.clone()].iter_mut().zip(&z_grad[columns]) {
-            // With an upstream gradient for each row there is no reduction.
-            let reduced = match inputs.upstream {
-                Some(upstream) => f64::from(upstream[row]) * (*g + z_g),
-                None => quotient(*g, divisor) + quotient(*z_g, z_divisor),
-            };
-            *g = inputs.upstream_scalar.unwrap_or(1.0) * inputs.row_weight(row) * reduced;
-        }
-    }
-    let mean = |total: f64, divisor: f64| {
-        let is_empty = divisor == 0.0 && total == 0.0;
-        if is_empty && ce.empty_mean() == EmptyMean::Zero { 0.0 } else { total / divisor }
-    };
-    let z_loss = if ce.z_loss() == 0.0 { 0.0 } else { mean(z_total, z_divisor) };
-    Ok(Outcome { loss: mean(total, divisor) + z_loss, z_loss, weight, losses, softmax, grad })
-}
-
-/// Where the divisor is 0 no row counts, and no gradient flows.
-fn quotient(gradient: f64, divisor: f64) -> f64 {
-    if divisor == 0.0 { 0.0 } else { gradient / divisor }
+    Ok(all.reduced(ce, inputs))
 }
 
 /// A term of weight 0 is 0, also where its value is infinite.

@@ -41,6 +41,18 @@ impl<R: Copy + From<f32>> RowOutputs<'_, R> {
         Ok(())
     }
 
+    /// None of them is about the class of a row's target.
+    pub(crate) fn check_without_classes(&self) -> Result<(), Error> {
+        let asked = [
+            ("target_log_probabilities", self.target_log_probabilities.is_some()),
+            ("target_ranks", self.target_ranks.is_some()),
+        ];
+        match asked.into_iter().find(|&(_, is_asked)| is_asked) {
+            Some((argument, _)) => Err(Error::NeedsClasses { argument }),
+            None => Ok(()),
+        }
+    }
+
     /// Those of the first `rows` rows, and of the others.
     pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
         let (losses, losses_rest) = split(self.losses, |out| out.split_at_mut(rows));

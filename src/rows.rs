@@ -32,6 +32,7 @@ use crate::parallel::{Schedule, SplitRows, middle};
 use crate::passes::{Kernels, Output, Passes};
 use crate::row_outputs::NO_RANK;
 use crate::simd::LANES;
+use crate::target_probabilities::Distributions;
 
 /// Elements of a tile: 16 KiB, so that logits and exponentials fit the first-level cache together.
 pub(crate) const TILE: usize = 4096;
@@ -79,7 +80,10 @@ pub(crate) fn rows_per_tile(classes: usize) -> usize {
 /// into pieces of `rows_per_piece`.
 pub(crate) fn run<T: Kernels>(job: &Job<'_>, mut batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
     let classes = batch.classes();
-    let totals = if classes <= few_classes::MOST {
+    let totals = if batch.target_probabilities.is_some() {
+        let passes = Distributions::new(&batch);
+        run_tiles(job, &mut batch, passes, rows_per_piece)
+    } else if classes <= few_classes::MOST {
         run_tiles(job, &mut batch, T::few_classes(), rows_per_piece)
     } else if classes <= BLOCK {
         let passes = T::short_rows(job, &batch);
@@ -177,7 +181,7 @@ impl<T: Kernels, P: Passes<T>> Tiles<'_, '_, T, P> {
             lanes.leave_out_ignored();
         }
 
-        let terms = batch.targets.is_some().then_some(&job.terms);
+        let terms = batch.has_targets().then_some(&job.terms);
         instructions.run(ResultsTask { rows: lanes, terms, results });
         self.narrow(tile.clone());
 
@@ -199,7 +203,7 @@ impl<T: Kernels, P: Passes<T>> Tiles<'_, '_, T, P> {
         let Self { job, batch, passes, scalars, .. } = self;
         for wide in [Wide::Probabilities, Wide::Gradient] {
             if batch.writes(wide) {
-                let terms = (batch.targets.is_some() && wide == Wide::Gradient).then_some(&job.terms);
+                let terms = (batch.has_targets() && wide == Wide::Gradient).then_some(&job.terms);
                 let dtype = PhantomData::<T>;
                 let Scalars { lanes: rows, results, coefficients, .. } = &mut **scalars;
                 let task = CoefficientsTask { rows, terms, results, coefficients, dtype };

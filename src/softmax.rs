@@ -160,7 +160,7 @@ impl Softmax {
             return Err(Error::NoClasses { rows });
         }
         request.check(rows, classes)?;
-        let batch = Batch { logits, targets: None, request };
+        let batch = Batch { logits, targets: None, target_probabilities: None, request };
         let terms = NO_OPTIONS.terms(classes);
         let job = Job {
             schedule: self.schedule,

@@ -18,6 +18,7 @@ pub(crate) enum Gaps<'a> {
     /// As [`Gaps::Equal`] and [`Gaps::Weighted`], but classes with a logit of -inf weigh nothing.
     LiveEqual,
     LiveWeighted(&'a [f32]),
+    Distribution(Distribution<'a>),
 }
 
 /// What the classes of a loss add up to, the pivot left out.
@@ -29,6 +30,50 @@ pub(crate) struct GapSums {
     pub(crate) weight: f64,
     /// How many classes have a logit above -inf, where it matters.
     pub(crate) live: f64,
+}
+
+/// Probabilities q as targets of one row: class c weighs `weights[c] (keep q_c + spread)`, or without weights what is in
+/// brackets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Distribution<'a> {
+    pub(crate) probabilities: &'a [f32],
+    /// As those of [`Gaps::Weighted`].
+    pub(crate) weights: Option<&'a [f32]>,
+    pub(crate) keep: f32,
+    pub(crate) spread: f32,
+}
+
+impl Distribution<'_> {
+    /// The same of the classes from `class` on.
+    #[inline(always)]
+    pub(crate) fn from(self, class: usize) -> Self {
+        let weights = match self.weights {
+            Some(weights) => Some(&weights[class..]),
+            None => None,
+        };
+        Self { probabilities: &self.probabilities[class..], weights, ..self }
+    }
+
+    /// What a class weighs.
+    pub(crate) fn weight(&self, class: usize) -> f64 {
+        let smoothed = f64::from(self.probabilities[class]) * f64::from(self.keep) + f64::from(self.spread);
+        smoothed * self.weights.map_or(1.0, |weights| f64::from(weights[class]))
+    }
+
+    /// What 16 classes from `class` on weigh. What is past the last is unspecified.
+    #[inline(always)]
+    pub(super) fn load<S: Simd>(self, s: S, class: usize) -> S::F32 {
+        let rest = &self.probabilities[class..];
+        let probabilities = match rest.first_chunk() {
+            Some(whole) => s.load(whole),
+            None => s.load_partial(rest, 0.0),
+        };
+        let smoothed = s.mul_add(probabilities, s.splat(self.keep), s.splat(self.spread));
+        match self.weights {
+            Some(weights) => s.mul(smoothed, s.load(vector_at(weights, class))),
+            None => smoothed,
+        }
+    }
 }
 
 impl Gaps<'_> {
@@ -45,6 +90,8 @@ impl Gaps<'_> {
             Gaps::None => 0.0,
             Gaps::Equal | Gaps::LiveEqual => 1.0,
             Gaps::Weighted(weights) | Gaps::LiveWeighted(weights) => weights[class],
+            // Rows with such targets are not taken side by side.
+            Gaps::Distribution(_) => f32::NAN,
         }
     }
 
@@ -54,13 +101,14 @@ impl Gaps<'_> {
         match self {
             Gaps::Weighted(weights) => Gaps::Weighted(&weights[class..]),
             Gaps::LiveWeighted(weights) => Gaps::LiveWeighted(&weights[class..]),
+            Gaps::Distribution(distribution) => Gaps::Distribution(distribution.from(class)),
             gaps => gaps,
         }
     }
 }
 
 /// [`Gaps`], one type each.
-trait Weigh<S: Simd>: Copy {
+pub(super) trait Weigh<S: Simd>: Copy {
     /// Whether classes with a logit of -inf weigh nothing.
     const IS_LIVE: bool = false;
 
@@ -72,7 +120,7 @@ trait Weigh<S: Simd>: Copy {
 struct EqualGaps;
 
 #[derive(Clone, Copy)]
-struct WeightedGaps<'a>(&'a [f32]);
+pub(super) struct WeightedGaps<'a>(pub(super) &'a [f32]);
 
 #[derive(Clone, Copy)]
 struct LiveGaps<W>(W);
@@ -100,6 +148,13 @@ impl<S: Simd, W: Weigh<S>> Weigh<S> for LiveGaps<W> {
     }
 }
 
+impl<S: Simd> Weigh<S> for Distribution<'_> {
+    #[inline(always)]
+    fn weights(self, s: S, column: usize) -> S::F32 {
+        self.load(s, column)
+    }
+}
+
 /// The sums over some columns but the pivot.
 #[inline(always)]
 pub(super) fn gaps_of<S: Simd, P: Place>(
@@ -118,6 +173,7 @@ pub(super) fn gaps_of<S: Simd, P: Place>(
         Gaps::LiveWeighted(weights) => {
             weighted_gaps(s, place, columns, pivot, LiveGaps(WeightedGaps(weights)), max)
         }
+        Gaps::Distribution(distribution) => weighted_gaps(s, place, columns, pivot, distribution, max),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use core::marker::PhantomData;
 
+use super::Entry;
 use super::map::scale_and_least;
 use super::number::Number;
 use super::statistics::Statistics;
@@ -158,6 +159,14 @@ impl RowLanes {
         }
     }
 
+    /// The pivot of a row.
+    pub(crate) fn pivot(&self, lane: usize) -> Entry {
+        match self.class[lane] {
+            NO_CLASS => Entry::NONE,
+            class => Entry::new(class, self.target_logit[lane]),
+        }
+    }
+
     /// Whether every lane has a row.
     pub(crate) fn is_full(&self) -> bool {
         self.len == LANES
@@ -212,6 +221,11 @@ impl Task for ResultsTask<'_> {
         let Self { rows, terms, results } = self;
         match terms {
             None => each_result(rows, results, |_, _| 0.0),
+            Some(terms) if terms.is_distribution() => {
+                each_result(rows, results, |softmax, own| {
+                    terms.of_row(softmax, own).smooth_loss(softmax, own)
+                });
+            }
             Some(terms) if terms.differ_by_row() => {
                 each_result(rows, results, |_, _| 0.0);
                 results.add_loss(rows, terms);
@@ -309,6 +323,13 @@ impl<T: Number> Task for CoefficientsTask<'_, T> {
         let Self { rows, terms, results, coefficients, .. } = self;
         match terms {
             None => each_coefficient::<T>(rows, results, coefficients, |softmax, _| softmax.probabilities()),
+            Some(terms) if terms.is_distribution() => {
+                let gradient = |softmax: &_, lane: usize| {
+                    let (own, factor, z_factor) = (rows.own[lane], rows.factor[lane], rows.z_factor[lane]);
+                    terms.of_row(softmax, own).gradient(softmax, own, factor, z_factor)
+                };
+                each_coefficient::<T>(rows, results, coefficients, gradient);
+            }
             Some(terms) if terms.differ_by_row() => {
                 let gradient = |softmax: &_, lane: usize| {
                     results.terms.gradient(terms, softmax, lane, rows.factor[lane], rows.z_factor[lane])

@@ -1,6 +1,6 @@
 //! The second pass: every output as wide as a row is a function of one logit and a few numbers of its row.
 
-use super::gaps::live_only;
+use super::gaps::{Distribution, Weigh, WeightedGaps, live_only};
 use super::number::Number;
 use super::place::{Adding, Between, Columns, InPlace, Place};
 use super::scalar::to_f32;
@@ -31,6 +31,11 @@ pub(crate) enum Shift<'a> {
     LiveEqual(f32),
     LiveWeighted {
         weights: &'a [f32],
+        scale: f32,
+    },
+    /// The same with the weights of a distribution; only from logits as well.
+    Distribution {
+        distribution: Distribution<'a>,
         scale: f32,
     },
 }
@@ -74,6 +79,7 @@ impl Shift<'_> {
             Self::Weighted { weights, .. } => Self::Weighted { weights, scale },
             Self::LiveEqual(_) => Self::LiveEqual(scale),
             Self::LiveWeighted { weights, .. } => Self::LiveWeighted { weights, scale },
+            Self::Distribution { distribution, .. } => Self::Distribution { distribution, scale },
         }
     }
 
@@ -83,6 +89,9 @@ impl Shift<'_> {
             Self::Weighted { weights, scale } => Self::Weighted { weights: &weights[column..], scale },
             Self::LiveWeighted { weights, scale } => {
                 Self::LiveWeighted { weights: &weights[column..], scale }
+            }
+            Self::Distribution { distribution, scale } => {
+                Self::Distribution { distribution: distribution.from(column), scale }
             }
             shift => shift,
         }
@@ -105,8 +114,11 @@ pub(crate) fn affine_of_logits<S: Simd, F: Number, T: Number>(
             run(s, columns, LiveOnly(Shifted { scaled, shift: s.splat(shift) }), target);
         }
         Shift::LiveWeighted { weights, scale } => {
-            let shift_scale = s.splat(scale);
-            run(s, columns, LiveOnly(ShiftedByWeights { scaled, weights, shift_scale }), target);
+            let (weigh, shift_scale) = (WeightedGaps(weights), s.splat(scale));
+            run(s, columns, LiveOnly(ShiftedByWeights { scaled, weigh, shift_scale }), target);
+        }
+        Shift::Distribution { distribution: weigh, scale } => {
+            run(s, columns, ShiftedByWeights { scaled, weigh, shift_scale: s.splat(scale) }, target);
         }
         _ => affine_of(s, columns, exp, affine, target),
     }
@@ -148,11 +160,11 @@ fn affine_of<S: Simd, F: Number, T: Number, M: Map<S>>(
         Shift::None => run(s, columns, scaled, target),
         Shift::Equal(shift) => run(s, columns, Shifted { scaled, shift: s.splat(shift) }, target),
         Shift::Weighted { weights, scale } => {
-            let shift_scale = s.splat(scale);
-            run(s, columns, ShiftedByWeights { scaled, weights, shift_scale }, target);
+            let (weigh, shift_scale) = (WeightedGaps(weights), s.splat(scale));
+            run(s, columns, ShiftedByWeights { scaled, weigh, shift_scale }, target);
         }
-        // Only logits show which classes are live.
-        Shift::LiveEqual(_) | Shift::LiveWeighted { .. } => {}
+        // Only logits show which classes are live, and rows whose targets are probabilities keep no exponentials.
+        Shift::LiveEqual(_) | Shift::LiveWeighted { .. } | Shift::Distribution { .. } => {}
     }
 }
 
@@ -184,9 +196,9 @@ struct Shifted<M, V> {
 }
 
 #[derive(Clone, Copy)]
-struct ShiftedByWeights<'a, M, V> {
+struct ShiftedByWeights<M, W, V> {
     scaled: M,
-    weights: &'a [f32],
+    weigh: W,
     shift_scale: V,
 }
 
@@ -245,13 +257,13 @@ impl<S: Simd, M: Map<S>> Map<S> for Shifted<M, S::F32> {
     }
 }
 
-impl<S: Simd, M: Map<S>> Map<S> for ShiftedByWeights<'_, M, S::F32> {
+impl<S: Simd, M: Map<S>, W: Weigh<S>> Map<S> for ShiftedByWeights<M, W, S::F32> {
     const IS_CHEAP: bool = false;
     const MAY_ADD: bool = M::MAY_ADD;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
-        let shift = s.mul(s.load(vector_at(self.weights, column)), self.shift_scale);
+        let shift = s.mul(self.weigh.weights(s, column), self.shift_scale);
         let difference = s.sub(self.scaled.apply(s, x, column), shift);
         s.zero_below(difference, s.splat(f32::MIN_POSITIVE))
     }

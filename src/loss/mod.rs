@@ -14,7 +14,7 @@ pub(crate) use softmax::Softmax;
 pub(crate) use term_lanes::TermLanes;
 pub(crate) use weights::ClassWeights;
 
-use crate::kernel::gaps::Gaps;
+use crate::kernel::gaps::{Distribution, Gaps};
 use crate::kernel::map::Shift;
 use crate::kernel::scalar::to_f32;
 
@@ -66,6 +66,9 @@ pub(crate) struct Terms {
     focal_gamma: f64,
     /// What the statistics count weights in.
     unit: f64,
+    /// Whether targets are probabilities: then the row's own weights take the place of W and w_c, with (1 - eps) = 0 and
+    /// eps / C = 1.
+    is_distribution: bool,
 }
 
 /// An output as wide as the row: `scale` exp(x - others_max) away from the target, minus `shift` times the class's
@@ -125,6 +128,31 @@ impl Options {
             z: self.z_loss,
             focal_gamma: self.focal_gamma,
             unit: self.weight.as_ref().map_or(1.0, |weight| weight.unit),
+            is_distribution: false,
+        }
+    }
+
+    /// The same where targets are probabilities: sum_c v_c (-ln p_c) + z lse^2 with
+    /// v_c = w_c ((1 - eps) q_c + eps / C).
+    pub(crate) fn terms_of_distributions(&self, classes: usize) -> Terms {
+        Terms {
+            hard: 0.0,
+            smooth: 1.0,
+            smoothing: Smoothing::AllClasses,
+            focal_gamma: 0.0,
+            is_distribution: true,
+            ..self.terms(classes)
+        }
+    }
+
+    /// The weights v of a row whose targets are these probabilities.
+    #[inline(always)]
+    pub(crate) fn distribution<'a>(&'a self, probabilities: &'a [f32]) -> Distribution<'a> {
+        Distribution {
+            probabilities,
+            weights: self.weight.as_ref().map(|weight| &weight.in_units[..]),
+            keep: (1.0 - self.label_smoothing) as f32,
+            spread: (self.label_smoothing / probabilities.len() as f64) as f32,
         }
     }
 
@@ -150,6 +178,7 @@ impl Options {
             Gaps::Weighted(weights) => Shift::Weighted { weights, scale: shift },
             Gaps::LiveEqual => Shift::LiveEqual(shift),
             Gaps::LiveWeighted(weights) => Shift::LiveWeighted { weights, scale: shift },
+            Gaps::Distribution(distribution) => Shift::Distribution { distribution, scale: shift },
         }
     }
 }
@@ -164,6 +193,23 @@ impl Terms {
     #[inline(always)]
     pub(crate) fn differ_by_row(&self) -> bool {
         self.smoothing != Smoothing::AllClasses || self.has_focal()
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_distribution(&self) -> bool {
+        self.is_distribution
+    }
+
+    /// What the statistics count weights in.
+    #[inline(always)]
+    pub(crate) fn unit(&self) -> f64 {
+        self.unit
+    }
+
+    /// Those of a row whose targets are probabilities.
+    #[inline(always)]
+    pub(crate) fn of_row(self, softmax: &Softmax, own: f64) -> Self {
+        Self { total_weight: self.unit * softmax.statistics.weight + own, ..self }
     }
 
     /// The loss of a row whose target has class weight `own`, before any reduction, without label smoothing.

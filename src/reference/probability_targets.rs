@@ -1,0 +1,40 @@
+//! Targets that are probabilities.
+
+use super::{Outcome, Rows, product, softmax_row};
+use crate::{CrossEntropy, Error, Matrix, Request};
+
+/// What [`CrossEntropy::run_probabilities`] computes, in `f64`, with the inputs of a request. Its outputs are not written.
+///
+/// # Errors
+/// Those of [`CrossEntropy::run_probabilities`] that concern inputs.
+pub fn run_probabilities(
+    ce: &CrossEntropy,
+    logits: Matrix<'_>,
+    target_probabilities: Matrix<'_>,
+    request: &Request<'_>,
+) -> Result<Outcome, Error> {
+    let (rows, classes) = (logits.rows(), logits.cols());
+    let inputs = &request.inputs;
+    ce.check_distributions(rows, classes, target_probabilities, inputs)?;
+    let weight_of = |class: usize| ce.weight().map_or(1.0, |weight| f64::from(weight[class]));
+    let smoothing = ce.label_smoothing();
+
+    let mut all = Rows::new(rows, classes);
+    for row in (0..rows).filter(|&row| inputs.may_count(row)) {
+        let softmax = softmax_row(logits.row(row).unwrap_or_default());
+        let q = target_probabilities.row(row).unwrap_or_default();
+        // v_c = w_c ((1 - eps) q_c + eps / C)
+        let v: Vec<f64> = (0..classes)
+            .map(|c| weight_of(c) * ((1.0 - smoothing) * f64::from(q[c]) + smoothing / classes as f64))
+            .collect();
+        let loss = (0..classes).map(|c| product(v[c], -softmax.log_probabilities[c])).sum();
+        // d(-ln p_c) / dx_i = p_i - [i = c], and so S p_i - v_i with S = sum_c v_c.
+        let total: f64 = v.iter().sum();
+        let mut grad = vec![0.0; classes];
+        for i in 0..classes {
+            grad[i] = (total - v[i]) * softmax.probabilities[i] - v[i] * softmax.complements[i];
+        }
+        all.add(ce, inputs.row_weight(row), row, softmax, (loss, grad), 1.0);
+    }
+    Ok(all.reduced(ce, inputs))
+}

@@ -1,0 +1,209 @@
+//! Targets that are probabilities: the calls, and the passes of such rows.
+
+use core::ops::Range;
+use core::slice;
+
+use crate::batch::{Batch, Logits, Wide};
+use crate::cross_entropy::Census;
+use crate::kernel::Entry;
+use crate::kernel::gaps::Gaps;
+use crate::kernel::lanes::RowLanes;
+use crate::kernel::map::Shift;
+use crate::kernel::place::Columns;
+use crate::kernel::statistics::BLOCK;
+use crate::kernel::tasks::{Content, FirstEqual, StatisticsTask};
+use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes};
+use crate::request::check_shape;
+use crate::row_inputs::RowInputs;
+use crate::rows::Job;
+use crate::{CrossEntropy, Element, Error, Matrix, MatrixMut, Request, Smoothing, Summary};
+
+impl CrossEntropy {
+    /// As [`CrossEntropy::run`], with a probability q of each class as the target of a row: soft labels, mixed samples, a
+    /// teacher's predictions.
+    ///
+    /// `logits` and `target_probabilities`, in `f32`, are rows x C. With v_c = w_c ((1 - eps) q_c + eps / C) the loss of a
+    /// row is sum_c v_c (-ln p_c), and its gradient S p_i - v_i with S = sum_c v_c: as PyTorch's `cross_entropy` has it.
+    /// The probabilities of a row need not add up to 1. A class whose v is 0 adds nothing, also where its logit is -inf.
+    /// The mean divides by the number of rows that count; no index is ignored, but a row may be
+    /// [masked](Request::loss_mask). [`Summary::correct`] is 0.
+    ///
+    /// ```
+    /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
+    ///
+    /// let (logits, q) = ([1.0, 2.0, 3.0], [0.1, 0.2, 0.7]);
+    /// let mut grad = [0.0; 3];
+    /// let request = Request::new().grad(MatrixMut::new(&mut grad, 1, 3)?);
+    /// let ce = CrossEntropy::default();
+    /// let summary = ce.run_probabilities(Matrix::new(&logits, 1, 3)?, Matrix::new(&q, 1, 3)?, request)?;
+    /// assert!((summary.loss - 0.807_6).abs() < 1e-4);
+    /// assert!((grad[2] - (0.665_2 - 0.7)).abs() < 1e-4);
+    /// # Ok::<(), xent::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`CrossEntropy::run`]; [`Error::InvalidTargetProbability`]; and [`Error::NeedsClasses`] for an output that
+    /// is about the one class of a row, for another [`Smoothing`] than that of all classes, and for the focal loss. No output has then been written.
+    pub fn run_probabilities<E: Element>(
+        &self,
+        logits: Matrix<'_, E>,
+        target_probabilities: Matrix<'_>,
+        request: Request<'_, E>,
+    ) -> Result<Summary, Error> {
+        self.run_distributions(Logits::Keep(logits), target_probabilities, request)
+    }
+
+    /// [`CrossEntropy::run_probabilities`]; the gradient replaces the logits.
+    ///
+    /// # Errors
+    /// The same, and [`Error::GradTwice`] if the request names a gradient of its own.
+    pub fn run_probabilities_in_place<E: Element>(
+        &self,
+        logits: MatrixMut<'_, E>,
+        target_probabilities: Matrix<'_>,
+        request: Request<'_, E>,
+    ) -> Result<Summary, Error> {
+        if request.wide(Wide::Gradient).is_some() {
+            return Err(Error::GradTwice);
+        }
+        self.run_distributions(Logits::Overwrite(logits, Wide::Gradient), target_probabilities, request)
+    }
+
+    fn run_distributions<E: Element>(
+        &self,
+        logits: Logits<'_, E>,
+        target_probabilities: Matrix<'_>,
+        request: Request<'_, E>,
+    ) -> Result<Summary, Error> {
+        let (rows, classes) = (logits.as_matrix().rows(), logits.as_matrix().cols());
+        let census = self.check_distributions(rows, classes, target_probabilities, &request.inputs)?;
+        request.check(rows, classes)?;
+        request.row_outputs.check_without_classes()?;
+        let target_probabilities = Some(target_probabilities);
+        let batch = Batch { logits, targets: None, target_probabilities, request };
+        Ok(self.reduce(self.options.terms_of_distributions(classes), census, batch))
+    }
+
+    /// Checks all but the outputs, and counts.
+    pub(crate) fn check_distributions<R: Copy + Into<f64>>(
+        &self,
+        rows: usize,
+        classes: usize,
+        target_probabilities: Matrix<'_>,
+        inputs: &RowInputs<'_, R>,
+    ) -> Result<Census, Error> {
+        let shape = (target_probabilities.rows(), target_probabilities.cols());
+        check_shape("target_probabilities", (rows, classes), shape)?;
+        self.check_classes(rows, classes)?;
+        inputs.check(rows)?;
+        if self.options.label_smoothing > 0.0 && self.options.smoothing != Smoothing::AllClasses {
+            return Err(Error::NeedsClasses { argument: "smoothing" });
+        }
+        if self.options.focal_gamma > 0.0 {
+            return Err(Error::NeedsClasses { argument: "focal_gamma" });
+        }
+        let (mut counted, mut weight) = (0, 0.0);
+        for row in (0..rows).filter(|&row| inputs.may_count(row)) {
+            check_probabilities(row, target_probabilities.row(row).unwrap_or_default())?;
+            counted += 1;
+            weight += inputs.row_weight(row);
+        }
+        Ok(Census { counted, weight, row_weight: weight })
+    }
+}
+
+fn check_probabilities(row: usize, probabilities: &[f32]) -> Result<(), Error> {
+    let is_invalid = |probability: f32| !(0.0..=f32::MAX).contains(&probability);
+    // Without a branch on the data; only when something is wrong, a look for where.
+    if probabilities.iter().fold(false, |found, &probability| found | is_invalid(probability))
+        && let Some(column) = probabilities.iter().position(|&probability| is_invalid(probability))
+    {
+        return Err(Error::InvalidTargetProbability { row, column, probability: probabilities[column] });
+    }
+    Ok(())
+}
+
+/// One row after the other. The weights of a distribution are those of label smoothing, but each row has its own; and no
+/// class is the pivot, unless one has nearly all of the probability.
+pub(crate) struct Distributions {
+    /// Of a row longer than a block; none, where there is no room for their references.
+    blocks: usize,
+    references: [f32; MOST_REFERENCES],
+}
+
+/// Where the terms but the largest add up to less than this part of it, rounding would show in the loss: the largest
+/// becomes the pivot.
+const LEAST_REST: f64 = 1.0 / 64.0;
+
+impl Distributions {
+    pub(crate) fn new<E: Kernels>(batch: &Batch<'_, E>) -> Self {
+        let classes = batch.classes();
+        let blocks = if classes <= BLOCK { 0 } else { classes.div_ceil(BLOCK) };
+        Self {
+            blocks: if blocks <= MOST_REFERENCES { blocks } else { 0 },
+            references: [0.0; MOST_REFERENCES],
+        }
+    }
+}
+
+impl<E: Kernels> Passes<E> for Distributions {
+    fn statistics(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, E>,
+        tile: Range<usize>,
+        lanes: &mut RowLanes,
+    ) {
+        for (lane, row) in tile.enumerate() {
+            if !lanes.counts[lane] {
+                continue;
+            }
+            let x = batch.logits.row(row);
+            let distribution = job.options.distribution(batch.distribution(row));
+            let references = &mut self.references[..self.blocks];
+            let mut statistics_without = |pivot| {
+                job.schedule.statistics(StatisticsTask {
+                    columns: Columns::Read(x),
+                    following: batch.following(row),
+                    pivot,
+                    gaps: Gaps::Distribution(distribution),
+                    references,
+                })
+            };
+            let (mut pivot, mut statistics) = (Entry::NONE, statistics_without(Entry::NONE));
+            if statistics.sum - 1.0 < LEAST_REST
+                && let Some(largest) = job.schedule.instructions.run(FirstEqual { x, value: statistics.max })
+            {
+                pivot = Entry::new(largest, statistics.max);
+                statistics = statistics_without(pivot);
+                lanes.class[lane] = largest;
+                lanes.own[lane] = job.terms.unit() * distribution.weight(largest);
+            }
+            lanes.set_statistics(lane, &statistics, pivot.value);
+            // It is nobody's target.
+            lanes.contender[lane] = f32::NAN;
+        }
+    }
+
+    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, E>, tile: Range<usize>, output: &Output<'_>) {
+        let Output { wide, lanes, coefficients } = *output;
+        let target_probabilities = batch.target_probabilities;
+        for (lane, row) in tile.enumerate().filter(|&(lane, _)| lanes.counts[lane]) {
+            let content = if batch.classes() <= BLOCK {
+                Content::Logits(slice::from_ref(&lanes.max[lane]))
+            } else if self.blocks > 0 {
+                Content::Logits(&self.references[..self.blocks])
+            } else {
+                Content::ManyLogits(lanes.pivot(lane))
+            };
+            let Some(columns) = batch.columns(row, wide, job.streaming) else { return };
+            let mut task = output.task(job, lane, columns, content);
+            if wide == Wide::Gradient {
+                let probabilities = target_probabilities.and_then(|matrix| matrix.row(row));
+                let distribution = job.options.distribution(probabilities.unwrap_or_default());
+                task.shift = Shift::Distribution { distribution, scale: coefficients.shift[lane] };
+            }
+            job.schedule.affine(task);
+        }
+    }
+}
