@@ -7,9 +7,13 @@ mod support;
 
 use support::backends;
 use support::batch::{Batch, IGNORE_INDEX, Random};
-use support::bounds::Expected;
+use support::bounds::{Expected, Rounding};
 use support::covering::pairwise;
-use support::evaluation::{Call, assert_same_bits};
+use support::evaluation::{Call, Evaluation, assert_same_bits};
+#[cfg(feature = "half")]
+use support::halves::{self, Half};
+#[cfg(feature = "half")]
+use xent::contract::U;
 use xent::{
     Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Matrix, MatrixMut, Parallelism, Reduction,
     Request, Smoothing, reference,
@@ -19,7 +23,7 @@ use xent::{
 type Axis = (&'static str, fn() -> usize);
 
 /// Add an option here, and what it means in [`Case`].
-const AXES: [Axis; 14] = [
+const AXES: [Axis; 15] = [
     ("shape", || SHAPES.len()),
     ("weight", || 3),
     ("row weights", || 2),
@@ -31,6 +35,7 @@ const AXES: [Axis; 14] = [
     ("denominator", || DENOMINATORS.len()),
     ("upstream", || 4),
     ("rows that count", || 5),
+    ("dtype", || DTYPES.len()),
     ("backend", || backends().len()),
     ("threads", || PARALLELISMS.len()),
     ("place", || PLACES.len()),
@@ -48,6 +53,20 @@ const DENOMINATORS: [Option<f64>; 2] = [None, Some(7.5)];
 const PARALLELISMS: [Parallelism; 2] = [Parallelism::Serial, Parallelism::Rayon];
 const PLACES: [Place; 3] = [Place::Out, Place::In, Place::Added];
 
+#[cfg(feature = "half")]
+const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
+#[cfg(not(feature = "half"))]
+const DTYPES: [Dtype; 1] = [Dtype::F32];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Dtype {
+    F32,
+    #[cfg(feature = "half")]
+    Bf16,
+    #[cfg(feature = "half")]
+    F16,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
     Out,
@@ -61,6 +80,7 @@ struct Case {
     name: String,
     batch: Batch,
     builder: CrossEntropyBuilder,
+    dtype: Dtype,
     backend: Backend,
     parallelism: Parallelism,
     place: Place,
@@ -123,12 +143,14 @@ impl Case {
                 loss_mask = Some((0..rows).map(|row| row % 3 != 1).collect());
             }
         }
+        let dtype = DTYPES[value("dtype")];
         let upstream: Vec<f32> = (0..rows).map(|_| random.normal()).collect();
         let (has_upstream, has_scalar) = (value("upstream") % 2 == 1, value("upstream") / 2 == 1);
         Self {
             name: name.join(", "),
-            batch,
+            batch: dtype.rounded(batch),
             builder,
+            dtype,
             backend: backends()[value("backend")],
             parallelism: PARALLELISMS[value("threads")],
             place: PLACES[value("place")],
@@ -154,6 +176,30 @@ impl Case {
             denominator: self.denominator,
             in_place: self.place == Place::In,
             ..Call::default()
+        }
+    }
+}
+
+impl Dtype {
+    /// The batch with logits that this type has.
+    fn rounded(self, batch: Batch) -> Batch {
+        match self {
+            Self::F32 => batch,
+            #[cfg(feature = "half")]
+            Self::Bf16 => halves::rounded::<half::bf16>(&batch),
+            #[cfg(feature = "half")]
+            Self::F16 => halves::rounded::<half::f16>(&batch),
+        }
+    }
+
+    /// Every output of a call on logits of this type, and how those as wide as the logits are rounded.
+    fn evaluate(self, call: &Call<'_>, ce: &CrossEntropy, batch: &Batch) -> (Evaluation, Rounding) {
+        match self {
+            Self::F32 => (call.evaluate(ce, batch), Rounding::F32),
+            #[cfg(feature = "half")]
+            Self::Bf16 => (halves::evaluate::<half::bf16>(call, ce, batch), half::bf16::ROUNDING),
+            #[cfg(feature = "half")]
+            Self::F16 => (halves::evaluate::<half::f16>(call, ce, batch), half::f16::ROUNDING),
         }
     }
 }
@@ -189,9 +235,9 @@ fn every_pair_of_values_is_in_some_case() {
 fn every_pair_of_options_keeps_the_bounds() {
     for case in cases(usize::MAX) {
         let (ce, call) = (case.cross_entropy(), case.call());
-        let found = call.evaluate(&ce, &case.batch);
+        let (found, rounding) = case.dtype.evaluate(&call, &ce, &case.batch);
         found.assert_no_subnormal(&case.name);
-        Expected::of_call(&ce, &case.batch, call).check(&found, &case.name);
+        Expected::of_call(&ce, &case.batch, call).rounded(rounding).check(&found, &case.name);
     }
 }
 
@@ -297,6 +343,49 @@ fn without_masked_classes_live_classes_are_all_classes() {
         };
         evaluate(Smoothing::LiveClasses)
             .assert_equal(&evaluate(Smoothing::AllClasses), &format!("{rows} x {classes}"));
+    }
+}
+
+/// The sum is taken of `f32` and rounded once; only the gradient at the target has been rounded before.
+#[cfg(feature = "half")]
+#[test]
+fn a_gradient_of_16_bits_that_is_added_is_rounded_with_the_sum() {
+    for case in cases(usize::MAX) {
+        check_added_halves::<half::bf16>(&case);
+        check_added_halves::<half::f16>(&case);
+    }
+}
+
+#[cfg(feature = "half")]
+fn check_added_halves<T: Half>(case: &Case) {
+    let batch = halves::rounded::<T>(&case.batch);
+    let (ce, call, Batch { rows, classes, .. }) = (case.cross_entropy(), case.call(), batch);
+    let logits: Vec<T> = halves::narrow(&batch.logits);
+    let x = Matrix::new(&logits, rows, classes).expect("the shape fits");
+    let mut random = Random::new(3);
+    let before: Vec<T> =
+        (0..rows * classes).map(|i| T::from_f32(if i % 3 == 0 { 0.0 } else { random.normal() })).collect();
+    let mut sums = before.clone();
+    let grad = MatrixMut::new(&mut sums, rows, classes).expect("the shape fits");
+    let request = call.request().accumulate(grad);
+    ce.run(x, &batch.targets, request).expect("the batch is valid");
+    let of_f32 = Call { in_place: false, ..call }.evaluate(&ce, &batch).grad;
+    for i in 0..rows * classes {
+        let (before, sum) = (before[i], sums[i]);
+        let context = format!("{} {i} of {rows} x {classes}, {}", T::NAME, case.name);
+        if !call.counts(&ce, &batch, i / classes) {
+            assert_eq!(sum.bits(), before.bits(), "{context}");
+            continue;
+        }
+        let (gradient, before) = (f64::from(of_f32[i]), f64::from(before.to_f32()));
+        let exact = before + gradient;
+        let Rounding { unit, half_of_smallest, .. } = T::ROUNDING;
+        // Both sums have an f32 beneath them, whose last bits may differ.
+        let bound = (unit + 4.0 * U) * (exact.abs() + gradient.abs())
+            + 2.0 * half_of_smallest
+            + f64::from(f32::MIN_POSITIVE);
+        let error = (f64::from(sum.to_f32()) - exact).abs();
+        assert!(error <= bound, "{sum:?} instead of {exact:e}, {} of the bound, {context}", error / bound);
     }
 }
 

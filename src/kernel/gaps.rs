@@ -5,7 +5,7 @@ use core::ops::Range;
 use super::number::Number;
 use super::place::Place;
 use super::{Entry, vector_at};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, Task};
 
 /// Which gaps below the maximum a loss sums up.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +95,17 @@ impl Gaps<'_> {
         }
     }
 
+    /// What the gaps of 16 classes from `class` on weigh. What is past the last is unspecified.
+    #[inline(always)]
+    pub(super) fn load<S: Simd>(&self, s: S, class: usize) -> S::F32 {
+        match self {
+            Gaps::None => s.splat(0.0),
+            Gaps::Equal | Gaps::LiveEqual => s.splat(1.0),
+            Gaps::Weighted(weights) | Gaps::LiveWeighted(weights) => s.load(vector_at(weights, class)),
+            Gaps::Distribution(distribution) => distribution.load(s, class),
+        }
+    }
+
     /// The same of the classes from `class` on.
     #[inline(always)]
     pub(crate) fn from(self, class: usize) -> Self {
@@ -107,54 +118,6 @@ impl Gaps<'_> {
     }
 }
 
-/// [`Gaps`], one type each.
-pub(super) trait Weigh<S: Simd>: Copy {
-    /// Whether classes with a logit of -inf weigh nothing.
-    const IS_LIVE: bool = false;
-
-    /// The weights of 16 columns from `column` on.
-    fn weights(self, s: S, column: usize) -> S::F32;
-}
-
-#[derive(Clone, Copy)]
-struct EqualGaps;
-
-#[derive(Clone, Copy)]
-pub(super) struct WeightedGaps<'a>(pub(super) &'a [f32]);
-
-#[derive(Clone, Copy)]
-struct LiveGaps<W>(W);
-
-impl<S: Simd> Weigh<S> for EqualGaps {
-    #[inline(always)]
-    fn weights(self, s: S, _: usize) -> S::F32 {
-        s.splat(1.0)
-    }
-}
-
-impl<S: Simd> Weigh<S> for WeightedGaps<'_> {
-    #[inline(always)]
-    fn weights(self, s: S, column: usize) -> S::F32 {
-        s.load(vector_at(self.0, column))
-    }
-}
-
-impl<S: Simd, W: Weigh<S>> Weigh<S> for LiveGaps<W> {
-    const IS_LIVE: bool = true;
-
-    #[inline(always)]
-    fn weights(self, s: S, column: usize) -> S::F32 {
-        self.0.weights(s, column)
-    }
-}
-
-impl<S: Simd> Weigh<S> for Distribution<'_> {
-    #[inline(always)]
-    fn weights(self, s: S, column: usize) -> S::F32 {
-        self.load(s, column)
-    }
-}
-
 /// The sums over some columns but the pivot.
 #[inline(always)]
 pub(super) fn gaps_of<S: Simd, P: Place>(
@@ -163,56 +126,62 @@ pub(super) fn gaps_of<S: Simd, P: Place>(
     columns: Range<usize>,
     pivot: Entry,
     gaps: Gaps<'_>,
-    max: S::F32,
+    max: f32,
 ) -> GapSums {
-    match gaps {
-        Gaps::None => GapSums::default(),
-        Gaps::Equal => weighted_gaps(s, place, columns, pivot, EqualGaps, max),
-        Gaps::Weighted(weights) => weighted_gaps(s, place, columns, pivot, WeightedGaps(weights), max),
-        Gaps::LiveEqual => weighted_gaps(s, place, columns, pivot, LiveGaps(EqualGaps), max),
-        Gaps::LiveWeighted(weights) => {
-            weighted_gaps(s, place, columns, pivot, LiveGaps(WeightedGaps(weights)), max)
-        }
-        Gaps::Distribution(distribution) => weighted_gaps(s, place, columns, pivot, distribution, max),
+    if matches!(gaps, Gaps::None) {
+        return GapSums::default();
     }
+    let (pivot, gaps) = (pivot.from(columns.start), gaps.from(columns.start));
+    s.vectorize(GapsTask { x: &place.from()[columns], pivot, gaps, max })
 }
 
-#[inline(always)]
-fn weighted_gaps<S: Simd, P: Place, W: Weigh<S>>(
-    s: S,
-    place: &P,
-    columns: Range<usize>,
+/// The sums of a block's gaps. A task is a function of its own, and what weighs the classes is decided anew for each
+/// vector: one loop for all, inlined nowhere, or the kernels would take minutes to compile.
+struct GapsTask<'a, F> {
+    x: &'a [F],
     pivot: Entry,
-    weigh: W,
-    max: S::F32,
-) -> GapSums {
-    let (mut gap_sums, mut weight_sums, mut live_sums) = (s.zero_sums(), s.zero_sums(), s.zero_sums());
-    for start in columns.clone().step_by(LANES) {
-        let mut weights = weigh.weights(s, start);
-        let mut logits = if start + LANES <= columns.end {
-            P::From::load(s, vector_at(place.from(), start))
-        } else {
-            // Lanes past the end weigh nothing.
-            let rest = &place.from()[start..columns.end];
-            let mut lanes = [0.0; LANES];
-            s.store(weights, &mut lanes);
-            weights = s.load_partial(&lanes[..rest.len()], 0.0);
-            P::From::load_partial(s, rest, if W::IS_LIVE { f32::NEG_INFINITY } else { 0.0 })
-        };
-        // Nor does the pivot.
-        let lane = pivot.from(start).lane();
-        weights = s.with_lane(weights, lane, 0.0);
-        if W::IS_LIVE {
-            let ones = s.with_lane(live_only(s, logits, s.splat(1.0)), lane, 0.0);
-            live_sums = s.accumulate(live_sums, ones);
-            weights = live_only(s, logits, weights);
-            logits = s.max(s.splat(f32::MIN), logits);
+    gaps: Gaps<'a>,
+    max: f32,
+}
+
+impl<F: Number> Task for GapsTask<'_, F> {
+    type Output = GapSums;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> GapSums {
+        let Self { x, pivot, gaps, max } = self;
+        let (max, is_live) = (s.splat(max), gaps.is_live());
+        let (mut gap_sums, mut weight_sums, mut live_sums) = (s.zero_sums(), s.zero_sums(), s.zero_sums());
+        for start in (0..x.len()).step_by(LANES) {
+            let mut weights = gaps.load(s, start);
+            let mut logits = if start + LANES <= x.len() {
+                F::load(s, vector_at(x, start))
+            } else {
+                // Lanes past the end weigh nothing.
+                let rest = &x[start..];
+                let mut lanes = [0.0; LANES];
+                s.store(weights, &mut lanes);
+                weights = s.load_partial(&lanes[..rest.len()], 0.0);
+                F::load_partial(s, rest, if is_live { f32::NEG_INFINITY } else { 0.0 })
+            };
+            // Nor does the pivot.
+            let lane = pivot.from(start).lane();
+            weights = s.with_lane(weights, lane, 0.0);
+            if is_live {
+                let ones = s.with_lane(live_only(s, logits, s.splat(1.0)), lane, 0.0);
+                live_sums = s.accumulate(live_sums, ones);
+                weights = live_only(s, logits, weights);
+                logits = s.max(s.splat(f32::MIN), logits);
+            }
+            gap_sums = s.accumulate(gap_sums, half_gap(s, logits, max, weights));
+            weight_sums = s.accumulate(weight_sums, weights);
         }
-        gap_sums = s.accumulate(gap_sums, half_gap(s, logits, max, weights));
-        weight_sums = s.accumulate(weight_sums, weights);
+        GapSums {
+            gap: 2.0 * s.sum_lanes(gap_sums),
+            weight: s.sum_lanes(weight_sums),
+            live: s.sum_lanes(live_sums),
+        }
     }
-    let live = if W::IS_LIVE { s.sum_lanes(live_sums) } else { 0.0 };
-    GapSums { gap: 2.0 * s.sum_lanes(gap_sums), weight: s.sum_lanes(weight_sums), live }
 }
 
 /// `v` where the logit is finite, else +0.

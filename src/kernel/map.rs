@@ -1,11 +1,11 @@
 //! The second pass: every output as wide as a row is a function of one logit and a few numbers of its row.
 
-use super::gaps::{Distribution, Weigh, WeightedGaps, live_only};
+use super::gaps::{Distribution, live_only};
 use super::number::Number;
 use super::place::{Adding, Between, Columns, InPlace, Place};
 use super::scalar::to_f32;
 use super::{Entry, exp, vector_at};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, Task};
 
 /// scale exp(x - reference) - shift: the gradient of every loss, away from the target; without a shift, the probabilities.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +44,6 @@ pub(crate) enum Shift<'a> {
 trait Map<S: Simd>: Copy {
     /// Whether it costs less than the loop around it.
     const IS_CHEAP: bool;
-    /// Whether it may be added to what is there: a gradient, of logits.
-    const MAY_ADD: bool;
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32;
 }
 
@@ -54,6 +52,11 @@ impl<'a> Affine<'a> {
     pub(crate) fn new(scale: f64, shift: Shift<'a>) -> Self {
         let (scale, least) = scale_and_least(scale);
         Self { scale, least, shift }
+    }
+
+    #[inline(always)]
+    fn scaled<S: Simd, M>(&self, s: S, exp: M) -> Scaled<M, S::F32> {
+        Scaled { exp, scale: s.splat(self.scale), least: s.splat(self.least) }
     }
 }
 
@@ -107,20 +110,10 @@ pub(crate) fn affine_of_logits<S: Simd, F: Number, T: Number>(
     affine: Affine<'_>,
     target: Entry,
 ) {
-    let exp = Exp { reference: s.splat(reference) };
-    let scaled = Scaled { exp, scale: s.splat(affine.scale), least: s.splat(affine.least) };
-    match affine.shift {
-        Shift::LiveEqual(shift) => {
-            run(s, columns, LiveOnly(Shifted { scaled, shift: s.splat(shift) }), target);
-        }
-        Shift::LiveWeighted { weights, scale } => {
-            let (weigh, shift_scale) = (WeightedGaps(weights), s.splat(scale));
-            run(s, columns, LiveOnly(ShiftedByWeights { scaled, weigh, shift_scale }), target);
-        }
-        Shift::Distribution { distribution: weigh, scale } => {
-            run(s, columns, ShiftedByWeights { scaled, weigh, shift_scale: s.splat(scale) }, target);
-        }
-        _ => affine_of(s, columns, exp, affine, target),
+    match (columns, affine.shift) {
+        (Columns::Adding(from, to), _) => s.vectorize(AddTask { from, to, reference, affine, target }),
+        (columns, Shift::None) => run(s, columns, affine.scaled(s, Exp::new(s, reference)), target),
+        (columns, _) => s.vectorize(ShiftTask { columns, reference: Some(reference), affine, target }),
     }
 }
 
@@ -132,7 +125,10 @@ pub(crate) fn affine_of_exps<S: Simd, F: Number, T: Number>(
     affine: Affine<'_>,
     target: Entry,
 ) {
-    affine_of(s, columns, Identity, affine, target);
+    match affine.shift {
+        Shift::None => run(s, columns, affine.scaled(s, Identity), target),
+        _ => s.vectorize(ShiftTask { columns, reference: None, affine, target }),
+    }
 }
 
 /// (x - max) - ln_sum: log-probabilities.
@@ -147,24 +143,50 @@ pub(crate) fn log_probabilities<S: Simd, F: Number, T: Number>(
     run(s, columns, Difference { max: s.splat(max), ln_sum: s.splat(ln_sum) }, target);
 }
 
-#[inline(always)]
-fn affine_of<S: Simd, F: Number, T: Number, M: Map<S>>(
-    s: S,
-    columns: Columns<'_, F, T>,
-    exp: M,
-    affine: Affine<'_>,
+/// [`affine_of_logits`], added to what is there. Tasks are functions of their own: with all that is rare in one function,
+/// it would take minutes to compile.
+struct AddTask<'a, F, T> {
+    from: &'a [F],
+    to: &'a mut [T],
+    reference: f32,
+    affine: Affine<'a>,
     target: Entry,
-) {
-    let scaled = Scaled { exp, scale: s.splat(affine.scale), least: s.splat(affine.least) };
-    match affine.shift {
-        Shift::None => run(s, columns, scaled, target),
-        Shift::Equal(shift) => run(s, columns, Shifted { scaled, shift: s.splat(shift) }, target),
-        Shift::Weighted { weights, scale } => {
-            let (weigh, shift_scale) = (WeightedGaps(weights), s.splat(scale));
-            run(s, columns, ShiftedByWeights { scaled, weigh, shift_scale }, target);
+}
+
+/// [`Affine`] with a shift, of logits where they have a reference, else of exponentials.
+struct ShiftTask<'a, F, T> {
+    columns: Columns<'a, F, T>,
+    reference: Option<f32>,
+    affine: Affine<'a>,
+    target: Entry,
+}
+
+impl<F: Number, T: Number> Task for AddTask<'_, F, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { from, to, reference, affine, target } = self;
+        let place = &mut Adding(&from[..to.len()], to);
+        let scaled = affine.scaled(s, Exp::new(s, reference));
+        each_vector(s, place, 0, AnyShift { scaled, shift: affine.shift }, target);
+    }
+}
+
+impl<F: Number, T: Number> Task for ShiftTask<'_, F, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { columns, reference, affine, target } = self;
+        let shift = affine.shift;
+        match reference {
+            Some(reference) => {
+                let scaled = affine.scaled(s, Exp::new(s, reference));
+                run(s, columns, AnyShift { scaled, shift }, target);
+            }
+            None => run(s, columns, AnyShift { scaled: affine.scaled(s, Identity), shift }, target),
         }
-        // Only logits show which classes are live, and rows whose targets are probabilities keep no exponentials.
-        Shift::LiveEqual(_) | Shift::LiveWeighted { .. } | Shift::Distribution { .. } => {}
     }
 }
 
@@ -189,26 +211,22 @@ struct Scaled<M, V> {
     least: V,
 }
 
+/// Whatever is subtracted, decided anew for each vector: one loop to compile instead of one for each shift.
 #[derive(Clone, Copy)]
-struct Shifted<M, V> {
+struct AnyShift<'a, M> {
     scaled: M,
-    shift: V,
+    shift: Shift<'a>,
 }
 
-#[derive(Clone, Copy)]
-struct ShiftedByWeights<M, W, V> {
-    scaled: M,
-    weigh: W,
-    shift_scale: V,
+impl<V> Exp<V> {
+    #[inline(always)]
+    fn new<S: Simd<F32 = V>>(s: S, reference: f32) -> Self {
+        Self { reference: s.splat(reference) }
+    }
 }
-
-/// 0 where the logit is -inf.
-#[derive(Clone, Copy)]
-struct LiveOnly<M>(M);
 
 impl<S: Simd> Map<S> for Identity {
     const IS_CHEAP: bool = true;
-    const MAY_ADD: bool = false;
 
     #[inline(always)]
     fn apply(self, _: S, x: S::F32, _: usize) -> S::F32 {
@@ -218,7 +236,6 @@ impl<S: Simd> Map<S> for Identity {
 
 impl<S: Simd> Map<S> for Exp<S::F32> {
     const IS_CHEAP: bool = false;
-    const MAY_ADD: bool = true;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {
@@ -228,7 +245,6 @@ impl<S: Simd> Map<S> for Exp<S::F32> {
 
 impl<S: Simd> Map<S> for Difference<S::F32> {
     const IS_CHEAP: bool = true;
-    const MAY_ADD: bool = false;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {
@@ -238,7 +254,6 @@ impl<S: Simd> Map<S> for Difference<S::F32> {
 
 impl<S: Simd, M: Map<S>> Map<S> for Scaled<M, S::F32> {
     const IS_CHEAP: bool = M::IS_CHEAP;
-    const MAY_ADD: bool = M::MAY_ADD;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
@@ -246,36 +261,25 @@ impl<S: Simd, M: Map<S>> Map<S> for Scaled<M, S::F32> {
     }
 }
 
-impl<S: Simd, M: Map<S>> Map<S> for Shifted<M, S::F32> {
+impl<S: Simd, M: Map<S>> Map<S> for AnyShift<'_, M> {
     const IS_CHEAP: bool = false;
-    const MAY_ADD: bool = M::MAY_ADD;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
-        let difference = s.sub(self.scaled.apply(s, x, column), self.shift);
-        s.zero_below(difference, s.splat(f32::MIN_POSITIVE))
-    }
-}
-
-impl<S: Simd, M: Map<S>, W: Weigh<S>> Map<S> for ShiftedByWeights<M, W, S::F32> {
-    const IS_CHEAP: bool = false;
-    const MAY_ADD: bool = M::MAY_ADD;
-
-    #[inline(always)]
-    fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
-        let shift = s.mul(self.weigh.weights(s, column), self.shift_scale);
-        let difference = s.sub(self.scaled.apply(s, x, column), shift);
-        s.zero_below(difference, s.splat(f32::MIN_POSITIVE))
-    }
-}
-
-impl<S: Simd, M: Map<S>> Map<S> for LiveOnly<M> {
-    const IS_CHEAP: bool = false;
-    const MAY_ADD: bool = M::MAY_ADD;
-
-    #[inline(always)]
-    fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
-        live_only(s, x, self.0.apply(s, x, column))
+        let scaled = self.scaled.apply(s, x, column);
+        let shift = match self.shift {
+            Shift::None => return scaled,
+            Shift::Equal(shift) | Shift::LiveEqual(shift) => s.splat(shift),
+            Shift::Weighted { weights, scale } | Shift::LiveWeighted { weights, scale } => {
+                s.mul(s.load(vector_at(weights, column)), s.splat(scale))
+            }
+            Shift::Distribution { distribution, scale } => {
+                s.mul(distribution.load(s, column), s.splat(scale))
+            }
+        };
+        let difference = s.zero_below(s.sub(scaled, shift), s.splat(f32::MIN_POSITIVE));
+        let is_live = matches!(self.shift, Shift::LiveEqual(_) | Shift::LiveWeighted { .. });
+        if is_live { live_only(s, x, difference) } else { difference }
     }
 }
 
@@ -285,7 +289,8 @@ impl<S: Simd, M: Map<S>> Map<S> for LiveOnly<M> {
 #[inline(always)]
 fn run<S: Simd, F: Number, T: Number, M: Map<S>>(s: S, columns: Columns<'_, F, T>, map: M, target: Entry) {
     match columns {
-        Columns::Read(_) => {}
+        // What is added is a task of its own.
+        Columns::Read(_) | Columns::Adding(..) => {}
         Columns::Between(from, to) => {
             let from = &from[..to.len()];
             each_vector(s, &mut Between::<false, _, _>(from, to), 0, map, Entry::NONE);
@@ -301,12 +306,6 @@ fn run<S: Simd, F: Number, T: Number, M: Map<S>>(s: S, columns: Columns<'_, F, T
             let (to_head, to_rest) = to.split_at_mut(ahead);
             each_vector(s, &mut Between::<false, _, _>(from_head, to_head), 0, map, target);
             each_vector(s, &mut Between::<true, _, _>(from_rest, to_rest), ahead, map, target);
-        }
-        // Exponentials are never kept where sums are.
-        Columns::Adding(..) if !M::MAY_ADD => {}
-        Columns::Adding(from, to) => {
-            let from = &from[..to.len()];
-            each_vector(s, &mut Adding(from, to), 0, map, target);
         }
         Columns::InPlace(x) => {
             each_vector(s, &mut InPlace(x), 0, map, Entry::NONE);

@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn power_of_complement_keeps_its_bound_against_the_platforms() {
         for gamma in [1e-3, 0.5, 1.0, 2.0, 5.0, 30.0, 1e6] {
-            let (mut small, mut powers) = (1e-299, 0);
+            let (mut small, mut powers) = (1e-299_f64, 0);
             while small < 0.5 {
                 for (q, p) in [(small, 1.0 - small), (1.0 - small, small)] {
                     // q itself may be too near 1 for its logarithm.

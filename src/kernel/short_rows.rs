@@ -156,8 +156,7 @@ fn statistics<S: Simd, P: Places>(
             max == pivot.value && Number::contains(&x[..pivot.columns_before(x.len())], pivot.value);
         rows.contender[row] = if has_earlier_equal { f32::NEG_INFINITY } else { pivot.value };
         if class != NO_CLASS {
-            let reference = s.splat(finite(max));
-            let sums = gaps_of(s, &place, 0..x.len(), pivot, gaps, reference);
+            let sums = gaps_of(s, &place, 0..x.len(), pivot, gaps, finite(max));
             (rows.gap[row], rows.weight[row], rows.live[row]) = (sums.gap, sums.weight, sums.live);
         }
     }

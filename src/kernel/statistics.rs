@@ -154,8 +154,9 @@ fn by_blocks<S: Simd, P: Place, A: Alongside<S>>(
             *reference = whole.max;
         }
         // Without a finite maximum x - max would be NaN, and the gaps are 0 or infinite.
-        let reference = s.splat(if whole.max == f32::NEG_INFINITY { 0.0 } else { whole.max });
-        let sums_of_gaps = gaps_of(s, &place, start..end, pivot, gaps, reference);
+        let finite = if whole.max == f32::NEG_INFINITY { 0.0 } else { whole.max };
+        let sums_of_gaps = gaps_of(s, &place, start..end, pivot, gaps, finite);
+        let reference = s.splat(finite);
         whole.gap += sums_of_gaps.gap;
         whole.weight += sums_of_gaps.weight;
         whole.live += sums_of_gaps.live;
