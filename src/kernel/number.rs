@@ -134,6 +134,6 @@ mod halves {
         };
     }
 
-    halves!(bf16, from_bf16, to_bf16);
-    halves!(f16, from_f16, to_f16);
+    halves!(bf16, widen_bf16, narrow_bf16);
+    halves!(f16, widen_f16, narrow_f16);
 }

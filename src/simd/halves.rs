@@ -10,12 +10,12 @@ const F32_INFINITY: u32 = 0x7f80_0000;
 const F32_SIGN: u32 = 0x8000_0000;
 
 #[inline(always)]
-pub(crate) fn from_bf16(bits: u16) -> f32 {
+pub(crate) fn widen_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
 #[inline(always)]
-pub(crate) fn to_bf16(x: f32) -> u16 {
+pub(crate) fn narrow_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let is_odd = bits >> 16 & 1;
     let rounded = bits.wrapping_add(0x7fff + is_odd) >> 16;
@@ -24,7 +24,7 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
 }
 
 #[inline(always)]
-pub(crate) fn from_f16(bits: u16) -> f32 {
+pub(crate) fn widen_f16(bits: u16) -> f32 {
     /// The difference of the exponents' biases, 127 - 15.
     const BIAS: u32 = 112 << 23;
     const SMALLEST: f32 = 1.0 / 16_777_216.0;
@@ -41,7 +41,7 @@ pub(crate) fn from_f16(bits: u16) -> f32 {
 }
 
 #[inline(always)]
-pub(crate) fn to_f16(x: f32) -> u16 {
+pub(crate) fn narrow_f16(x: f32) -> u16 {
     /// The exponent of `f32` becomes that of `f16`.
     const REBIAS: u32 = 112 << 23;
     /// The smallest normal `f16`, 2^-14.
@@ -95,12 +95,12 @@ mod tests {
     #[test]
     fn both_types_are_those_of_the_crate_half_in_every_bit() {
         for bits in 0..=u16::MAX {
-            assert_eq!(from_bf16(bits).to_bits(), f32::from_bits(u32::from(bits) << 16).to_bits());
-            assert_eq!(from_f16(bits).to_bits(), f16::from_bits(bits).to_f32_const().to_bits(), "{bits:#x}");
+            assert_eq!(widen_bf16(bits).to_bits(), f32::from_bits(u32::from(bits) << 16).to_bits());
+            assert_eq!(widen_f16(bits).to_bits(), f16::from_bits(bits).to_f32_const().to_bits(), "{bits:#x}");
         }
-        for x in around_every_half(from_bf16).chain(around_every_half(from_f16)) {
-            assert_eq!(to_bf16(x), bf16::from_f32_const(x).to_bits(), "{x:e}, {:#x}", x.to_bits());
-            assert_eq!(to_f16(x), f16::from_f32_const(x).to_bits(), "{x:e}, {:#x}", x.to_bits());
+        for x in around_every_half(widen_bf16).chain(around_every_half(widen_f16)) {
+            assert_eq!(narrow_bf16(x), bf16::from_f32_const(x).to_bits(), "{x:e}, {:#x}", x.to_bits());
+            assert_eq!(narrow_f16(x), f16::from_f32_const(x).to_bits(), "{x:e}, {:#x}", x.to_bits());
         }
     }
 
@@ -108,10 +108,10 @@ mod tests {
     fn f64_is_rounded_once() {
         // Just above and below the middle between two 16-bit numbers, nearer to it than f32 can tell.
         for bits in 1..0x7bff_u16 {
-            let (this, next) = (f64::from(from_f16(bits)), f64::from(from_f16(bits + 1)));
+            let (this, next) = (f64::from(widen_f16(bits)), f64::from(widen_f16(bits + 1)));
             let middle = (this + next) / 2.0;
             for sign in [1.0, -1.0] {
-                let of = |x: f64| to_f16(round_to_odd(sign * x)) & 0x7fff;
+                let of = |x: f64| narrow_f16(round_to_odd(sign * x)) & 0x7fff;
                 assert_eq!(of(middle * (1.0 + f64::EPSILON)), bits + 1);
                 assert_eq!(of(middle * (1.0 - f64::EPSILON)), bits);
                 assert_eq!(of(middle), bits + bits % 2);

@@ -79,13 +79,13 @@ pub(crate) trait Simd: Copy {
     /// As [`Simd::stream`], where `out` is aligned to 32 bytes.
     fn stream_halves(self, v: Self::Halves, out: &mut [u16; LANES]);
     /// Exact.
-    fn from_bf16(self, v: Self::Halves) -> Self::F32;
-    /// As [`halves::to_bf16`].
-    fn to_bf16(self, v: Self::F32) -> Self::Halves;
+    fn widen_bf16(self, v: Self::Halves) -> Self::F32;
+    /// As [`halves::narrow_bf16`].
+    fn narrow_bf16(self, v: Self::F32) -> Self::Halves;
     /// Exact.
-    fn from_f16(self, v: Self::Halves) -> Self::F32;
-    /// As [`halves::to_f16`].
-    fn to_f16(self, v: Self::F32) -> Self::Halves;
+    fn widen_f16(self, v: Self::Halves) -> Self::F32;
+    /// As [`halves::narrow_f16`].
+    fn narrow_f16(self, v: Self::F32) -> Self::Halves;
 
     /// Columns `column..column + 4` of 16 rows that start `row_stride` apart: one vector for each column, one lane for
     /// each row.

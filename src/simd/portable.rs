@@ -1,4 +1,6 @@
 //! The portable instruction set: `wide`, in the registers that the crate was compiled for.
+//!
+//! What takes a loop over the lanes is not inlined: it would make up most of the kernels.
 
 use wide::{f32x16, f64x8, u32x16};
 
@@ -30,7 +32,7 @@ impl Simd for Portable {
         f32x16::new(*x)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn load_partial(self, x: &[f32], fill: f32) -> f32x16 {
         let mut lanes = [fill; LANES];
         let count = x.len().min(LANES);
@@ -43,7 +45,7 @@ impl Simd for Portable {
         *out = v.to_array();
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn store_partial(self, v: f32x16, out: &mut [f32]) {
         let count = out.len().min(LANES);
         out[..count].copy_from_slice(&v.to_array()[..count]);
@@ -90,42 +92,42 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn from_bf16(self, v: [u16; LANES]) -> f32x16 {
+    fn widen_bf16(self, v: [u16; LANES]) -> f32x16 {
         let mut lanes = [0.0; LANES];
         for i in 0..LANES {
-            lanes[i] = halves::from_bf16(v[i]);
+            lanes[i] = halves::widen_bf16(v[i]);
         }
         f32x16::new(lanes)
     }
 
-    #[inline(always)]
-    fn to_bf16(self, v: f32x16) -> [u16; LANES] {
+    #[inline(never)]
+    fn narrow_bf16(self, v: f32x16) -> [u16; LANES] {
         let (lanes, mut halves) = (v.to_array(), [0; LANES]);
         for i in 0..LANES {
-            halves[i] = halves::to_bf16(lanes[i]);
+            halves[i] = halves::narrow_bf16(lanes[i]);
         }
         halves
     }
 
-    #[inline(always)]
-    fn from_f16(self, v: [u16; LANES]) -> f32x16 {
+    #[inline(never)]
+    fn widen_f16(self, v: [u16; LANES]) -> f32x16 {
         let mut lanes = [0.0; LANES];
         for i in 0..LANES {
-            lanes[i] = halves::from_f16(v[i]);
+            lanes[i] = halves::widen_f16(v[i]);
         }
         f32x16::new(lanes)
     }
 
-    #[inline(always)]
-    fn to_f16(self, v: f32x16) -> [u16; LANES] {
+    #[inline(never)]
+    fn narrow_f16(self, v: f32x16) -> [u16; LANES] {
         let (lanes, mut halves) = (v.to_array(), [0; LANES]);
         for i in 0..LANES {
-            halves[i] = halves::to_f16(lanes[i]);
+            halves[i] = halves::narrow_f16(lanes[i]);
         }
         halves
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn load_columns(self, rows: &[f32], row_stride: usize, column: usize) -> [f32x16; 4] {
         let mut columns = [[0.0; LANES]; 4];
         for row in 0..LANES {
@@ -137,7 +139,7 @@ impl Simd for Portable {
         columns.map(f32x16::new)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn store_columns(self, columns: [f32x16; 4], rows: &mut [f32], row_stride: usize, column: usize) {
         let columns = columns.map(f32x16::to_array);
         for row in 0..LANES {
@@ -209,7 +211,7 @@ impl Simd for Portable {
         v.abs().simd_lt(least).select(f32x16::splat(0.0), v)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn with_lane(self, v: f32x16, lane: usize, value: f32) -> f32x16 {
         const INDICES: f32x16 =
             f32x16::new([0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.]);

@@ -73,7 +73,7 @@ impl Avx2 {
         }
     }
 
-    /// As [`halves::to_bf16`](crate::simd::halves::to_bf16), in the lower half of each lane.
+    /// As [`halves::narrow_bf16`](crate::simd::halves::narrow_bf16), in the lower half of each lane.
     #[inline(always)]
     fn eight_to_bf16(self, v: __m256) -> __m256i {
         // SAFETY: `self` exists, so the instructions do.
@@ -230,7 +230,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn from_bf16(self, v: __m256i) -> [__m256; 2] {
+    fn widen_bf16(self, v: __m256i) -> [__m256; 2] {
         // SAFETY: `self` exists, so the instructions do.
         unsafe {
             let low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(v));
@@ -243,7 +243,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn to_bf16(self, v: [__m256; 2]) -> __m256i {
+    fn narrow_bf16(self, v: [__m256; 2]) -> __m256i {
         let (low, high) = (self.eight_to_bf16(v[0]), self.eight_to_bf16(v[1]));
         // SAFETY: `self` exists, so the instructions do.
         unsafe {
@@ -253,7 +253,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn from_f16(self, v: __m256i) -> [__m256; 2] {
+    fn widen_f16(self, v: __m256i) -> [__m256; 2] {
         // SAFETY: `self` exists, so the instructions do.
         unsafe {
             [_mm256_cvtph_ps(_mm256_castsi256_si128(v)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(v))]
@@ -261,7 +261,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn to_f16(self, v: [__m256; 2]) -> __m256i {
+    fn narrow_f16(self, v: [__m256; 2]) -> __m256i {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
         // SAFETY: `self` exists, so the instructions do.
         unsafe {

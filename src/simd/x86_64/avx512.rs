@@ -156,13 +156,13 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn from_bf16(self, v: __m256i) -> __m512 {
+    fn widen_bf16(self, v: __m256i) -> __m512 {
         // SAFETY: `self` exists, so the instructions do.
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v))) }
     }
 
     #[inline(always)]
-    fn to_bf16(self, v: __m512) -> __m256i {
+    fn narrow_bf16(self, v: __m512) -> __m256i {
         // SAFETY: `self` exists, so the instructions do.
         unsafe {
             let bits = _mm512_castps_si512(v);
@@ -177,13 +177,13 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn from_f16(self, v: __m256i) -> __m512 {
+    fn widen_f16(self, v: __m256i) -> __m512 {
         // SAFETY: `self` exists, so the instructions do.
         unsafe { _mm512_cvtph_ps(v) }
     }
 
     #[inline(always)]
-    fn to_f16(self, v: __m512) -> __m256i {
+    fn narrow_f16(self, v: __m512) -> __m256i {
         // SAFETY: `self` exists, so the instructions do.
         unsafe { _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
     }
