@@ -359,7 +359,8 @@ fn a_gradient_of_16_bits_that_is_added_is_rounded_with_the_sum() {
 #[cfg(feature = "half")]
 fn check_added_halves<T: Half>(case: &Case) {
     let batch = halves::rounded::<T>(&case.batch);
-    let (ce, call, Batch { rows, classes, .. }) = (case.cross_entropy(), case.call(), batch);
+    let (ce, call) = (case.cross_entropy(), case.call());
+    let Batch { rows, classes, .. } = batch;
     let logits: Vec<T> = halves::narrow(&batch.logits);
     let x = Matrix::new(&logits, rows, classes).expect("the shape fits");
     let mut random = Random::new(3);
