@@ -153,7 +153,7 @@ impl<T: Element + Number> Batch<'_, T> {
             lanes.counts[lane] = lanes.class[lane] != NO_CLASS;
         }
         lanes.own[..tile.len()].fill(1.0);
-        lanes.weight[..tile.len()].fill((classes - 1) as f64);
+        lanes.weight[..tile.len()].fill(classes.saturating_sub(1) as f64);
         if options.weight.is_some() {
             for lane in 0..LANES {
                 let class = lanes.class[lane];

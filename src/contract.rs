@@ -33,6 +33,11 @@
 //! A confident row is one where the target leads by a wide gap. PyTorch and JAX form the loss as `lse - x_t`, which at a
 //! gap of 20 is 0 in `f32`; its exact value is 2e-9, and here it has all 24 bits.
 //!
+//! # Shards
+//!
+//! Row states that are merged keep these bounds, in whatever order, however the columns are cut, and however many merges
+//! there are. Their bits are not those of whole rows: they depend on the cuts and on the order of the merges.
+//!
 //! # Bits
 //!
 //! A row's results depend on the row's bits and on the options, and on nothing else: not on the batch, the position, the

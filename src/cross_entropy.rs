@@ -5,7 +5,7 @@ use crate::batch::{Batch, Logits, Wide};
 use crate::loss::{ClassWeights, EmptyMean, Options, Terms};
 use crate::parallel::Schedule;
 use crate::row_inputs::RowInputs;
-use crate::rows::Job;
+use crate::rows::{Job, Totals};
 use crate::targets::Targets;
 use crate::{
     Backend, CrossEntropyBuilder, Element, Error, Matrix, MatrixMut, Parallelism, Reduction, Request,
@@ -236,34 +236,49 @@ impl CrossEntropy {
 
     /// What has been checked.
     pub(crate) fn reduce<E: Element>(&self, terms: Terms, census: Census, batch: Batch<'_, E>) -> Summary {
-        let Census { counted, weight, row_weight } = census;
         let inputs = batch.request.inputs;
-        let (divisor, z_divisor) = match (inputs.denominator, self.options.reduction) {
-            (Some(denominator), _) => (denominator, denominator),
-            (None, Reduction::Mean) => (weight, row_weight),
-            (None, Reduction::Sum) => (1.0, 1.0),
-        };
+        let totals = E::run(self.schedule, &self.job(terms, &census, &batch), batch);
+        self.summary(totals, &census, &inputs)
+    }
+
+    /// What rows whose loss has these terms are computed with.
+    pub(crate) fn job<E: Element>(&self, terms: Terms, census: &Census, batch: &Batch<'_, E>) -> Job<'_> {
+        let inputs = &batch.request.inputs;
+        let (divisor, z_divisor) = self.divisors(census, inputs);
         let upstream = inputs.upstream_scalar.unwrap_or(1.0);
-        let job = Job {
+        Job {
             schedule: self.schedule,
             options: &self.options,
             terms,
             factor: upstream * reciprocal(divisor),
             z_factor: upstream * reciprocal(z_divisor),
-            streaming: self.schedule.streams(&batch),
-        };
-        let totals = E::run(self.schedule, &job, batch);
+            streaming: self.schedule.streams(batch),
+        }
+    }
+
+    /// What the rows' totals come to.
+    pub(crate) fn summary<R>(&self, totals: Totals, census: &Census, inputs: &RowInputs<'_, R>) -> Summary {
+        let (divisor, z_divisor) = self.divisors(census, inputs);
         let mean = |total: f64, divisor: f64| {
             let is_empty = divisor == 0.0 && total == 0.0;
             if is_empty && self.options.empty_mean == EmptyMean::Zero { 0.0 } else { total / divisor }
         };
         let z_loss = if self.options.z_loss == 0.0 { 0.0 } else { mean(totals.z_loss, z_divisor) };
         let loss = mean(totals.loss, divisor) + z_loss;
-        Summary { loss, z_loss, weight, counted, correct: totals.correct }
+        Summary { loss, z_loss, weight: census.weight, counted: census.counted, correct: totals.correct }
+    }
+
+    /// What the sum of the rows' losses is divided by, and that of their z-losses.
+    fn divisors<R>(&self, census: &Census, inputs: &RowInputs<'_, R>) -> (f64, f64) {
+        match (inputs.denominator, self.options.reduction) {
+            (Some(denominator), _) => (denominator, denominator),
+            (None, Reduction::Mean) => (census.weight, census.row_weight),
+            (None, Reduction::Sum) => (1.0, 1.0),
+        }
     }
 
     /// Checks all but the outputs, and counts.
-    fn check<R: Copy + Into<f64>>(
+    pub(crate) fn check<R: Copy + Into<f64>>(
         &self,
         rows: usize,
         classes: usize,

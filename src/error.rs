@@ -114,6 +114,26 @@ pub enum Error {
         /// The value given.
         denominator: f64,
     },
+    /// A shard reaches past the last class.
+    ColumnsOutOfRange {
+        /// The class of the shard's first column.
+        first_column: usize,
+        /// Columns of the shard.
+        cols: usize,
+        /// The number of classes.
+        classes: usize,
+    },
+    /// The state of a row is not that of all its columns, each of them once.
+    IncompleteState {
+        /// The row.
+        row: usize,
+        /// Columns that were merged into the state.
+        columns: u64,
+        /// How often the target's was among them: once it should be, and never in a row that is ignored.
+        targets: u32,
+        /// The number of classes.
+        classes: usize,
+    },
     /// A call in place was given another gradient to write as well.
     GradTwice,
     /// This CPU lacks the instruction set that was asked for.
@@ -176,6 +196,14 @@ impl fmt::Display for Error {
             Self::InvalidDenominator { denominator } => {
                 write!(f, "denominator is {denominator}; it is finite and above 0")
             }
+            Self::ColumnsOutOfRange { first_column, cols, classes } => {
+                write!(f, "{cols} columns from class {first_column} on reach past the {classes} classes")
+            }
+            Self::IncompleteState { row, columns, targets, classes } => write!(
+                f,
+                "the state of row {row} is of {columns} columns, its target {targets} times among them, but there are \
+                 {classes} classes"
+            ),
             Self::GradTwice => {
                 write!(f, "grad is requested of a call in place, whose gradient replaces the logits")
             }

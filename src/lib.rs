@@ -80,7 +80,10 @@ pub mod reference;
 mod request;
 mod row_inputs;
 mod row_outputs;
+mod row_state;
 mod rows;
+mod shard_rows;
+mod shards;
 mod simd;
 mod softmax;
 mod target_probabilities;
@@ -95,6 +98,9 @@ pub use loss::{EmptyMean, Reduction, Smoothing};
 pub use matrix::{Matrix, MatrixMut};
 pub use parallel::Parallelism;
 pub use request::Request;
+pub use row_state::RowState;
+pub use shard_rows::ShardElement;
+pub use shards::Shards;
 pub use softmax::{
     Softmax, log_softmax, log_softmax_backward, log_softmax_backward_in_place, log_softmax_in_place, softmax,
     softmax_backward, softmax_backward_in_place, softmax_in_place,

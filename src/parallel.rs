@@ -61,12 +61,27 @@ impl Schedule {
 
     /// All rows of a batch.
     pub(crate) fn run<T: Kernels>(self, job: &Job<'_>, batch: Batch<'_, T>) -> Totals {
-        let rows_per_piece = rows_per_piece(batch.classes());
+        let classes = batch.classes();
+        let pieces = |batch: Batch<'_, T>, rows_per_piece| rows::run(job, batch, rows_per_piece);
+        self.run_pieces(batch, classes, job.streaming, &pieces, Totals::add)
+    }
+
+    /// Runs `pieces` on pieces of rows that have so many columns, or on several at once, and tells it how many rows one
+    /// has; combines what they return along a tree.
+    pub(crate) fn run_pieces<B: SplitRows, T: Send>(
+        self,
+        batch: B,
+        columns: usize,
+        streaming: bool,
+        pieces: &(impl Fn(B, usize) -> T + Sync),
+        combine: fn(T, T) -> T,
+    ) -> T {
+        let rows_per_piece = rows_per_piece(columns);
         // Outputs past the caches cost least where many rows go to one thread.
         let rows_at_once =
-            if job.streaming { batch.rows() / (MOST_IMBALANCE * self.threads()) } else { rows_per_piece };
-        let piece = |batch: Batch<'_, T>| rows::run(job, batch, rows_per_piece);
-        self.by_rows(batch, rows_per_piece, rows_at_once, &piece, Totals::add)
+            if streaming { batch.rows() / (MOST_IMBALANCE * self.threads()) } else { rows_per_piece };
+        let pieces = |batch: B| pieces(batch, rows_per_piece);
+        self.by_rows(batch, rows_per_piece, rows_at_once, &pieces, combine)
     }
 
     /// Whether a batch's outputs should go past the caches: when they would push each other out of the last one.

@@ -78,20 +78,35 @@ pub(crate) fn rows_per_tile(classes: usize) -> usize {
 
 /// All rows of a batch, on one thread but for long rows. The losses add up along the tree that would have cut the rows
 /// into pieces of `rows_per_piece`.
-pub(crate) fn run<T: Kernels>(job: &Job<'_>, mut batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
+pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
     let classes = batch.classes();
-    let totals = if batch.target_probabilities.is_some() {
+    if batch.target_probabilities.is_some() {
         let passes = Distributions::new(&batch);
-        run_tiles(job, &mut batch, passes, rows_per_piece)
+        run_passes(job, batch, passes, rows_per_piece)
     } else if classes <= few_classes::MOST {
-        run_tiles(job, &mut batch, T::few_classes(), rows_per_piece)
+        run_passes(job, batch, T::few_classes(), rows_per_piece)
     } else if classes <= BLOCK {
         let passes = T::short_rows(job, &batch);
-        run_tiles(job, &mut batch, passes, rows_per_piece)
+        run_passes(job, batch, passes, rows_per_piece)
     } else {
         let passes = T::long_rows(job, &batch);
-        run_tiles(job, &mut batch, passes, rows_per_piece)
-    };
+        run_passes(job, batch, passes, rows_per_piece)
+    }
+}
+
+/// The same with these passes.
+pub(crate) fn run_passes<T: Kernels, P: Passes<T>>(
+    job: &Job<'_>,
+    mut batch: Batch<'_, T>,
+    passes: P,
+    rows_per_piece: usize,
+) -> Totals {
+    let rows = 0..batch.rows();
+    let mut scalars = Scalars::default();
+    let first_tile = 0..rows_per_tile(batch.classes());
+    let mut previous = passes.defers(&first_tile).map(|_| Scalars::default());
+    let (scalars, previous, batch) = (&mut scalars, previous.as_mut(), &mut batch);
+    let totals = Tiles { job, batch, passes, rows_per_piece, scalars, previous, deferred: None }.pieces(rows);
     if job.streaming {
         job.schedule.instructions.run(Fence);
     }
@@ -124,20 +139,6 @@ impl Scalars {
     fn output(&self, wide: Wide) -> Output<'_> {
         Output { wide, lanes: &self.lanes, coefficients: &self.coefficients }
     }
-}
-
-fn run_tiles<T: Kernels, P: Passes<T>>(
-    job: &Job<'_>,
-    batch: &mut Batch<'_, T>,
-    passes: P,
-    rows_per_piece: usize,
-) -> Totals {
-    let rows = 0..batch.rows();
-    let mut scalars = Scalars::default();
-    let first_tile = 0..rows_per_tile(batch.classes());
-    let mut previous = passes.defers(&first_tile).map(|_| Scalars::default());
-    let (scalars, previous) = (&mut scalars, previous.as_mut());
-    Tiles { job, batch, passes, rows_per_piece, scalars, previous, deferred: None }.pieces(rows)
 }
 
 impl<T: Kernels, P: Passes<T>> Tiles<'_, '_, T, P> {

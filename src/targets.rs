@@ -10,7 +10,7 @@ use crate::kernel::lanes::NO_CLASS;
 pub trait Target: sealed::Target {}
 
 /// A slice of targets, its type erased: the kernels exist once, not once per integer type.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Targets<'a> {
     U8(&'a [u8]),
     U16(&'a [u16]),

@@ -13,7 +13,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use support::backends;
 use support::batch::{Batch, Random};
 use xent::{
-    Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request,
+    Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request, RowState,
     Smoothing, Softmax,
 };
 
@@ -74,6 +74,7 @@ struct Calls {
     softmax: Softmax,
     upstream: Vec<f32>,
     row_weights: Vec<f32>,
+    states: Vec<RowState>,
     wide: [Vec<f32>; 3],
     narrow: [Vec<f32>; 5],
     mask: Vec<bool>,
@@ -82,7 +83,7 @@ struct Calls {
 }
 
 /// The number of calls.
-const CALLS: usize = 13;
+const CALLS: usize = 15;
 
 impl Calls {
     /// Calls of every kind on batches of one and of several pieces, of few classes and of rows that are cut.
@@ -126,6 +127,7 @@ impl Calls {
                 .parallelism(parallelism),
             upstream: (0..rows).map(|_| random.normal()).collect(),
             row_weights: (0..rows).map(|row| (row % 4) as f32).collect(),
+            states: vec![RowState::EMPTY; rows],
             wide: [wide(), wide(), wide()],
             narrow: [(); 5].map(|()| vec![0.0; rows]),
             mask: (0..rows).map(|row| row % 7 != 3).collect(),
@@ -136,7 +138,9 @@ impl Calls {
 
     /// Makes one of the calls.
     fn make(&mut self, call: usize) {
-        let Self { batch, ce, softmax, upstream, row_weights, wide, narrow, mask, argmax, ranks, .. } = self;
+        let Self {
+            batch, ce, softmax, upstream, row_weights, states, wide, narrow, mask, argmax, ranks, ..
+        } = self;
         let (rows, classes, targets) = (batch.rows, batch.classes, &batch.targets[..]);
         let [first, second, third] = wide.each_mut().map(|x| matrix_mut(x, rows, classes));
         let logits = Matrix::new(&batch.logits, rows, classes).expect("the slice is long enough");
@@ -155,6 +159,10 @@ impl Calls {
             .upstream(upstream)
             .probabilities(second)
             .log_probabilities(third);
+        let shards = ce.shards(targets, classes).upstream(upstream).row_weights(row_weights).loss_mask(mask);
+        let half =
+            Matrix::with_row_stride(&batch.logits[classes / 2..], rows, classes - classes / 2, classes);
+        let half = half.expect("the slice is long enough");
         let made = match call {
             0 => ce.loss(logits, targets).map(drop),
             1 => ce.loss_and_grad(logits, targets, first).map(drop),
@@ -168,6 +176,17 @@ impl Calls {
             9 => softmax.softmax_backward(logits, logits, first),
             10 => softmax.log_softmax_backward(logits, logits, first),
             11 => ce.run(logits, targets, Request::new().accumulate(first)).map(drop),
+            12 => shards.summarise(half, classes / 2, states).and_then(|()| {
+                let before = Matrix::with_row_stride(&batch.logits, rows, classes / 2, classes)?;
+                shards.accumulate(before, 0, states)
+            }),
+            13 => {
+                // After the call before, the states are complete.
+                let grad = matrix_mut(&mut wide[0], rows, classes);
+                let [losses, lse, ..] = narrow;
+                let finished = shards.losses(states, losses).and_then(|_| shards.lse(states, lse));
+                finished.and_then(|()| shards.grad(logits, 0, states, grad))
+            }
             _ => {
                 let in_place = softmax.softmax_backward_in_place(logits, first);
                 let first = matrix_mut(&mut wide[0], rows, classes);

@@ -12,6 +12,7 @@ use support::covering::pairwise;
 use support::evaluation::{Call, Evaluation, assert_same_bits};
 #[cfg(feature = "half")]
 use support::halves::{self, Half};
+use support::shards::Split;
 #[cfg(feature = "half")]
 use xent::contract::U;
 use xent::{
@@ -238,6 +239,22 @@ fn every_pair_of_options_keeps_the_bounds() {
         let (found, rounding) = case.dtype.evaluate(&call, &ce, &case.batch);
         found.assert_no_subnormal(&case.name);
         Expected::of_call(&ce, &case.batch, call).rounded(rounding).check(&found, &case.name);
+    }
+}
+
+#[test]
+fn every_pair_of_options_keeps_the_bounds_in_shards() {
+    for (seed, case) in cases(usize::MAX).enumerate() {
+        let (ce, call) = (case.cross_entropy(), case.call());
+        let expected = Expected::of_call(&ce, &case.batch, call);
+        let mut random = Random::new(seed as u64);
+        for most_shards in [1, 3, 9] {
+            let split = Split::random(case.batch.classes, most_shards, &mut random);
+            let context = format!("{split:?}, {}", case.name);
+            let found = split.evaluate_call(&call, &ce, &case.batch);
+            found.assert_no_subnormal(&context);
+            expected.check(&found, &context);
+        }
     }
 }
 

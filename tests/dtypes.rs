@@ -3,15 +3,18 @@
 
 mod support;
 
+use core::ops::Range;
 use half::{bf16, f16};
 use support::batch::{Batch, IGNORE_INDEX, Random};
 use support::bounds::{Expected, check_rounded_log_softmax, check_rounded_softmax};
 use support::buffer::Layout;
-use support::evaluation::{Call, Evaluation};
+use support::evaluation::{Call, Evaluation, assert_same_bits};
 use support::halves::{Half, HalfBuffer, evaluate, narrow, rounded, widen};
+use support::shards::Split;
 use support::{PARALLELISMS, backends, fused_backends};
 use xent::{
-    Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request, Softmax,
+    Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request, RowState,
+    ShardElement, Softmax,
 };
 
 /// Lies anywhere, its rows apart.
@@ -75,6 +78,7 @@ of_both_types! {
     finite_numbers_pass_through_a_backward_pass_unchanged => check_every_number,
     the_gradient_at_the_target_is_rounded_once => check_one_rounding,
     small_stacks_are_enough => check_small_stack,
+    shards_keep_the_bounds => check_shards,
 }
 
 fn check_bounds<T: Half>() {
@@ -117,6 +121,52 @@ fn check_upstream<T: Half>() {
             );
             let context = format!("{} of {classes} classes, {backend}", T::NAME);
             Expected::new(&ce, &batch, Some(&upstream)).rounded(T::ROUNDING).check(&found, &context);
+        }
+    }
+}
+
+fn check_shards<T: Half + ShardElement>() {
+    for classes in [1, 7, 100, 3000, 70_000] {
+        let rows = rows_for(classes);
+        let batch = batch::<T>(rows, classes, 15);
+        let mut random = Random::new(classes as u64);
+        for (name, builder) in variants(classes) {
+            for backend in backends() {
+                let ce = build(&builder, backend, Parallelism::Rayon);
+                let split = Split::random(classes, 5, &mut random);
+                let columns_of = |range: &Range<usize>| {
+                    let rows = (0..rows).flat_map(|row| &batch.row(row)[range.clone()]);
+                    narrow::<T>(&rows.copied().collect::<Vec<f32>>())
+                };
+                let shards = ce.shards(&batch.targets, classes);
+                let mut states = vec![RowState::EMPTY; rows];
+                for range in &split.ranges {
+                    let columns = columns_of(range);
+                    let columns = Matrix::new(&columns, rows, range.len()).unwrap();
+                    shards.accumulate(columns, range.start, &mut states).unwrap();
+                }
+
+                let mut found = evaluate::<T>(&Call::default(), &ce, &batch);
+                found.loss = shards.losses(&states, &mut found.losses).unwrap().loss;
+                shards.lse(&states, &mut found.lse).unwrap();
+                for range in &split.ranges {
+                    let mut columns = columns_of(range);
+                    let mut grad = columns.clone();
+                    let out = MatrixMut::new(&mut grad, rows, range.len()).unwrap();
+                    let logits = Matrix::new(&columns, rows, range.len()).unwrap();
+                    shards.grad(logits, range.start, &states, out).unwrap();
+                    let in_place = MatrixMut::new(&mut columns, rows, range.len()).unwrap();
+                    shards.grad_in_place(in_place, range.start, &states).unwrap();
+                    for row in 0..rows {
+                        let of_row = row * range.len()..(row + 1) * range.len();
+                        let (grad, in_place) = (widen(&grad[of_row.clone()]), widen(&columns[of_row]));
+                        assert_same_bits("grad", range.len(), &grad, &in_place, name);
+                        found.grad[row * classes..][range.clone()].copy_from_slice(&grad);
+                    }
+                }
+                let context = format!("{} of {classes} classes, {name}, {backend}, {split:?}", T::NAME);
+                Expected::new(&ce, &batch, None).rounded(T::ROUNDING).check(&found, &context);
+            }
         }
     }
 }

@@ -40,6 +40,8 @@ pub(crate) enum Content<'a> {
     Logits(&'a [f32]),
     /// Logits, more of them than there was room for references: they are found once more.
     ManyLogits(Entry),
+    /// Logits, none of them above the row's largest, which is the reference of all.
+    LogitsOfShard,
 }
 
 /// The second pass over some columns of a row, along with the first over the same columns of the next.
@@ -115,6 +117,7 @@ impl Content<'_> {
             Self::Exps(references) => Self::Exps(&references[column / BLOCK..]),
             Self::Logits(references) => Self::Logits(&references[column / BLOCK..]),
             Self::ManyLogits(pivot) => Self::ManyLogits(pivot.from(column)),
+            Self::LogitsOfShard => self,
         }
     }
 }
@@ -151,6 +154,7 @@ impl<T: Number> AffineTask<'_, T> {
                 let same = 1 + rest.iter().take_while(|&&reference| reference == first).count();
                 (first, same.saturating_mul(BLOCK))
             }
+            Content::LogitsOfShard => (self.max, usize::MAX),
             Content::ManyLogits(_) if before == self.max => (before, usize::MAX),
             Content::ManyLogits(pivot) => {
                 let x = self.columns.from();

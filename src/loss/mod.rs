@@ -110,7 +110,7 @@ impl Options {
     /// The sum of the class weights of all classes but this one, in the unit of the statistics.
     #[inline(always)]
     pub(crate) fn weight_of_others(&self, class: usize, classes: usize) -> f64 {
-        self.weight.as_ref().map_or((classes - 1) as f64, |weight| weight.of_others[class])
+        self.weight.as_ref().map_or(classes.saturating_sub(1) as f64, |weight| weight.of_others[class])
     }
 
     pub(crate) fn terms(&self, classes: usize) -> Terms {

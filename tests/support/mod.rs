@@ -11,6 +11,7 @@ pub mod covering;
 pub mod evaluation;
 #[cfg(feature = "half")]
 pub mod halves;
+pub mod shards;
 
 use xent::{Backend, Parallelism};
 
