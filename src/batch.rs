@@ -357,6 +357,22 @@ impl<T> Backward<'_, T> {
     }
 }
 
+impl<T> Upstream<'_, T> {
+    /// Of the first `rows` rows, and of the others.
+    pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
+        match self {
+            Self::Keep(g, dx) => {
+                let ((g, g_rest), (dx, dx_rest)) = (g.split_at(rows), dx.split_at(rows));
+                (Self::Keep(g, dx), Self::Keep(g_rest, dx_rest))
+            }
+            Self::Overwrite(g) => {
+                let (g, g_rest) = g.split_at(rows);
+                (Self::Overwrite(g), Self::Overwrite(g_rest))
+            }
+        }
+    }
+}
+
 impl<T: Element> SplitRows for Backward<'_, T> {
     fn rows(&self) -> usize {
         self.y.rows()
@@ -364,16 +380,7 @@ impl<T: Element> SplitRows for Backward<'_, T> {
 
     fn split_at(self, rows: usize) -> (Self, Self) {
         let (y, y_rest) = self.y.split_at(rows);
-        let (upstream, upstream_rest) = match self.upstream {
-            Upstream::Keep(g, dx) => {
-                let ((g, g_rest), (dx, dx_rest)) = (g.split_at(rows), dx.split_at(rows));
-                (Upstream::Keep(g, dx), Upstream::Keep(g_rest, dx_rest))
-            }
-            Upstream::Overwrite(g) => {
-                let (g, g_rest) = g.split_at(rows);
-                (Upstream::Overwrite(g), Upstream::Overwrite(g_rest))
-            }
-        };
+        let (upstream, upstream_rest) = self.upstream.split_at(rows);
         let output = self.output;
         (Self { output, y, upstream }, Self { output, y: y_rest, upstream: upstream_rest })
     }

@@ -13,6 +13,9 @@
 //! | log-probability | error at most ([`LOG_PROBABILITY`] (\|d_i\| + ln S) + D) [`U`] |
 //! | entropy | error at most sum_c p_c (lse - x_c) (3 \|d_c\| + D + [`ENTROPY`]) [`U`]; classes of probability 0 have no part |
 //! | reduced loss | the rows' bound plus [`U`] |
+//! | Hessian-vector product | error at most sum_j \|H_ij v_j\| h_ij [`U`], see below |
+//! | diagonal of the Hessian | relative error at most h_ii [`U`] |
+//! | directional derivative of a row's loss | error at most sum_i \|g_i v_i\| (\|d_i\| + D + D' + [`DIRECTIONAL_DERIVATIVE`]) [`U`], D' for the target alone |
 //!
 //! A gradient that is accumulated has one rounding more, that of the sum.
 //!
@@ -29,6 +32,22 @@
 //! The focal loss multiplies by (1 - p)^gamma, whose error is gamma times that of the gradient at the target: its bound is
 //! larger by gamma (D' + [`TARGET_GRADIENT`]) [`U`], that of its gradient by as much and by the bounds on p, -ln p and
 //! 1 - p of the target, times g / (1 + g) with g = gamma p (-ln p) / (1 - p).
+//!
+//! # Second order
+//!
+//! An entry A p_i ([i = j] - p_j) + B p_i p_j of a row's Hessian has a relative error of at most h_ij [`U`], h_ij =
+//! \|d_i\| + \|d_j\| + 2 D + [`HESSIAN`]; but the diagonal entry of the largest logit h_ii = D'' + 2 D + [`HESSIAN`], D'' the
+//! mean gap of all others. It keeps its bound as its p approaches 1: 1 - p is a sum, not a difference. Its product with a
+//! direction v is a sum of terms of both signs, which may cancel: no computation with rounded probabilities can do
+//! better than a bound in their magnitudes. So can the directional derivative, a sum of g_i v_i, the gradient times the
+//! direction.
+//!
+//! With a z-loss, magnitudes are those of the terms in A = S + 2 z lse, in B, and of those of the gradient, each by
+//! itself, and A has an error of 2 z (D + [`LSE`]) [`U`], as the coefficient of the gradient has. Magnitudes too small for
+//! normal numbers add an error of at most f32::MIN_POSITIVE (1 + 4 max(1, A') sum_j \|v_j\|) to a product, A' the sum of
+//! the coefficients' magnitudes; f32::MIN_POSITIVE (1 + 4 max(1, A')) to a diagonal.
+//!
+//! # Confident rows
 //!
 //! A confident row is one where the target leads by a wide gap. PyTorch and JAX form the loss as `lse - x_t`, which at a
 //! gap of 20 is 0 in `f32`; its exact value is 2e-9, and here it has all 24 bits.
@@ -79,6 +98,12 @@ pub const DISTRIBUTION_LOSS: f64 = 8.0;
 
 /// Of the part of the gradient that is the target's, where targets are probabilities.
 pub const DISTRIBUTION_TARGET: f64 = 4.0;
+
+/// Of an entry of the Hessian.
+pub const HESSIAN: f64 = 14.0;
+
+/// Of the derivative of a row's loss along a direction.
+pub const DIRECTIONAL_DERIVATIVE: f64 = 8.0;
 
 /// Of loss and target gradient of confident rows, where the gap between the target and the rest is exact in `f32`.
 pub const CONFIDENT: f64 = 2.0;

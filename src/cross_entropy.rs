@@ -67,6 +67,7 @@ pub struct Summary {
 }
 
 /// The rows that count, in sum.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Census {
     pub(crate) counted: usize,
     /// Row weights times class weights; row weights alone, where targets are probabilities.
@@ -269,7 +270,7 @@ impl CrossEntropy {
     }
 
     /// What the sum of the rows' losses is divided by, and that of their z-losses.
-    fn divisors<R>(&self, census: &Census, inputs: &RowInputs<'_, R>) -> (f64, f64) {
+    pub(crate) fn divisors<R>(&self, census: &Census, inputs: &RowInputs<'_, R>) -> (f64, f64) {
         match (inputs.denominator, self.options.reduction) {
             (Some(denominator), _) => (denominator, denominator),
             (None, Reduction::Mean) => (census.weight, census.row_weight),
@@ -327,6 +328,6 @@ impl CrossEntropy {
 }
 
 /// Where the divisor is 0 no row counts, and no gradient flows.
-fn reciprocal(divisor: f64) -> f64 {
+pub(crate) fn reciprocal(divisor: f64) -> f64 {
     if divisor == 0.0 { 0.0 } else { 1.0 / divisor }
 }

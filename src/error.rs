@@ -136,6 +136,11 @@ pub enum Error {
     },
     /// A call in place was given another gradient to write as well.
     GradTwice,
+    /// Second derivatives of a loss with this option are not implemented.
+    NoCurvature {
+        /// The option's name.
+        option: &'static str,
+    },
     /// This CPU lacks the instruction set that was asked for.
     BackendUnavailable {
         /// The backend asked for.
@@ -204,6 +209,9 @@ impl fmt::Display for Error {
                 "the state of row {row} is of {columns} columns, its target {targets} times among them, but there are \
                  {classes} classes"
             ),
+            Self::NoCurvature { option } => {
+                write!(f, "second derivatives of a loss with {option} are not implemented")
+            }
             Self::GradTwice => {
                 write!(f, "grad is requested of a call in place, whose gradient replaces the logits")
             }

@@ -47,6 +47,11 @@
 //! | label smoothing with -inf logits | loss +inf; finite by [`Smoothing::LiveClasses`] |
 //! | 0 rows | sum 0, mean NaN |
 //!
+//! # Second order
+//!
+//! [`CrossEntropy::curvature`]: the Hessian times a direction, its diagonal, and the derivative along a direction, for
+//! optimisers that want more than the gradient.
+//!
 //! # What it costs
 //!
 //! Bytes and operations of each call, and what is reached of the machine's limits: [`cost_model`].
@@ -66,6 +71,7 @@ pub mod contract;
 #[doc = include_str!("../docs/cost_model.md")]
 pub mod cost_model {}
 mod cross_entropy;
+mod curvature;
 mod element;
 mod error;
 #[cfg(feature = "half")]
@@ -92,6 +98,7 @@ mod targets;
 pub use backend::{BUILD, Backend};
 pub use builder::CrossEntropyBuilder;
 pub use cross_entropy::{CrossEntropy, Summary};
+pub use curvature::Curvature;
 pub use element::Element;
 pub use error::Error;
 pub use loss::{EmptyMean, Reduction, Smoothing};

@@ -14,6 +14,7 @@ use crate::kernel::tasks::{
 };
 use crate::passes::Kernels;
 use crate::rows::{self, Job, Totals, rows_per_tile};
+use crate::simd::Task;
 
 /// Elements that a thread takes at a time: some 15 us of work, several times what it costs to hand it over.
 const PIECE: usize = 1 << 16;
@@ -89,11 +90,23 @@ impl Schedule {
         batch.bytes_out_of_place() > self.cache_bytes
     }
 
+    /// A task over rows of so many classes that needs nothing but each row. What its pieces return is combined along a
+    /// tree.
+    pub(crate) fn run_rows<B: SplitRows + Task<Output: Send>>(
+        self,
+        batch: B,
+        classes: usize,
+        combine: fn(B::Output, B::Output) -> B::Output,
+    ) -> B::Output {
+        let rows_per_piece = rows_per_piece(classes);
+        let piece = |batch: B| self.instructions.run(batch);
+        self.by_rows(batch, rows_per_piece, rows_per_piece, &piece, combine)
+    }
+
     /// The upstream gradients of all rows.
     pub(crate) fn run_backward<T: Kernels>(self, batch: Backward<'_, T>) {
-        let rows_per_piece = rows_per_piece(batch.classes());
-        let piece = |batch| self.instructions.run(batch);
-        self.by_rows(batch, rows_per_piece, rows_per_piece, &piece, |(), ()| ());
+        let classes = batch.classes();
+        self.run_rows(batch, classes, |(), ()| ());
     }
 
     /// Runs `piece` on pieces of the rows, or on several at once, and combines what they return along a tree.

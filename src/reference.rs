@@ -58,6 +58,7 @@
 //! # Ok::<(), xent::Error>(())
 //! ```
 
+mod curvature;
 mod probability_targets;
 mod rows;
 
@@ -65,6 +66,8 @@ pub use probability_targets::run_probabilities;
 use rows::Rows;
 
 use crate::{CrossEntropy, Error, Matrix, Request, Smoothing, Target};
+
+pub use curvature::{CurvatureOutcome, curvature, hessian};
 
 /// What [`cross_entropy`] finds.
 #[derive(Clone, Debug)]

@@ -1,5 +1,7 @@
 //! Softmax, log-softmax and their vector-Jacobian products, from the kernels of the loss.
 
+mod jvp;
+
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch, Logits, Upstream, Wide};
 use crate::kernel::backward::Output;
@@ -113,7 +115,7 @@ impl Softmax {
         upstream: Matrix<'_, E>,
         grad: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
-        self.backward(Output::Probabilities, probabilities, Upstream::Keep(upstream, grad))
+        self.product(Output::Probabilities, probabilities, "upstream", Upstream::Keep(upstream, grad))
     }
 
     /// The same; the gradient replaces `upstream`.
@@ -125,7 +127,7 @@ impl Softmax {
         probabilities: Matrix<'_, E>,
         upstream: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
-        self.backward(Output::Probabilities, probabilities, Upstream::Overwrite(upstream))
+        self.product(Output::Probabilities, probabilities, "upstream", Upstream::Overwrite(upstream))
     }
 
     /// From the gradient with respect to log-softmax's output, `upstream`, to that with respect to its input, in `grad`:
@@ -139,7 +141,7 @@ impl Softmax {
         upstream: Matrix<'_, E>,
         grad: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
-        self.backward(Output::LogProbabilities, log_probabilities, Upstream::Keep(upstream, grad))
+        self.product(Output::LogProbabilities, log_probabilities, "upstream", Upstream::Keep(upstream, grad))
     }
 
     /// The same; the gradient replaces `upstream`.
@@ -151,7 +153,7 @@ impl Softmax {
         log_probabilities: Matrix<'_, E>,
         upstream: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
-        self.backward(Output::LogProbabilities, log_probabilities, Upstream::Overwrite(upstream))
+        self.product(Output::LogProbabilities, log_probabilities, "upstream", Upstream::Overwrite(upstream))
     }
 
     fn run<E: Element>(&self, logits: Logits<'_, E>, request: Request<'_, E>) -> Result<(), Error> {
@@ -174,21 +176,24 @@ impl Softmax {
         Ok(())
     }
 
-    fn backward<E: Element>(
+    /// The product of a Jacobian with `vector`, which the caller knows by the name of `argument`.
+    fn product<E: Element>(
         &self,
         output: Output,
         y: Matrix<'_, E>,
-        upstream: Upstream<'_, E>,
+        argument: &'static str,
+        vector: Upstream<'_, E>,
     ) -> Result<(), Error> {
         let expected = (y.rows(), y.cols());
-        match &upstream {
-            Upstream::Keep(g, dx) => {
-                check_shape("upstream", expected, (g.rows(), g.cols()))?;
-                check_shape("grad", expected, (dx.rows(), dx.cols()))?;
+        match &vector {
+            Upstream::Keep(g, out) => {
+                let name_of_out = if argument == "upstream" { "grad" } else { "out" };
+                check_shape(argument, expected, (g.rows(), g.cols()))?;
+                check_shape(name_of_out, expected, (out.rows(), out.cols()))?;
             }
-            Upstream::Overwrite(g) => check_shape("upstream", expected, (g.rows(), g.cols()))?,
+            Upstream::Overwrite(g) => check_shape(argument, expected, (g.rows(), g.cols()))?,
         }
-        E::run_backward(self.schedule, Backward { output, y, upstream });
+        E::run_backward(self.schedule, Backward { output, y, upstream: vector });
         Ok(())
     }
 }

@@ -75,6 +75,7 @@ struct Calls {
     upstream: Vec<f32>,
     row_weights: Vec<f32>,
     states: Vec<RowState>,
+    target_probabilities: Vec<f32>,
     wide: [Vec<f32>; 3],
     narrow: [Vec<f32>; 5],
     mask: Vec<bool>,
@@ -83,7 +84,7 @@ struct Calls {
 }
 
 /// The number of calls.
-const CALLS: usize = 15;
+const CALLS: usize = 20;
 
 impl Calls {
     /// Calls of every kind on batches of one and of several pieces, of few classes and of rows that are cut.
@@ -128,6 +129,7 @@ impl Calls {
             upstream: (0..rows).map(|_| random.normal()).collect(),
             row_weights: (0..rows).map(|row| (row % 4) as f32).collect(),
             states: vec![RowState::EMPTY; rows],
+            target_probabilities: vec![0.5; rows * classes],
             wide: [wide(), wide(), wide()],
             narrow: [(); 5].map(|()| vec![0.0; rows]),
             mask: (0..rows).map(|row| row % 7 != 3).collect(),
@@ -139,12 +141,34 @@ impl Calls {
     /// Makes one of the calls.
     fn make(&mut self, call: usize) {
         let Self {
-            batch, ce, softmax, upstream, row_weights, states, wide, narrow, mask, argmax, ranks, ..
+            batch,
+            ce,
+            softmax,
+            upstream,
+            row_weights,
+            states,
+            target_probabilities,
+            wide,
+            narrow,
+            mask,
+            argmax,
+            ranks,
+            ..
         } = self;
         let (rows, classes, targets) = (batch.rows, batch.classes, &batch.targets[..]);
         let [first, second, third] = wide.each_mut().map(|x| matrix_mut(x, rows, classes));
         let logits = Matrix::new(&batch.logits, rows, classes).expect("the slice is long enough");
         let [losses, lse, log_probabilities, confidences, entropies] = narrow;
+        if (14..=16).contains(&call) {
+            let request = Request::new().upstream(upstream).row_weights(row_weights).loss_mask(mask);
+            let curvature = ce.curvature_with(logits, targets, &request);
+            let made = curvature.and_then(|curvature| match call {
+                14 => curvature.hessian_vector_product(logits, first),
+                15 => curvature.hessian_diagonal(first),
+                _ => curvature.jvp_of_rows(logits, losses).map(drop),
+            });
+            return assert!(made.is_ok());
+        }
         let all_but_grad = Request::new()
             .losses(losses)
             .lse(lse)
@@ -186,6 +210,12 @@ impl Calls {
                 let [losses, lse, ..] = narrow;
                 let finished = shards.losses(states, losses).and_then(|_| shards.lse(states, lse));
                 finished.and_then(|()| shards.grad(logits, 0, states, grad))
+            }
+            17 => softmax.log_softmax_jvp(logits, logits, first),
+            18 => {
+                let target_probabilities = Matrix::new(target_probabilities, rows, classes);
+                let target_probabilities = target_probabilities.expect("the slice is long enough");
+                ce.run_probabilities(logits, target_probabilities, Request::new().grad(first)).map(drop)
             }
             _ => {
                 let in_place = softmax.softmax_backward_in_place(logits, first);

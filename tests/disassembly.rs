@@ -103,6 +103,10 @@ fn check(module: &str, register: &str) {
             MatrixMut::new(&mut grad, 3, 100).unwrap(),
         )
         .unwrap();
+    let curvature = CrossEntropy::default();
+    let curvature = curvature.curvature(Matrix::new(&logits, 3, 100).unwrap(), &[1, 2, 3]).unwrap();
+    let direction = Matrix::new(&logits, 3, 100).unwrap();
+    curvature.hessian_vector_product(direction, MatrixMut::new(&mut grad, 3, 100).unwrap()).unwrap();
 
     let functions = functions_named(&format!("x86_64::{module}::run"));
     assert!(!functions.is_empty(), "no function of {module} in this program");

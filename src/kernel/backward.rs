@@ -1,9 +1,10 @@
-//! The vector-Jacobian products of softmax and log-softmax: from an upstream gradient g of the outputs to that of the
-//! logits.
+//! The vector-Jacobian products of softmax and log-softmax, from an upstream gradient g of the outputs to that of the
+//! logits; and their Jacobian-vector products, from a direction g of the logits to that of the outputs.
 //!
 //! ```text
-//! softmax       dx_i = y_i (g_i - sum_c g_c y_c)          y the probabilities
+//! softmax       dx_i = y_i (g_i - sum_c g_c y_c)          y the probabilities; the same both ways
 //! log-softmax   dx_i = g_i - exp(y_i) sum_c g_c           y the log-probabilities
+//!               dy_i = g_i - sum_c g_c exp(y_c)
 //! ```
 
 use super::number::Number;
@@ -15,9 +16,11 @@ use crate::simd::{LANES, Simd};
 pub(crate) enum Output {
     Probabilities,
     LogProbabilities,
+    /// From the logits to the log-probabilities, not back.
+    LogProbabilitiesForward,
 }
 
-/// Where the upstream gradient is read and the logits' gradient written.
+/// Where the upstream gradient, or direction, is read and the product written.
 pub(crate) enum Upstream<'a, T> {
     Keep(&'a [T], &'a mut [T]),
     Overwrite(&'a mut [T]),
@@ -34,6 +37,9 @@ struct OfSoftmax;
 
 #[derive(Clone, Copy)]
 struct OfLogSoftmax;
+
+#[derive(Clone, Copy)]
+struct OfLogSoftmaxForward;
 
 impl<S: Simd> Jacobian<S> for OfSoftmax {
     #[inline(always)]
@@ -56,9 +62,26 @@ impl<S: Simd> Jacobian<S> for OfLogSoftmax {
     #[inline(always)]
     fn product(s: S, y: S::F32, g: S::F32, sum: S::F32) -> S::F32 {
         // Where exp(y) would be subnormal, nothing is taken away.
-        let p = s.mul_at_least(exp::exp(s, y), s.splat(1.0), s.splat(exp::LEAST));
-        s.sub(g, s.mul(p, sum))
+        s.sub(g, s.mul(probability(s, y), sum))
     }
+}
+
+impl<S: Simd> Jacobian<S> for OfLogSoftmaxForward {
+    #[inline(always)]
+    fn term(s: S, y: S::F32, g: S::F32) -> S::F32 {
+        s.mul(probability(s, y), g)
+    }
+
+    #[inline(always)]
+    fn product(s: S, _: S::F32, g: S::F32, sum: S::F32) -> S::F32 {
+        s.sub(g, sum)
+    }
+}
+
+/// exp(y), 0 where it would be subnormal; NaN for NaN.
+#[inline(always)]
+fn probability<S: Simd>(s: S, y: S::F32) -> S::F32 {
+    s.zero_below(exp::exp(s, y), s.splat(exp::LEAST))
 }
 
 /// One row, whose outputs were `y`.
@@ -67,6 +90,7 @@ pub(crate) fn row<S: Simd, T: Number>(s: S, output: Output, y: &[T], upstream: U
     match output {
         Output::Probabilities => run::<_, T, OfSoftmax>(s, y, upstream),
         Output::LogProbabilities => run::<_, T, OfLogSoftmax>(s, y, upstream),
+        Output::LogProbabilitiesForward => run::<_, T, OfLogSoftmaxForward>(s, y, upstream),
     }
 }
 

@@ -118,6 +118,18 @@ impl Gaps<'_> {
     }
 }
 
+/// Sum of w v over all columns.
+#[inline(always)]
+pub(super) fn weighted_sum<S: Simd>(s: S, v: &[f32], gaps: Gaps<'_>) -> f64 {
+    let (vectors, rest) = v.as_chunks::<LANES>();
+    let mut sums = s.zero_sums();
+    for (index, v) in vectors.iter().enumerate() {
+        sums = s.accumulate(sums, s.mul(gaps.load(s, index * LANES), s.load(v)));
+    }
+    let last = s.mul(gaps.load(s, vectors.len() * LANES), s.load_partial(rest, 0.0));
+    s.sum_lanes(s.accumulate(sums, last))
+}
+
 /// The sums over some columns but the pivot.
 #[inline(always)]
 pub(super) fn gaps_of<S: Simd, P: Place>(

@@ -41,7 +41,7 @@ pub(crate) enum Shift<'a> {
 }
 
 /// A function of 16 neighbouring columns.
-trait Map<S: Simd>: Copy {
+pub(super) trait Map<S: Simd>: Copy {
     /// Whether it costs less than the loop around it.
     const IS_CHEAP: bool;
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32;
@@ -287,7 +287,12 @@ impl<S: Simd, M: Map<S>> Map<S> for AnyShift<'_, M> {
 /// because storing it afterwards would read its cache line back from memory; elsewhere afterwards, because loops that
 /// end at another place in each row cost more than they do.
 #[inline(always)]
-fn run<S: Simd, F: Number, T: Number, M: Map<S>>(s: S, columns: Columns<'_, F, T>, map: M, target: Entry) {
+pub(super) fn run<S: Simd, F: Number, T: Number, M: Map<S>>(
+    s: S,
+    columns: Columns<'_, F, T>,
+    map: M,
+    target: Entry,
+) {
     match columns {
         // What is added is a task of its own.
         Columns::Read(_) | Columns::Adding(..) => {}

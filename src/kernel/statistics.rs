@@ -265,20 +265,20 @@ pub(super) fn sum_of<S: Simd, P: Place, A: Alongside<S>>(
 /// In which order groups are taken: whole ones without the pivot first, then the pivot's, then the rest behind the last
 /// whole one. So the loop over the many is the same for every row of the same length, wherever its pivot is: a branch
 /// there would be mispredicted, and to choose between two places for each vector costs more than to step over one.
-struct Groups {
+pub(super) struct Groups {
     start: usize,
     /// Whole groups without the pivot.
-    len: usize,
+    pub(super) len: usize,
     /// Where the pivot's group is; past all columns, if it is not a whole one of these.
-    pivot_group: usize,
+    pub(super) pivot_group: usize,
     /// Where the last columns are, which make no group.
-    rest: usize,
+    pub(super) rest: usize,
     end: usize,
 }
 
 impl Groups {
     #[inline(always)]
-    fn new(columns: Range<usize>, pivot: Entry) -> Self {
+    pub(super) fn new(columns: Range<usize>, pivot: Entry) -> Self {
         let Range { start, end } = columns;
         let whole = (end - start) / GROUP;
         let group = pivot.from(start).index() / GROUP;
@@ -288,20 +288,20 @@ impl Groups {
     }
 
     #[inline(always)]
-    fn at(&self, index: usize) -> usize {
+    pub(super) fn at(&self, index: usize) -> usize {
         let at = self.start + index * GROUP;
         at + if at >= self.pivot_group { GROUP } else { 0 }
     }
 
     #[inline(always)]
-    fn has_pivot(&self) -> bool {
+    pub(super) fn has_pivot(&self) -> bool {
         self.pivot_group < self.end
     }
 }
 
 /// Columns that make no group, and may hold the pivot: -inf in its place, and behind the end.
 #[inline(always)]
-fn rest_without<S: Simd, T: Number>(s: S, x: &[T], pivot: Entry) -> [S::F32; 4] {
+pub(super) fn rest_without<S: Simd, T: Number>(s: S, x: &[T], pivot: Entry) -> [S::F32; 4] {
     let mut group = [s.splat(f32::NEG_INFINITY); 4];
     for i in 0..4 {
         let at = i * LANES;
@@ -323,14 +323,14 @@ fn fetch<S: Simd, P: Place>(s: S, place: &P, at: usize, readable: usize) {
 }
 
 #[inline(always)]
-fn group<S: Simd, P: Place>(s: S, place: &P, at: usize) -> [S::F32; 4] {
+pub(super) fn group<S: Simd, P: Place>(s: S, place: &P, at: usize) -> [S::F32; 4] {
     let [a, b, c, d] = &place.from()[at..at + GROUP].as_chunks().0.as_chunks().0[0];
     [P::From::load(s, a), P::From::load(s, b), P::From::load(s, c), P::From::load(s, d)]
 }
 
 /// The group that holds the pivot, with -inf in its place.
 #[inline(always)]
-fn group_without<S: Simd, P: Place>(s: S, place: &P, at: usize, pivot: Entry) -> [S::F32; 4] {
+pub(super) fn group_without<S: Simd, P: Place>(s: S, place: &P, at: usize, pivot: Entry) -> [S::F32; 4] {
     let mut group = group(s, place, at);
     for i in 0..4 {
         group[i] = s.with_lane(group[i], pivot.from(at + i * LANES).lane(), f32::NEG_INFINITY);

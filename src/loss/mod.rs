@@ -18,6 +18,8 @@ use crate::kernel::gaps::{Distribution, Gaps};
 use crate::kernel::map::Shift;
 use crate::kernel::scalar::to_f32;
 
+pub(crate) mod curvature;
+
 /// How the losses of the rows become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reduction {

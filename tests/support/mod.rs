@@ -8,6 +8,7 @@ pub mod batch;
 pub mod bounds;
 pub mod buffer;
 pub mod covering;
+pub mod curvature;
 pub mod evaluation;
 #[cfg(feature = "half")]
 pub mod halves;

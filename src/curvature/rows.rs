@@ -1,0 +1,191 @@
+//! Rows on their way to the kernel of second derivatives: all checked, and ready to be split between threads.
+
+use crate::batch::Upstream;
+use crate::kernel::curvature::Point;
+use crate::kernel::place::Columns;
+use crate::kernel::scalar::to_f32;
+use crate::loss::{Options, Terms};
+use crate::parallel::SplitRows;
+use crate::row_inputs::RowInputs;
+use crate::simd::{Simd, Task};
+use crate::targets::Targets;
+use crate::{Matrix, MatrixMut};
+
+/// Rows of logits, and what to write for them. The result is how fast the reduced loss rises, where that was asked for.
+pub(super) struct Rows<'a> {
+    pub(super) settings: Settings<'a>,
+    pub(super) logits: Matrix<'a>,
+    pub(super) targets: Targets<'a>,
+    pub(super) inputs: RowInputs<'a>,
+    pub(super) output: Output<'a>,
+}
+
+/// What is the same for all rows of a call.
+#[derive(Clone, Copy)]
+pub(super) struct Settings<'a> {
+    pub(super) options: &'a Options,
+    pub(super) terms: Terms,
+    /// What the gradient of each row's loss is multiplied by, where rows bring no upstream gradients and no weights, and
+    /// what that of its z-loss is.
+    pub(super) factor: f64,
+    pub(super) z_factor: f64,
+}
+
+pub(super) enum Output<'a> {
+    /// The direction, and where the product goes.
+    HessianVectorProduct(Upstream<'a>),
+    /// The direction, and where the derivatives of the rows go.
+    Jvp(Matrix<'a>, Option<&'a mut [f32]>),
+    Diagonal(Diagonal, MatrixMut<'a>),
+}
+
+/// Whose diagonal.
+#[derive(Clone, Copy)]
+pub(super) enum Diagonal {
+    Hessian,
+    GaussNewton,
+}
+
+/// What is known of a row that counts.
+#[derive(Clone, Copy)]
+struct Target {
+    class: usize,
+    /// Its class weight.
+    own: f64,
+    row_weight: f64,
+    /// What multiplies its loss, and its z-loss, on the way to the gradient.
+    factor: f64,
+    z_factor: f64,
+}
+
+impl Output<'_> {
+    fn split_at(self, rows: usize) -> (Self, Self) {
+        match self {
+            Self::HessianVectorProduct(direction) => {
+                let (first, second) = direction.split_at(rows);
+                (Self::HessianVectorProduct(first), Self::HessianVectorProduct(second))
+            }
+            Self::Jvp(direction, out) => {
+                let (first, second) = direction.split_at(rows);
+                let (out, out_rest) = out.map(|out| out.split_at_mut(rows)).unzip();
+                (Self::Jvp(first, out), Self::Jvp(second, out_rest))
+            }
+            Self::Diagonal(diagonal, out) => {
+                let (first, second) = out.split_at(rows);
+                (Self::Diagonal(diagonal, first), Self::Diagonal(diagonal, second))
+            }
+        }
+    }
+
+    /// One value for all of a row. Returns what the row adds to the derivative of the reduced loss.
+    fn fill(&mut self, row: usize, value: f32) -> f64 {
+        match self {
+            Self::HessianVectorProduct(Upstream::Keep(_, out) | Upstream::Overwrite(out))
+            | Self::Diagonal(_, out) => out.row_mut(row).unwrap_or_default().fill(value),
+            Self::Jvp(_, Some(out)) => out[row] = value,
+            Self::Jvp(_, None) => {}
+        }
+        f64::from(value)
+    }
+}
+
+impl SplitRows for Rows<'_> {
+    fn rows(&self) -> usize {
+        self.logits.rows()
+    }
+
+    fn split_at(self, rows: usize) -> (Self, Self) {
+        let settings = self.settings;
+        let (logits, logits_rest) = self.logits.split_at(rows);
+        let (targets, targets_rest) = self.targets.split_at(rows);
+        let (inputs, inputs_rest) = self.inputs.split_at(rows);
+        let (output, output_rest) = self.output.split_at(rows);
+        (
+            Self { settings, logits, targets, inputs, output },
+            Self {
+                settings,
+                logits: logits_rest,
+                targets: targets_rest,
+                inputs: inputs_rest,
+                output: output_rest,
+            },
+        )
+    }
+}
+
+impl Task for Rows<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) -> f64 {
+        let mut total = 0.0;
+        for row in 0..self.logits.rows() {
+            total += self.row(simd, row);
+        }
+        total
+    }
+}
+
+impl Rows<'_> {
+    #[inline(always)]
+    fn row<S: Simd>(&mut self, s: S, row: usize) -> f64 {
+        let Some(target) = self.target(row) else { return self.output.fill(row, 0.0) };
+        let x = self.logits.row(row).unwrap_or_default();
+        let Some(point) = Point::new(s, x) else { return self.output.fill(row, f32::NAN) };
+        let Settings { options, terms, .. } = self.settings;
+        let Target { class, own, row_weight, factor, z_factor } = target;
+        let lse = point.softmax.lse();
+        match &mut self.output {
+            Output::HessianVectorProduct(direction) => {
+                let columns = match direction {
+                    Upstream::Keep(v, out) => {
+                        let out = out.row_mut(row).unwrap_or_default();
+                        Columns::Between(v.row(row).unwrap_or_default(), out)
+                    }
+                    Upstream::Overwrite(v) => Columns::InPlace(v.row_mut(row).unwrap_or_default()),
+                };
+                match point.along(s, columns.from()) {
+                    Some(along) => {
+                        point.product(s, columns, along, terms.hessian(lse, own, factor, z_factor));
+                        0.0
+                    }
+                    None => self.output.fill(row, f32::NAN),
+                }
+            }
+            Output::Jvp(direction, out) => {
+                let v = direction.row(row).unwrap_or_default();
+                let Some(along) = point.along(s, v) else { return self.output.fill(row, f32::NAN) };
+                let slope = point.slope(s, v, along, class, options.gaps());
+                let (of_loss, of_z_loss) = (terms.derivative(&slope, own), terms.z_derivative(&slope, lse));
+                if let Some(out) = out {
+                    out[row] = to_f32(row_weight * (of_loss + of_z_loss));
+                }
+                factor * of_loss + z_factor * of_z_loss
+            }
+            Output::Diagonal(diagonal, out) => {
+                let curvature = match diagonal {
+                    Diagonal::Hessian => terms.hessian(lse, own, factor, z_factor),
+                    Diagonal::GaussNewton => terms.gauss_newton(own, factor, z_factor),
+                };
+                point.diagonal(s, out.row_mut(row).unwrap_or_default(), curvature);
+                0.0
+            }
+        }
+    }
+
+    /// `None` where the row does not count.
+    fn target(&self, row: usize) -> Option<Target> {
+        let Self { settings: Settings { options, factor, z_factor, .. }, inputs, .. } = *self;
+        let class = self.targets.class(row, &options.ignore_indices).filter(|_| inputs.may_count(row))?;
+        let (own, row_weight) = (options.weight_of(class), inputs.row_weight(row));
+        let (factor, z_factor) = match inputs.upstream {
+            Some(upstream) => {
+                let upstream = f64::from(upstream[row]) * inputs.upstream_scalar.unwrap_or(1.0);
+                (upstream, upstream)
+            }
+            None => (factor, z_factor),
+        };
+        let (factor, z_factor) = (factor * row_weight, z_factor * row_weight);
+        Some(Target { class, own, row_weight, factor, z_factor })
+    }
+}

@@ -1,0 +1,511 @@
+//! Every output of second order of a call, and the bounds of `xent::contract` for it.
+
+use super::batch::{Batch, Random};
+use super::bounds::is_nan_row;
+use super::buffer::{Buffer, Layout};
+use super::evaluation::assert_same_bits;
+use core::fmt;
+use xent::contract::{DIRECTIONAL_DERIVATIVE, HESSIAN, LSE, U};
+use xent::reference::{self, CurvatureOutcome, SoftmaxRow};
+use xent::{CrossEntropy, Matrix, Reduction, Request};
+
+const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
+
+/// A batch, and a direction of its logits.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    pub batch: Batch,
+    pub direction: Vec<f32>,
+    pub loss_mask: Option<Vec<bool>>,
+    pub row_weights: Option<Vec<f32>>,
+    pub upstream: Option<Vec<f32>>,
+    pub upstream_scalar: Option<f64>,
+    pub denominator: Option<f64>,
+}
+
+/// Each input of a request with and without others, by number.
+pub const INPUTS: usize = 6;
+
+/// How calls are made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CurvatureCall {
+    pub inputs: Layout,
+    pub outputs: Layout,
+    pub in_place: bool,
+}
+
+/// Every output of second order.
+#[derive(Clone, Debug)]
+pub struct Found {
+    classes: usize,
+    pub product: Vec<f32>,
+    pub hessian_diagonal: Vec<f32>,
+    pub gauss_newton_diagonal: Vec<f32>,
+    pub derivatives: Vec<f32>,
+    pub jvp: f64,
+}
+
+/// Kinds of directions, row after row.
+const DIRECTION_KINDS: usize = 7;
+
+impl Problem {
+    /// Rows of every kind, along directions of every kind. The directions of ignored rows are NaN.
+    pub fn random(rows: usize, classes: usize, seed: u64) -> Self {
+        let batch = Batch::random(rows, classes, seed);
+        let mut random = Random::new(seed ^ 0xd1ec);
+        let mut direction = Vec::with_capacity(rows * classes);
+        for row in 0..rows {
+            let kind = random.below(DIRECTION_KINDS);
+            let one = random.below(classes);
+            let is_ignored = batch.targets[row] < 0;
+            direction.extend((0..classes).map(|class| match kind {
+                _ if is_ignored => f32::NAN,
+                // Every product is 0 but for rounding: a shift of all logits changes no softmax.
+                0 => 1.0,
+                // The derivative at one class.
+                1 if class == one => 1.0,
+                1 => 0.0,
+                // Of Hutchinson's estimator of the trace.
+                2 => [-1.0, 1.0][random.below(2)],
+                3 => 1e30 * random.normal(),
+                4 => 1e-30 * random.normal(),
+                // A great common part, which cancels.
+                5 => 1e4 + random.normal(),
+                _ => random.normal(),
+            }));
+        }
+        Self::new(batch, direction)
+    }
+
+    /// Without any other inputs.
+    pub fn new(batch: Batch, direction: Vec<f32>) -> Self {
+        let (loss_mask, row_weights, upstream, upstream_scalar, denominator) = Default::default();
+        Self { batch, direction, loss_mask, row_weights, upstream, upstream_scalar, denominator }
+    }
+
+    /// The same with some of the inputs that a request may have.
+    pub fn with_inputs(mut self, inputs: usize) -> Self {
+        let rows = self.batch.rows;
+        let mut random = Random::new(inputs as u64);
+        if matches!(inputs, 1 | 5) {
+            self.denominator = Some(7.5);
+        }
+        if matches!(inputs, 2 | 4) {
+            self.upstream = Some((0..rows).map(|row| [random.normal(), 0.0, -30.0][row % 3]).collect());
+        }
+        if matches!(inputs, 3..=5) {
+            self.row_weights = Some((0..rows).map(|_| [0.0, 0.25, 1.0, 40.0][random.below(4)]).collect());
+        }
+        if matches!(inputs, 3 | 4) {
+            let mask: Vec<bool> = (0..rows).map(|row| row % 4 != 1).collect();
+            for row in (0..rows).filter(|&row| !mask[row]) {
+                // The target may then be anything, and nothing of the row is read.
+                self.batch.targets[row] = i64::MAX;
+                self.batch.row_mut(row).fill(f32::NAN);
+                let classes = self.batch.classes;
+                self.direction[row * classes..][..classes].fill(f32::INFINITY);
+            }
+            self.loss_mask = Some(mask);
+        }
+        if matches!(inputs, 4 | 5) {
+            self.upstream_scalar = Some(-1.5);
+        }
+        self
+    }
+
+    /// The inputs, without any outputs.
+    pub fn request(&self) -> Request<'_> {
+        let mut request = Request::new();
+        if let Some(loss_mask) = &self.loss_mask {
+            request = request.loss_mask(loss_mask);
+        }
+        if let Some(row_weights) = &self.row_weights {
+            request = request.row_weights(row_weights);
+        }
+        if let Some(upstream) = &self.upstream {
+            request = request.upstream(upstream);
+        }
+        if let Some(upstream_scalar) = self.upstream_scalar {
+            request = request.upstream_scalar(upstream_scalar);
+        }
+        if let Some(denominator) = self.denominator {
+            request = request.denominator(denominator);
+        }
+        request
+    }
+
+    fn counts(&self, ce: &CrossEntropy, row: usize) -> bool {
+        let is_masked = self.loss_mask.as_ref().is_some_and(|mask| !mask[row]);
+        !is_masked && ce.ignore_index() != Some(self.batch.targets[row])
+    }
+
+    fn row_weight(&self, row: usize) -> f64 {
+        self.row_weights.as_ref().map_or(1.0, |weights| f64::from(weights[row]))
+    }
+
+    /// One of its rows alone, without other inputs.
+    pub fn row(&self, row: usize) -> Self {
+        Self::new(self.batch.select([row]), self.direction_of(row).to_vec())
+    }
+
+    fn direction_of(&self, row: usize) -> &[f32] {
+        &self.direction[row * self.batch.classes..][..self.batch.classes]
+    }
+
+    /// Whether a row has no second derivatives, or none along its direction.
+    fn is_nan(&self, row: usize, along_direction: bool) -> bool {
+        is_nan_row(self.batch.row(row))
+            || along_direction && self.direction_of(row).iter().any(|v| !v.is_finite())
+    }
+}
+
+impl CurvatureCall {
+    /// Asks for every output. Outputs hold canaries before; canaries around them, and around the inputs, live on.
+    pub fn evaluate(&self, ce: &CrossEntropy, problem: &Problem) -> Found {
+        let Problem { batch, direction, .. } = problem;
+        let (rows, classes) = (batch.rows, batch.classes);
+        let logits = Buffer::holding(&batch.logits, rows, classes, self.inputs);
+        let mut directions = Buffer::holding(direction, rows, classes, self.inputs);
+        let wide = || Buffer::unwritten(rows, classes, self.outputs);
+        let (mut product, mut hessian, mut gauss_newton) = (wide(), wide(), wide());
+        let mut derivatives = Buffer::unwritten(rows, 1, Layout { padding: 0, ..self.outputs });
+
+        let curvature = ce.curvature_with(logits.matrix(), &batch.targets, &problem.request());
+        let curvature = curvature.expect("the problem is valid");
+        const FITS: &str = "the shapes agree";
+        curvature.hessian_diagonal(hessian.matrix_mut()).expect(FITS);
+        curvature.gauss_newton_diagonal(gauss_newton.matrix_mut()).expect(FITS);
+        let jvp = curvature.jvp_of_rows(directions.matrix(), derivatives.column_mut()).expect(FITS);
+        let alone = curvature.jvp(directions.matrix()).expect(FITS);
+        assert_eq!(jvp.to_bits(), alone.to_bits(), "the derivative alone is {alone:e}, else {jvp:e}");
+        if self.in_place {
+            curvature.hessian_vector_product_in_place(directions.matrix_mut()).expect(FITS);
+            product.assert_unwritten("the unused product");
+            core::mem::swap(&mut product, &mut directions);
+        } else {
+            curvature.hessian_vector_product(directions.matrix(), product.matrix_mut()).expect(FITS);
+            let after = directions.elements();
+            assert_same_bits("direction", classes, &after, direction, "before and after the calls");
+        }
+        assert_same_bits("logits", classes, &logits.elements(), &batch.logits, "before and after the calls");
+        for (name, buffer) in [
+            ("logits", &logits),
+            ("direction", &directions),
+            ("product", &product),
+            ("hessian_diagonal", &hessian),
+            ("gauss_newton_diagonal", &gauss_newton),
+            ("derivatives", &derivatives),
+        ] {
+            buffer.assert_canaries_live(name);
+        }
+        Found {
+            classes,
+            product: product.elements(),
+            hessian_diagonal: hessian.elements(),
+            gauss_newton_diagonal: gauss_newton.elements(),
+            derivatives: derivatives.elements(),
+            jvp,
+        }
+    }
+}
+
+impl Found {
+    fn by_row(&self) -> [(&'static str, usize, &[f32]); 4] {
+        [
+            ("product", self.classes, &self.product),
+            ("hessian_diagonal", self.classes, &self.hessian_diagonal),
+            ("gauss_newton_diagonal", self.classes, &self.gauss_newton_diagonal),
+            ("derivatives", 1, &self.derivatives),
+        ]
+    }
+
+    /// Checks that these rows have the same bits as those of `other` from `first` on.
+    pub fn assert_rows_equal(&self, other: &Self, first: usize, context: &str) {
+        for ((name, width, ours), (_, _, theirs)) in self.by_row().into_iter().zip(other.by_row()) {
+            let theirs = &theirs[first * width..][..ours.len()];
+            assert_same_bits(name, width, ours, theirs, context);
+        }
+    }
+
+    pub fn assert_equal(&self, other: &Self, context: &str) {
+        self.assert_rows_equal(other, 0, context);
+        let bits = (self.jvp.to_bits(), other.jvp.to_bits());
+        assert_eq!(bits.0, bits.1, "jvp {:e} and {:e}, {context}", self.jvp, other.jvp);
+    }
+
+    /// Checks every output against the reference.
+    pub fn check(&self, ce: &CrossEntropy, problem: &Problem, context: &str) {
+        let (rows, classes) = (problem.batch.rows, problem.batch.classes);
+        let expected = Expected::new(ce, problem);
+        let (mut jvp_bound, mut has_nan) = (0.0, false);
+        for row in 0..rows {
+            let context = format_args!("row {row} of {rows} x {classes}, {context}");
+            let columns = row * classes..(row + 1) * classes;
+            let diagonals =
+                [&self.hessian_diagonal[columns.clone()], &self.gauss_newton_diagonal[columns.clone()]];
+            let product = &self.product[columns];
+            let derivative = core::slice::from_ref(&self.derivatives[row]);
+            if !problem.counts(ce, row) {
+                for output in [diagonals[0], diagonals[1], product, derivative] {
+                    assert!(output.iter().all(|x| x.to_bits() == 0), "an ignored row is not 0, {context}");
+                }
+                continue;
+            }
+            let all_nan = |x: &[f32]| x.iter().all(|x| x.is_nan());
+            if problem.is_nan(row, false) {
+                assert!(diagonals.iter().all(|diagonal| all_nan(diagonal)), "diagonal, {context}");
+            } else {
+                expected.check_diagonals(row, diagonals, context);
+            }
+            if problem.is_nan(row, true) {
+                assert!(all_nan(product) && all_nan(derivative), "along the direction, {context}");
+                has_nan = true;
+            } else {
+                expected.check_product(row, product, context);
+                jvp_bound += expected.check_derivative(row, derivative[0], context);
+            }
+        }
+        if has_nan {
+            assert!(self.jvp.is_nan(), "{} with a row of NaN, {context}", self.jvp);
+        } else {
+            close("jvp", self.jvp, expected.exact.jvp, jvp_bound, format_args!("{context}"));
+        }
+    }
+}
+
+/// What the calls should give, by the reference.
+struct Expected<'a> {
+    ce: &'a CrossEntropy,
+    problem: &'a Problem,
+    exact: CurvatureOutcome,
+    divisors: (f64, f64),
+}
+
+impl<'a> Expected<'a> {
+    fn new(ce: &'a CrossEntropy, problem: &'a Problem) -> Self {
+        let Problem { batch, denominator, .. } = problem;
+        let (rows, classes) = (batch.rows, batch.classes);
+        // Rows of NaN have no exact value; the reference is spared them.
+        let (mut logits, mut direction) = (batch.logits.clone(), problem.direction.clone());
+        for row in 0..rows {
+            let columns = row * classes..(row + 1) * classes;
+            if problem.is_nan(row, false) {
+                logits[columns.clone()].fill(0.0);
+            }
+            if problem.is_nan(row, true) {
+                direction[columns].fill(0.0);
+            }
+        }
+        let matrix = |x| Matrix::new(x, rows, classes).expect("the slice is long enough");
+        let (logits, direction) = (matrix(&logits), matrix(&direction));
+        let exact = reference::curvature(ce, logits, &batch.targets, direction, &problem.request());
+        let divisors = match (denominator, ce.reduction()) {
+            (Some(denominator), _) => (*denominator, *denominator),
+            (None, Reduction::Sum) => (1.0, 1.0),
+            (None, Reduction::Mean) => {
+                let (mut weight, mut row_weight) = (0.0, 0.0);
+                for row in (0..rows).filter(|&row| problem.counts(ce, row)) {
+                    let class_weight = |w: &[f32]| f64::from(w[batch.targets[row] as usize]);
+                    weight += problem.row_weight(row) * ce.weight().map_or(1.0, class_weight);
+                    row_weight += problem.row_weight(row);
+                }
+                (weight, row_weight)
+            }
+        };
+        Self { ce, problem, exact: exact.expect("the problem is valid"), divisors }
+    }
+
+    /// What multiplies a row's loss, and its z-loss.
+    fn factors(&self, row: usize) -> (f64, f64) {
+        let inverse = |divisor: f64| if divisor == 0.0 { 0.0 } else { 1.0 / divisor };
+        let (factor, z_factor) = match &self.problem.upstream {
+            Some(upstream) => (f64::from(upstream[row]), f64::from(upstream[row])),
+            None => (inverse(self.divisors.0), inverse(self.divisors.1)),
+        };
+        let both = self.problem.row_weight(row) * self.problem.upstream_scalar.unwrap_or(1.0);
+        (factor * both, z_factor * both)
+    }
+
+    fn row(&self, row: usize) -> Row {
+        let x = self.problem.batch.row(row);
+        let softmax = reference::softmax_row(x);
+        let mut largest = 0;
+        for i in 0..x.len() {
+            if x[i] > x[largest] {
+                largest = i;
+            }
+        }
+        // Masked classes have no gap to speak of.
+        let gap =
+            |&x_i: &f32| if x_i == f32::NEG_INFINITY { 0.0 } else { f64::from(x[largest]) - f64::from(x_i) };
+        let gaps: Vec<f64> = x.iter().map(gap).collect();
+        let mean_gap = softmax.probabilities.iter().zip(&gaps).map(|(p, gap)| p * gap).sum();
+        let weight_of = |class: usize| self.ce.weight().map_or(1.0, |w| f64::from(w[class]));
+        let target = self.problem.batch.targets[row] as usize;
+        let smooth = self.ce.label_smoothing() / x.len() as f64;
+        let hard = (1.0 - self.ce.label_smoothing()) * weight_of(target);
+        let total_weight: f64 = (0..x.len()).map(weight_of).sum();
+        let z_slope = 2.0 * self.ce.z_loss();
+        Row { softmax, largest, gaps, mean_gap, target, smooth, hard, total_weight, z_slope }
+    }
+
+    fn check_diagonals(&self, row: usize, found: [&[f32]; 2], context: fmt::Arguments<'_>) {
+        let (of_row, (factor, z_factor)) = (self.row(row), self.factors(row));
+        let first = row * self.problem.batch.classes;
+        let exact = [&self.exact.hessian_diagonal, &self.exact.gauss_newton_diagonal];
+        for (is_gauss_newton, (found, exact)) in found.into_iter().zip(exact).enumerate() {
+            let z_jacobian = if is_gauss_newton == 1 { 0.0 } else { of_row.z_slope * z_factor };
+            for (i, &found) in found.iter().enumerate() {
+                let (p, q) = (of_row.softmax.probabilities[i], of_row.softmax.complements[i]);
+                let magnitude = of_row.magnitude(factor, z_jacobian) * p * q + of_row.outer(z_factor) * p * p;
+                let of_lse = z_jacobian.abs() * of_row.lse_error() * p * q;
+                let tiny = SMALLEST * (1.0 + 4.0 * of_row.coefficients(factor, z_factor));
+                let bound = magnitude * of_row.relative(i, i) * U + of_lse + tiny;
+                of_row.check("diagonal", i, found, exact[first + i], bound, context);
+            }
+        }
+    }
+
+    fn check_product(&self, row: usize, found: &[f32], context: fmt::Arguments<'_>) {
+        let (of_row, (factor, z_factor)) = (self.row(row), self.factors(row));
+        let v: Vec<f64> = self.problem.direction_of(row).iter().map(|&v| f64::from(v).abs()).collect();
+        let p = &of_row.softmax.probabilities;
+        let terms = |range: &mut dyn Iterator<Item = usize>| {
+            range.fold((0.0, 0.0), |(sum, by_gap), j| {
+                let term = p[j] * v[j];
+                (sum + term, by_gap + term * of_row.gaps[j])
+            })
+        };
+        let all = terms(&mut (0..v.len()));
+        let sum_of_v: f64 = v.iter().sum();
+        let z_jacobian = of_row.z_slope * z_factor;
+        let coefficient = of_row.magnitude(factor, z_jacobian);
+        let tiny = SMALLEST * (1.0 + 4.0 * of_row.coefficients(factor, z_factor) * sum_of_v);
+        let first = row * v.len();
+        for (i, &found) in found.iter().enumerate() {
+            let own = p[i] * v[i];
+            // What is left is not a difference of large numbers where p_i is not large.
+            let others = if p[i] > 0.25 {
+                terms(&mut (0..v.len()).filter(|&j| j != i))
+            } else {
+                (all.0 - own, all.1 - own * of_row.gaps[i])
+            };
+            let common = of_row.gaps[i] + 2.0 * of_row.mean_gap + HESSIAN;
+            let diagonal = of_row.softmax.complements[i] * v[i];
+            // |J_ij v_j| and p_i p_j |v_j|, each with its relative error.
+            let by_jacobian = p[i] * (diagonal * of_row.relative(i, i) + others.0 * common + others.1);
+            let by_outer = p[i] * (all.0 * common + all.1);
+            let of_lse = z_jacobian.abs() * of_row.lse_error() * p[i] * (diagonal + others.0);
+            let bound = U * (coefficient * by_jacobian + of_row.outer(z_factor) * by_outer) + of_lse + tiny;
+            let exact = self.exact.hessian_vector_product[first + i];
+            of_row.check("product", i, found, exact, bound, context);
+        }
+    }
+
+    /// Returns the bound on what the row adds to the reduced derivative.
+    fn check_derivative(&self, row: usize, found: f32, context: fmt::Arguments<'_>) -> f64 {
+        let (of_row, (factor, z_factor)) = (self.row(row), self.factors(row));
+        let v = self.problem.direction_of(row);
+        let (mut of_loss, mut of_z) = (0.0, 0.0);
+        for (i, v) in v.iter().map(|&v| f64::from(v).abs()).enumerate() {
+            let (p, q) = (of_row.softmax.probabilities[i], of_row.softmax.complements[i]);
+            let relative = of_row.gaps[i] + of_row.mean_gap + DIRECTIONAL_DERIVATIVE;
+            let own =
+                if i == of_row.target { q * (relative + of_row.others_mean_gap(i)) } else { p * relative };
+            let weight = self.ce.weight().map_or(1.0, |w| f64::from(w[i]));
+            of_loss +=
+                v * (of_row.hard * own + of_row.smooth * (of_row.total_weight * p + weight) * relative);
+            let lse = of_row.softmax.lse.abs();
+            of_z += of_row.z_slope * v * p * (lse * relative + of_row.mean_gap + LSE);
+        }
+        let sum_of_v: f64 = v.iter().map(|&v| f64::from(v).abs()).sum();
+        let tiny = SMALLEST * (1.0 + 4.0 * of_row.coefficients(1.0, 1.0) * sum_of_v);
+        let row_weight = self.problem.row_weight(row);
+        let bound = row_weight * (U * (of_loss + of_z) + tiny) + SMALLEST;
+        let exact = self.exact.derivatives[row];
+        if found.is_infinite() && exact.abs() + bound > f64::from(f32::MAX) {
+            assert!(f64::from(found) * exact > 0.0, "{found} instead of {exact:e}, {context}");
+        } else {
+            close("derivative", f64::from(found), exact, bound, context);
+        }
+        assert!(!found.is_subnormal(), "{found:e}, {context}");
+        factor.abs() * (U * of_loss + tiny) + z_factor.abs() * (U * of_z + tiny)
+    }
+}
+
+/// A row in the terms of the contract.
+struct Row {
+    softmax: SoftmaxRow,
+    largest: usize,
+    gaps: Vec<f64>,
+    mean_gap: f64,
+    target: usize,
+    smooth: f64,
+    hard: f64,
+    total_weight: f64,
+    /// 2 z
+    z_slope: f64,
+}
+
+impl Row {
+    /// h_ij.
+    fn relative(&self, i: usize, j: usize) -> f64 {
+        let of_own =
+            if i == j && i == self.largest { self.others_mean_gap(i) } else { self.gaps[i] + self.gaps[j] };
+        of_own + 2.0 * self.mean_gap + HESSIAN
+    }
+
+    /// D' of a class.
+    fn others_mean_gap(&self, class: usize) -> f64 {
+        let others = (0..self.gaps.len()).filter(|&i| i != class);
+        let sum: f64 = others.map(|i| self.softmax.probabilities[i] * self.gaps[i]).sum();
+        if sum == 0.0 { 0.0 } else { sum / self.softmax.complements[class] }
+    }
+
+    /// The magnitudes of the terms of A.
+    fn magnitude(&self, factor: f64, z_jacobian: f64) -> f64 {
+        ((self.hard + self.smooth * self.total_weight) * factor).abs() + (z_jacobian * self.softmax.lse).abs()
+    }
+
+    /// The magnitude of B.
+    fn outer(&self, z_factor: f64) -> f64 {
+        (self.z_slope * z_factor).abs()
+    }
+
+    /// max(1, A').
+    fn coefficients(&self, factor: f64, z_factor: f64) -> f64 {
+        let sum = self.magnitude(factor, self.z_slope * z_factor) + self.outer(z_factor);
+        sum.max(1.0)
+    }
+
+    fn lse_error(&self) -> f64 {
+        (self.mean_gap + LSE) * U
+    }
+
+    /// Exactly 0 where the class is masked, else within the bound.
+    fn check(
+        &self,
+        name: &str,
+        class: usize,
+        found: f32,
+        exact: f64,
+        bound: f64,
+        context: fmt::Arguments<'_>,
+    ) {
+        let context = format_args!("class {class}, target {}, {context}", self.target);
+        if self.softmax.log_probabilities[class] == f64::NEG_INFINITY {
+            assert_eq!(found.to_bits(), 0, "{name} of a masked class is {found:e}, {context}");
+        }
+        assert!(!found.is_subnormal(), "{name} is {found:e}, {context}");
+        close(name, f64::from(found), exact, bound, context);
+    }
+}
+
+fn close(name: &str, found: f64, exact: f64, bound: f64, context: fmt::Arguments<'_>) {
+    let error = (found - exact).abs();
+    assert!(
+        error <= bound,
+        "{name}: {found:e} instead of {exact:e}, {} of the bound {bound:e}, {context}",
+        error / bound
+    );
+}
