@@ -13,8 +13,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use support::backends;
 use support::batch::{Batch, Random};
 use xent::{
-    Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request, RowState,
-    Smoothing, Softmax,
+    Backend, CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Reduction, Request,
+    RowState, Smoothing, Softmax,
 };
 
 /// The system's allocator, and a count of what it is asked for.
@@ -167,7 +167,8 @@ impl Calls {
                 15 => curvature.hessian_diagonal(first),
                 _ => curvature.jvp_of_rows(logits, losses).map(drop),
             });
-            return assert!(made.is_ok());
+            // Not for focal losses, nor for live classes.
+            return assert!(matches!(made, Ok(()) | Err(Error::NoCurvature { .. })));
         }
         let all_but_grad = Request::new()
             .losses(losses)
@@ -223,7 +224,7 @@ impl Calls {
                 in_place.and_then(|()| softmax.log_softmax_backward_in_place(logits, first))
             }
         };
-        assert!(made.is_ok());
+        assert!(matches!(made, Ok(()) | Err(Error::NeedsClasses { .. })));
     }
 }
 

@@ -389,12 +389,20 @@ enum Output {
     Argmax,
     Probabilities,
     LogProbabilities,
+    /// All others, which have one number for each row.
+    OfRows,
 }
 
 #[test]
 fn other_outputs_change_no_bit() {
-    const OUTPUTS: [Output; 5] =
-        [Output::Losses, Output::Lse, Output::Argmax, Output::Probabilities, Output::LogProbabilities];
+    const OUTPUTS: [Output; 6] = [
+        Output::Losses,
+        Output::Lse,
+        Output::Argmax,
+        Output::Probabilities,
+        Output::LogProbabilities,
+        Output::OfRows,
+    ];
     for backend in backends() {
         for classes in some_class_counts().filter(|classes| !(65_538..).contains(classes)) {
             let rows = rows_for(classes).min(if classes < 65_000 { 37 } else { 2 });
@@ -411,6 +419,10 @@ fn other_outputs_change_no_bit() {
                         found.losses.resize(rows, f32::NAN);
                         found.lse.resize(rows, f32::NAN);
                         found.argmax.resize(rows, 0);
+                        found.target_log_probabilities.resize(rows, f32::NAN);
+                        found.argmax_probabilities.resize(rows, f32::NAN);
+                        found.entropies.resize(rows, f32::NAN);
+                        found.target_ranks.resize(rows, 0);
                         found.probabilities.resize(rows * classes, f32::NAN);
                         found.log_probabilities.resize(rows * classes, f32::NAN);
                         found.grad = batch.logits.clone();
@@ -424,6 +436,13 @@ fn other_outputs_change_no_bit() {
                         }
                         if has(Output::Argmax) {
                             request = request.argmax(&mut found.argmax);
+                        }
+                        if has(Output::OfRows) {
+                            request = request
+                                .target_log_probabilities(&mut found.target_log_probabilities)
+                                .argmax_probabilities(&mut found.argmax_probabilities)
+                                .entropies(&mut found.entropies)
+                                .target_ranks(&mut found.target_ranks);
                         }
                         if has(Output::Probabilities) {
                             request =
@@ -461,10 +480,16 @@ fn other_outputs_change_no_bit() {
                                 Output::Argmax => expected.argmax.fill(0),
                                 Output::Probabilities => expected.probabilities.fill(f32::NAN),
                                 Output::LogProbabilities => expected.log_probabilities.fill(f32::NAN),
+                                Output::OfRows => {
+                                    expected.target_log_probabilities.fill(f32::NAN);
+                                    expected.argmax_probabilities.fill(f32::NAN);
+                                    expected.entropies.fill(f32::NAN);
+                                    expected.target_ranks.fill(0);
+                                }
                             }
                         }
                         let context = format!(
-                            "{backend}, {classes} classes, {variant}, outputs {subset:#07b}, gradients {gradients}"
+                            "{backend}, {classes} classes, {variant}, outputs {subset:#08b}, gradients {gradients}"
                         );
                         found.assert_equal(&expected, &context);
                     }
