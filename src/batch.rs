@@ -9,6 +9,7 @@ use crate::kernel::short_rows;
 use crate::kernel::{Entry, backward};
 use crate::parallel::SplitRows;
 use crate::request::Request;
+use crate::row_inputs::RowInputs;
 use crate::rows::Job;
 use crate::simd::{LANES, Simd, Task};
 use crate::targets::Targets;
@@ -133,12 +134,11 @@ impl<T: Element + Number> Batch<'_, T> {
 
     /// What the rows of a tile bring along.
     pub(crate) fn look_up(&self, tile: Range<usize>, job: &Job<'_>, lanes: &mut RowLanes) {
-        let (options, classes) = (job.options, self.classes());
-        lanes.len = tile.len();
-        lanes.counts[..tile.len()].fill(true);
-        lanes.factor = [job.factor; LANES];
-        lanes.z_factor = [job.z_factor; LANES];
         if self.target_probabilities.is_some() {
+            lanes.len = tile.len();
+            lanes.counts[..tile.len()].fill(true);
+            lanes.factor = [job.factor; LANES];
+            lanes.z_factor = [job.z_factor; LANES];
             lanes.class = [NO_CLASS; LANES];
             lanes.own = [0.0; LANES];
             for (lane, row) in tile.clone().enumerate() {
@@ -146,24 +146,7 @@ impl<T: Element + Number> Batch<'_, T> {
             }
             return self.request.inputs.look_up(tile, lanes);
         }
-        let Some(targets) = self.targets else { return };
-        targets.look_up(tile.clone(), &options.ignore_indices, &mut lanes.class);
-        self.request.inputs.mask(tile.clone(), &mut lanes.class);
-        for lane in 0..LANES {
-            lanes.counts[lane] = lanes.class[lane] != NO_CLASS;
-        }
-        lanes.own[..tile.len()].fill(1.0);
-        lanes.weight[..tile.len()].fill(classes.saturating_sub(1) as f64);
-        if options.weight.is_some() {
-            for lane in 0..LANES {
-                let class = lanes.class[lane];
-                if class != NO_CLASS {
-                    lanes.own[lane] = options.weight_of(class);
-                    lanes.weight[lane] = options.weight_of_others(class, classes);
-                }
-            }
-        }
-        self.request.inputs.look_up(tile, lanes);
+        look_up(self.targets, &self.request.inputs, self.classes(), tile, job, lanes);
     }
 
     #[inline(always)]
@@ -335,6 +318,40 @@ impl Batch<'_> {
         let (exps, kept) = if kept_at < next_kept_at { (first, last) } else { (last, first) };
         Some(OverlappedRows { exps, out, logits, kept })
     }
+}
+
+/// What rows bring along, with targets or without.
+pub(crate) fn look_up<R: Copy + Into<f64>>(
+    targets: Option<Targets<'_>>,
+    inputs: &RowInputs<'_, R>,
+    classes: usize,
+    tile: Range<usize>,
+    job: &Job<'_>,
+    lanes: &mut RowLanes,
+) {
+    let options = job.options;
+    lanes.len = tile.len();
+    lanes.counts[..tile.len()].fill(true);
+    lanes.factor = [job.factor; LANES];
+    lanes.z_factor = [job.z_factor; LANES];
+    let Some(targets) = targets else { return };
+    targets.look_up(tile.clone(), &options.ignore_indices, &mut lanes.class);
+    inputs.mask(tile.clone(), &mut lanes.class);
+    for lane in 0..LANES {
+        lanes.counts[lane] = lanes.class[lane] != NO_CLASS;
+    }
+    lanes.own[..tile.len()].fill(1.0);
+    lanes.weight[..tile.len()].fill(classes.saturating_sub(1) as f64);
+    if options.weight.is_some() {
+        for lane in 0..LANES {
+            let class = lanes.class[lane];
+            if class != NO_CLASS {
+                lanes.own[lane] = options.weight_of(class);
+                lanes.weight[lane] = options.weight_of_others(class, classes);
+            }
+        }
+    }
+    inputs.look_up(tile, lanes);
 }
 
 /// Upstream gradients on their way back through a softmax.

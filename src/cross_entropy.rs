@@ -238,13 +238,19 @@ impl CrossEntropy {
     /// What has been checked.
     pub(crate) fn reduce<E: Element>(&self, terms: Terms, census: Census, batch: Batch<'_, E>) -> Summary {
         let inputs = batch.request.inputs;
-        let totals = E::run(self.schedule, &self.job(terms, &census, &batch), batch);
+        let job = self.job(terms, &census, &inputs, self.schedule.streams(&batch));
+        let totals = E::run(self.schedule, &job, batch);
         self.summary(totals, &census, &inputs)
     }
 
     /// What rows whose loss has these terms are computed with.
-    pub(crate) fn job<E: Element>(&self, terms: Terms, census: &Census, batch: &Batch<'_, E>) -> Job<'_> {
-        let inputs = &batch.request.inputs;
+    pub(crate) fn job<R>(
+        &self,
+        terms: Terms,
+        census: &Census,
+        inputs: &RowInputs<'_, R>,
+        streaming: bool,
+    ) -> Job<'_> {
         let (divisor, z_divisor) = self.divisors(census, inputs);
         let upstream = inputs.upstream_scalar.unwrap_or(1.0);
         Job {
@@ -253,7 +259,7 @@ impl CrossEntropy {
             terms,
             factor: upstream * reciprocal(divisor),
             z_factor: upstream * reciprocal(z_divisor),
-            streaming: self.schedule.streams(batch),
+            streaming,
         }
     }
 

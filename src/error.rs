@@ -38,6 +38,35 @@ pub enum Error {
         /// Rows and columns of the argument.
         actual: (usize, usize),
     },
+    /// `images x classes x positions`, with their strides, does not fit in a `usize`.
+    PlanesOverflow {
+        /// The number of images.
+        images: usize,
+        /// The number of classes: the planes of an image.
+        classes: usize,
+        /// The number of positions: the elements of a plane.
+        positions: usize,
+    },
+    /// Planes that are written would overlap, or images would.
+    PlanesOverlap {
+        /// The number of classes: the planes of an image.
+        classes: usize,
+        /// The number of positions: the elements of a plane.
+        positions: usize,
+        /// Elements from the start of one image to the start of the next.
+        image_stride: usize,
+        /// Elements from the start of one plane to the start of the next.
+        class_stride: usize,
+    },
+    /// Planes have another shape than the logits.
+    PlanesMismatch {
+        /// The argument's name.
+        argument: &'static str,
+        /// Images, classes and positions of the logits.
+        expected: (usize, usize, usize),
+        /// Images, classes and positions of the argument.
+        actual: (usize, usize, usize),
+    },
     /// A slice has another length than the logits have rows, or classes.
     LengthMismatch {
         /// The argument's name.
@@ -164,6 +193,19 @@ impl fmt::Display for Error {
                 f,
                 "{argument} is {} x {}, but the logits are {} x {}",
                 actual.0, actual.1, expected.0, expected.1
+            ),
+            Self::PlanesOverflow { images, classes, positions } => write!(
+                f,
+                "{images} images of {classes} planes of {positions} are more elements than a usize can count"
+            ),
+            Self::PlanesOverlap { classes, positions, image_stride, class_stride } => write!(
+                f,
+                "{classes} planes of {positions} overlap with class_stride {class_stride} and image_stride {image_stride}"
+            ),
+            Self::PlanesMismatch { argument, expected, actual } => write!(
+                f,
+                "{argument} is {} x {} x {}, but the logits are {} x {} x {}",
+                actual.0, actual.1, actual.2, expected.0, expected.1, expected.2
             ),
             Self::LengthMismatch { argument, expected, actual } => {
                 write!(f, "{argument} has {actual} elements instead of {expected}")

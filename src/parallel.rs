@@ -17,7 +17,7 @@ use crate::rows::{self, Job, Totals, rows_per_tile};
 use crate::simd::Task;
 
 /// Elements that a thread takes at a time: some 15 us of work, several times what it costs to hand it over.
-const PIECE: usize = 1 << 16;
+pub(crate) const PIECE: usize = 1 << 16;
 const _: () = assert!(PIECE.is_multiple_of(BLOCK));
 
 /// How many shares each thread's rows are cut into, where it pays to keep them together: the last to finish is at most
@@ -45,7 +45,7 @@ pub(crate) struct Schedule {
     pub(crate) instructions: Instructions,
     pub(crate) parallelism: Parallelism,
     /// Bytes of cache that the call's threads can count on. Asking the system allocates, so it is asked beforehand.
-    cache_bytes: usize,
+    pub(crate) cache_bytes: usize,
 }
 
 /// Rows that can be given to two threads.
@@ -110,7 +110,7 @@ impl Schedule {
     }
 
     /// Runs `piece` on pieces of the rows, or on several at once, and combines what they return along a tree.
-    fn by_rows<B: SplitRows, T: Send>(
+    pub(crate) fn by_rows<B: SplitRows, T: Send>(
         self,
         batch: B,
         rows_per_piece: usize,
@@ -128,7 +128,7 @@ impl Schedule {
         combine(first, second)
     }
 
-    fn threads(self) -> usize {
+    pub(crate) fn threads(self) -> usize {
         #[cfg(feature = "rayon")]
         if self.parallelism == Parallelism::Rayon {
             return rayon::current_num_threads();
@@ -136,7 +136,11 @@ impl Schedule {
         1
     }
 
-    fn join<A: Send, B: Send>(self, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
+    pub(crate) fn join<A: Send, B: Send>(
+        self,
+        a: impl FnOnce() -> A + Send,
+        b: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
         #[cfg(feature = "rayon")]
         if self.parallelism == Parallelism::Rayon {
             return rayon::join(a, b);

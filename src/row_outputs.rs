@@ -86,6 +86,19 @@ impl<R: Copy + From<f32>> RowOutputs<'_, R> {
         )
     }
 
+    /// Those of some rows, for a shorter time.
+    pub(crate) fn range(&mut self, rows: Range<usize>) -> RowOutputs<'_, R> {
+        RowOutputs {
+            losses: range(&mut self.losses, &rows),
+            target_log_probabilities: range(&mut self.target_log_probabilities, &rows),
+            argmax_probabilities: range(&mut self.argmax_probabilities, &rows),
+            lse: range(&mut self.lse, &rows),
+            entropies: range(&mut self.entropies, &rows),
+            argmax: range(&mut self.argmax, &rows),
+            target_ranks: range(&mut self.target_ranks, &rows),
+        }
+    }
+
     /// Whether some output needs another look at the row than loss and affine outputs do.
     #[inline(always)]
     pub(crate) fn read_logits_again(&self) -> bool {
@@ -135,4 +148,8 @@ impl<R: Copy + From<f32>> RowOutputs<'_, R> {
 
 fn len<T>(output: &Option<&mut [T]>) -> Option<usize> {
     output.as_ref().map(|output| output.len())
+}
+
+fn range<'a, T>(output: &'a mut Option<&mut [T]>, rows: &Range<usize>) -> Option<&'a mut [T]> {
+    output.as_deref_mut().map(|output| &mut output[rows.clone()])
 }

@@ -293,7 +293,8 @@ impl Shards<'_> {
     ) -> Totals {
         let Self { ce, targets, classes, .. } = *self;
         let batch = Batch { logits, targets: Some(targets), target_probabilities: None, request };
-        let job = ce.job(ce.options.terms(classes), census, &batch);
+        let job =
+            ce.job(ce.options.terms(classes), census, &batch.request.inputs, ce.schedule.streams(&batch));
         E::finish(&job, first_column, Finished { batch, states })
     }
 

@@ -13,8 +13,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use support::backends;
 use support::batch::{Batch, Random};
 use xent::{
-    Backend, CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Reduction, Request,
-    RowState, Smoothing, Softmax,
+    Backend, CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Planes, PlanesMut,
+    PlanesRequest, Reduction, Request, RowState, Smoothing, Softmax,
 };
 
 /// The system's allocator, and a count of what it is asked for.
@@ -84,7 +84,7 @@ struct Calls {
 }
 
 /// The number of calls.
-const CALLS: usize = 20;
+const CALLS: usize = 23;
 
 impl Calls {
     /// Calls of every kind on batches of one and of several pieces, of few classes and of rows that are cut.
@@ -218,13 +218,36 @@ impl Calls {
                 let target_probabilities = target_probabilities.expect("the slice is long enough");
                 ce.run_probabilities(logits, target_probabilities, Request::new().grad(first)).map(drop)
             }
-            _ => {
+            19 => {
                 let in_place = softmax.softmax_backward_in_place(logits, first);
                 let first = matrix_mut(&mut wide[0], rows, classes);
                 in_place.and_then(|()| softmax.log_softmax_backward_in_place(logits, first))
             }
+            _ => self.make_on_planes(call),
         };
         assert!(matches!(made, Ok(()) | Err(Error::NeedsClasses { .. })));
+    }
+
+    /// Makes one of the calls on planes: rows are the positions of one image.
+    fn make_on_planes(&mut self, call: usize) -> Result<(), xent::Error> {
+        let Self { batch, ce, upstream, wide, narrow, argmax, .. } = self;
+        let (rows, classes, targets) = (batch.rows, batch.classes, &batch.targets[..]);
+        let [first, second, _] = wide;
+        let first = PlanesMut::new(first, 1, classes, rows)?;
+        let second = PlanesMut::new(second, 1, classes, rows)?;
+        let logits = Planes::new(&batch.logits, 1, classes, rows)?;
+        let [losses, lse, ..] = narrow;
+        let request = PlanesRequest::new()
+            .losses(losses)
+            .lse(lse)
+            .argmax(argmax)
+            .upstream(upstream)
+            .probabilities(second);
+        match call {
+            20 => ce.loss_planes(logits, targets).map(drop),
+            21 => ce.run_planes(logits, targets, request.grad(first)).map(drop),
+            _ => ce.run_planes_in_place(first, targets, request).map(drop),
+        }
     }
 }
 

@@ -34,13 +34,14 @@
 //!
 //! Three kinds of rows: few classes go 16 rows at a time, one lane each (`few_classes.rs`); rows of one block take each
 //! step together with their neighbours (`short_rows.rs`); longer ones go alone, in pieces for several threads
-//! (`tasks.rs`). The scalars are those of 16 rows at a time for all of them (`lanes.rs`). Outside, `rows.rs` has the order
+//! (`tasks.rs`). Rows whose classes lie in planes go 16 at a time as well (`planes.rs`). The scalars are those of 16 rows at a time for all of them (`lanes.rs`). Outside, `rows.rs` has the order
 //! and `passes.rs` the three kinds.
 //!
 //! What a loss does with a row beyond this is a handful of scalars: see `loss.rs`.
 
 pub(crate) mod alongside;
 pub(crate) mod backward;
+pub(crate) mod bands;
 pub(crate) mod curvature;
 pub(crate) mod exp;
 pub(crate) mod few_classes;
@@ -49,8 +50,10 @@ pub(crate) mod lanes;
 pub(crate) mod map;
 pub(crate) mod number;
 pub(crate) mod place;
+pub(crate) mod planes;
 pub(crate) mod scalar;
 pub(crate) mod short_rows;
+mod side_by_side;
 pub(crate) mod statistics;
 pub(crate) mod tasks;
 #[cfg(feature = "half")]

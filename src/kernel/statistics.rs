@@ -364,7 +364,12 @@ fn keep_rest<S: Simd, P: Place>(s: S, place: &mut P, columns: Range<usize>, e: [
 /// a time fill the pipelines and the register file.
 #[inline(always)]
 pub(super) fn exp_of_group<S: Simd>(s: S, x: [S::F32; 4], reference: S::F32) -> [S::F32; 4] {
-    let d = differences(s, x, reference);
+    exp_of_four(s, differences(s, x, reference))
+}
+
+/// exp(d) of a group.
+#[inline(always)]
+pub(super) fn exp_of_four<S: Simd>(s: S, d: [S::F32; 4]) -> [S::F32; 4] {
     if S::IS_ONE_REGISTER {
         exp::exp_of_each(s, d)
     } else {
