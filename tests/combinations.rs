@@ -307,7 +307,7 @@ fn smoothing_over_live_classes_keeps_the_bounds_whatever_is_masked() {
             for row in 0..rows {
                 let target = batch.targets[row] as usize;
                 let is_live = |column: usize| match row % 4 {
-                    0 => column % 3 == 0 || column == target,
+                    0 => column.is_multiple_of(3) || column == target,
                     1 => column == target,
                     2 => column != target || classes == 1,
                     _ => true,

@@ -47,10 +47,7 @@ impl Distribution<'_> {
     /// The same of the classes from `class` on.
     #[inline(always)]
     pub(crate) fn from(self, class: usize) -> Self {
-        let weights = match self.weights {
-            Some(weights) => Some(&weights[class..]),
-            None => None,
-        };
+        let weights = self.weights.map(|weights| &weights[class..]);
         Self { probabilities: &self.probabilities[class..], weights, ..self }
     }
 
