@@ -60,9 +60,10 @@
 //!
 //! * `rayon` (default): threads, in the pool that the call is made in. See [`Parallelism`].
 //!
-//! # The formulas, step by step
+//! # The formulas
 //!
-//! [`reference`](mod@reference) goes from the formula to the fused kernel on three logits, by hand.
+//! [`mathematics`] goes from softmax through its Jacobian to the gradient of each loss;
+//! [`reference`](mod@reference) from the formula to the fused kernel on three logits, by hand.
 
 mod backend;
 mod batch;
@@ -70,6 +71,8 @@ mod builder;
 pub mod contract;
 #[doc = include_str!("../docs/cost_model.md")]
 pub mod cost_model {}
+#[doc = include_str!("../docs/mathematics.md")]
+pub mod mathematics {}
 mod cross_entropy;
 mod curvature;
 mod element;
