@@ -126,9 +126,32 @@ pub(crate) fn affine_of_exps<S: Simd, F: Number, T: Number>(
     target: Entry,
 ) {
     match affine.shift {
-        Shift::None => run(s, columns, affine.scaled(s, Identity), target),
+        Shift::None => scaled_exps(s, columns, affine.scale, affine.least, target),
         _ => s.vectorize(ShiftTask { columns, reference: None, affine, target }),
     }
+}
+
+/// The same without a shift.
+#[inline(always)]
+pub(crate) fn scaled_exps<S: Simd, F: Number, T: Number>(
+    s: S,
+    columns: Columns<'_, F, T>,
+    scale: f32,
+    least: f32,
+    target: Entry,
+) {
+    run(s, columns, Scaled { exp: Identity, scale: s.splat(scale), least: s.splat(least) }, target);
+}
+
+/// The same with a shift.
+#[inline(always)]
+pub(crate) fn shifted_exps<S: Simd, F: Number, T: Number>(
+    s: S,
+    columns: Columns<'_, F, T>,
+    affine: Affine<'_>,
+    target: Entry,
+) {
+    s.vectorize(ShiftTask { columns, reference: None, affine, target });
 }
 
 /// (x - max) - ln_sum: log-probabilities.

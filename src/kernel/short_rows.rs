@@ -194,7 +194,6 @@ impl Task for AffineTask<'_> {
             if !rows.counts[row] {
                 continue;
             }
-            let (affine, target) = affine_of_row(shift, coefficients, rows, row);
             let start = row * out.row_stride;
             let columns = if further_down == 0 {
                 Columns::InPlace(&mut out.data[start..][..out.classes])
@@ -202,7 +201,7 @@ impl Task for AffineTask<'_> {
                 let (to, from) = out.data.split_at_mut((row + further_down) * out.row_stride);
                 Columns::Streaming(&from[..out.classes], &mut to[start..][..out.classes])
             };
-            map::affine_of_exps(s, columns, affine, target);
+            affine_of_row(s, columns, &shift, coefficients, rows, row);
         }
     }
 }
@@ -217,27 +216,32 @@ impl<T: Number> Task for ScratchAffineTask<'_, T> {
             if !rows.counts[row] {
                 continue;
             }
-            let (affine, target) = affine_of_row(shift, coefficients, rows, row);
             let (from, to) = (exps.columns(row), out.columns(row));
             let (from, to) = (&exps.data[from], &mut out.data[to]);
             let columns = if streaming { Columns::Streaming(from, to) } else { Columns::Between(from, to) };
-            map::affine_of_exps(s, columns, affine, target);
+            affine_of_row(s, columns, &shift, coefficients, rows, row);
         }
     }
 }
 
 #[inline(always)]
-fn affine_of_row<'a>(
-    shift: Shift<'a>,
+fn affine_of_row<S: Simd, F: Number, T: Number>(
+    s: S,
+    columns: Columns<'_, F, T>,
+    shift: &Shift<'_>,
     coefficients: &CoefficientLanes,
     rows: &RowLanes,
     row: usize,
-) -> (Affine<'a>, Entry) {
-    let shift = shift.with_scale(coefficients.shift[row]);
-    let affine = Affine { scale: coefficients.scale[row], least: coefficients.least[row], shift };
+) {
     let target = match rows.class[row] {
         NO_CLASS => Entry::NONE,
         class => Entry::new(class, coefficients.at_target[row]),
     };
-    (affine, target)
+    let (scale, least) = (coefficients.scale[row], coefficients.least[row]);
+    if matches!(shift, Shift::None) {
+        map::scaled_exps(s, columns, scale, least, target);
+    } else {
+        let shift = shift.with_scale(coefficients.shift[row]);
+        map::shifted_exps(s, columns, Affine { scale, least, shift }, target);
+    }
 }
