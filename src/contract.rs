@@ -57,6 +57,18 @@
 //! Row states that are merged keep these bounds, in whatever order, however the columns are cut, and however many merges
 //! there are. Their bits are not those of whole rows: they depend on the cuts and on the order of the merges.
 //!
+//! # 16 bits
+//!
+//! Logits of `bf16` and `f16` are widened, which is exact; everything is computed as for `f32`, and only gradients,
+//! probabilities and log-probabilities are rounded to 16 bits, once, to the nearest and of two as near to the even one.
+//! Their bounds are those above plus half a unit in the last place: relative [`U_BF16`] or [`U_F16`], and for `f16` at
+//! least half of [`SMALLEST_F16`]. What one row has one of (loss, lse) is `f32`, with the bounds above.
+//!
+//! What would be a subnormal `f32` is 0; a `bf16` is subnormal where an `f32` is, so none is stored. A subnormal `f16` is
+//! a normal `f32` and is stored: its range is so small that gradients need it. Below 2^-25 a gradient in `f16` is 0; a loss
+//! scale ([`upstream_scalar`](crate::Request::upstream_scalar)) lifts it. Beyond the largest number (65,504 in `f16`, from
+//! 65,520 on) results are infinite, as IEEE 754 has it. NaN stays NaN.
+//!
 //! # Bits
 //!
 //! A row's results depend on the row's bits and on the options, and on nothing else: not on the batch, the position, the

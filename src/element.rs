@@ -8,6 +8,22 @@ use core::fmt::Debug;
 /// |---|---|---|
 /// | `f32` | `f32` | `f32` |
 /// | `half::bf16`, `half::f16` (feature `half`) | the same | `f32` |
+///
+/// Arithmetic is `f32` for all of them, and sums are `f64`; see [`contract`](crate::contract) for the bounds and for what
+/// is stored.
+///
+/// ```
+/// # #[cfg(feature = "half")] {
+/// use half::bf16;
+/// use xent::{CrossEntropy, Matrix, MatrixMut};
+///
+/// let mut x = [2.0, 0.5, -1.0].map(bf16::from_f32);
+/// let loss = CrossEntropy::default().loss_and_grad_in_place(MatrixMut::new(&mut x, 1, 3)?, &[0_u8])?;
+/// assert!((loss - 0.241_3).abs() < 1e-4);
+/// assert_eq!(x.map(bf16::to_f32), [-0.214_843_75, 0.174_804_69, 0.039_062_5]);
+/// # }
+/// # Ok::<(), xent::Error>(())
+/// ```
 pub trait Element: sealed::Element {
     /// What outputs and inputs have that are one number for each row.
     type PerRow: Copy + Debug + Default + From<f32> + Into<f64> + Send + Sync + 'static;

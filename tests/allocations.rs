@@ -281,6 +281,40 @@ fn serial_calls_allocate_nothing() {
     }
 }
 
+#[cfg(feature = "half")]
+#[test]
+fn calls_on_halves_allocate_nothing() {
+    check_halves(half::bf16::from_f32);
+    check_halves(half::f16::from_f32);
+}
+
+#[cfg(feature = "half")]
+fn check_halves<T: xent::Element<PerRow = f32>>(of: fn(f32) -> T) {
+    for (rows, classes) in [(40, 10), (100, 100), (3, 5000)] {
+        let batch = Batch::random(rows, classes, 2);
+        let x: Vec<T> = batch.logits.iter().map(|&x| of(x)).collect();
+        let mut wide = [x.clone(), x.clone(), x.clone()];
+        let (mut losses, mut lse, mut argmax) = (vec![0.0; rows], vec![0.0; rows], vec![0; rows]);
+        for backend in backends() {
+            let builder = CrossEntropy::builder().backend(backend).parallelism(Parallelism::Serial);
+            let ce = builder.label_smoothing(0.1).build().expect("the backend is available");
+            let [first, second, third] = wide
+                .each_mut()
+                .map(|x| MatrixMut::new(x.as_mut_slice(), rows, classes).expect("the slice is long enough"));
+            let logits = Matrix::new(&x, rows, classes).expect("the slice is long enough");
+            let everything = Request::new().losses(&mut losses).lse(&mut lse).argmax(&mut argmax);
+            let everything = everything.probabilities(second).log_probabilities(third);
+            let before = OF_THIS_THREAD.get();
+            let made = [
+                ce.loss(logits, &batch.targets).is_ok(),
+                ce.run(logits, &batch.targets, everything.grad(first)).is_ok(),
+            ];
+            assert_eq!(OF_THIS_THREAD.get(), before, "{rows} x {classes}, {backend}");
+            assert_eq!(made, [true; 2]);
+        }
+    }
+}
+
 #[test]
 fn failing_calls_allocate_nothing() {
     let ce = CrossEntropy::default();

@@ -72,6 +72,7 @@ of_both_types! {
     fused_backends_give_the_same_bits => check_backends,
     threads_alignment_padding_and_place_change_no_bit => check_bits,
     other_outputs_change_no_bit => check_outputs,
+    a_sum_is_rounded_like_a_gradient => check_accumulate,
     stores_past_the_caches_change_no_bit => check_streaming,
     nan_and_infinite_rows_are_nan_and_no_other_row_changes => check_nan_rows,
     softmax_functions_keep_the_bounds_in_and_out_of_place => check_softmax_functions,
@@ -261,6 +262,37 @@ fn check_outputs<T: Half>() {
                 Request::new().probabilities(MatrixMut::new(&mut probabilities, rows, classes).unwrap());
             ce.run(x, targets, request).unwrap();
             assert_eq!(widen(&probabilities), all.probabilities, "{} of {classes}, {backend}", T::NAME);
+        }
+    }
+}
+
+/// What is added to what is there is that of the call that does not add, but for the rounding of both.
+fn check_accumulate<T: Half>() {
+    for classes in [2, 10, 81, 1000, 2049, 70_000] {
+        let batch = batch::<T>(40.min(400_000 / classes), classes, 37);
+        let (logits, rows) = (narrow::<T>(&batch.logits), batch.rows);
+        let mut random = Random::new(41);
+        let before: Vec<T> = batch.logits.iter().map(|_| T::from_f32(random.normal())).collect();
+        for (name, builder) in variants(classes) {
+            for backend in backends() {
+                let ce = build(&builder, backend, Parallelism::Serial);
+                let gradient = evaluate::<T>(&Call::default(), &ce, &batch).grad;
+                let mut sum = before.clone();
+                let request = Request::new().accumulate(MatrixMut::new(&mut sum, rows, classes).unwrap());
+                ce.run(Matrix::new(&logits, rows, classes).unwrap(), &batch.targets, request).unwrap();
+                for i in 0..sum.len() {
+                    let [sum, before] = [sum[i], before[i]].map(|x| f64::from(x.to_f32()));
+                    let exact = before + f64::from(gradient[i]);
+                    let bound = T::ROUNDING.unit * (f64::from(gradient[i]).abs() + exact.abs());
+                    let bound = bound + 2.0 * T::ROUNDING.half_of_smallest + f64::from(f32::MIN_POSITIVE);
+                    assert!(
+                        (sum - exact).abs() <= bound,
+                        "{sum:e} instead of {exact:e}, column {} of {classes}, {}, {name}, {backend}",
+                        i % classes,
+                        T::NAME
+                    );
+                }
+            }
         }
     }
 }

@@ -215,7 +215,7 @@ struct Diagonal<V> {
 }
 
 impl<S: Simd> Map<S> for Product<'_, S::F32> {
-    const IS_CHEAP: bool = false;
+    const TAKES_FOUR: bool = false;
 
     #[inline(always)]
     fn apply(self, s: S, v: S::F32, column: usize) -> S::F32 {
@@ -232,7 +232,7 @@ impl<S: Simd> Map<S> for Product<'_, S::F32> {
 }
 
 impl<S: Simd> Map<S> for Diagonal<S::F32> {
-    const IS_CHEAP: bool = false;
+    const TAKES_FOUR: bool = false;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {

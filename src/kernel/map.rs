@@ -4,6 +4,7 @@ use super::gaps::{Distribution, live_only};
 use super::number::Number;
 use super::place::{Adding, Between, Columns, InPlace, Place};
 use super::scalar::to_f32;
+use super::statistics::exp_of_group;
 use super::{Entry, exp, vector_at};
 use crate::simd::{LANES, Simd, Task};
 
@@ -42,9 +43,19 @@ pub(crate) enum Shift<'a> {
 
 /// A function of 16 neighbouring columns.
 pub(super) trait Map<S: Simd>: Copy {
-    /// Whether it costs less than the loop around it.
-    const IS_CHEAP: bool;
+    /// Whether four vectors at a time pay: where the loop costs more than the function, and where the function's steps
+    /// wait for each other.
+    const TAKES_FOUR: bool;
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32;
+
+    /// Of four neighbouring vectors.
+    #[inline(always)]
+    fn apply_to_four(self, s: S, mut x: [S::F32; 4], column: usize) -> [S::F32; 4] {
+        for i in 0..4 {
+            x[i] = self.apply(s, x[i], column + i * LANES);
+        }
+        x
+    }
 }
 
 impl<'a> Affine<'a> {
@@ -249,7 +260,7 @@ impl<V> Exp<V> {
 }
 
 impl<S: Simd> Map<S> for Identity {
-    const IS_CHEAP: bool = true;
+    const TAKES_FOUR: bool = true;
 
     #[inline(always)]
     fn apply(self, _: S, x: S::F32, _: usize) -> S::F32 {
@@ -258,16 +269,21 @@ impl<S: Simd> Map<S> for Identity {
 }
 
 impl<S: Simd> Map<S> for Exp<S::F32> {
-    const IS_CHEAP: bool = false;
+    const TAKES_FOUR: bool = true;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {
         exp::exp(s, s.sub(x, self.reference))
     }
+
+    #[inline(always)]
+    fn apply_to_four(self, s: S, x: [S::F32; 4], _: usize) -> [S::F32; 4] {
+        exp_of_group(s, x, self.reference)
+    }
 }
 
 impl<S: Simd> Map<S> for Difference<S::F32> {
-    const IS_CHEAP: bool = true;
+    const TAKES_FOUR: bool = true;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {
@@ -276,16 +292,25 @@ impl<S: Simd> Map<S> for Difference<S::F32> {
 }
 
 impl<S: Simd, M: Map<S>> Map<S> for Scaled<M, S::F32> {
-    const IS_CHEAP: bool = M::IS_CHEAP;
+    const TAKES_FOUR: bool = M::TAKES_FOUR;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
         s.mul_at_least(self.exp.apply(s, x, column), self.scale, self.least)
     }
+
+    #[inline(always)]
+    fn apply_to_four(self, s: S, x: [S::F32; 4], column: usize) -> [S::F32; 4] {
+        let mut e = self.exp.apply_to_four(s, x, column);
+        for i in 0..4 {
+            e[i] = s.mul_at_least(e[i], self.scale, self.least);
+        }
+        e
+    }
 }
 
 impl<S: Simd, M: Map<S>> Map<S> for AnyShift<'_, M> {
-    const IS_CHEAP: bool = false;
+    const TAKES_FOUR: bool = false;
 
     #[inline(always)]
     fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
@@ -332,8 +357,10 @@ pub(super) fn run<S: Simd, F: Number, T: Number, M: Map<S>>(
             let ahead = ahead.min(to.len());
             let (from_head, from_rest) = from[..to.len()].split_at(ahead);
             let (to_head, to_rest) = to.split_at_mut(ahead);
-            each_vector(s, &mut Between::<false, _, _>(from_head, to_head), 0, map, target);
-            each_vector(s, &mut Between::<true, _, _>(from_rest, to_rest), ahead, map, target);
+            // A loop, so that the code is there once: stores off a line's boundary are plain ones.
+            for (start, from, to) in [(0, from_head, to_head), (ahead, from_rest, to_rest)] {
+                each_vector(s, &mut Between::<true, _, _>(from, to), start, map, target);
+            }
         }
         Columns::InPlace(x) => {
             each_vector(s, &mut InPlace(x), 0, map, Entry::NONE);
@@ -352,18 +379,16 @@ fn each_vector<S: Simd, M: Map<S>, P: Place>(s: S, place: &mut P, start: usize, 
     let with_target = (target.index() / LANES * LANES).min(whole);
     let mut at = 0;
     for end in [with_target, whole] {
-        while M::IS_CHEAP && at + 4 * LANES <= end {
+        while M::TAKES_FOUR && at + 4 * LANES <= end {
             // One check of the bounds for four vectors.
             let x = place.from()[at..at + 4 * LANES].as_chunks::<LANES>().0;
-            let mut y = [
+            let x = [
                 P::From::load(s, &x[0]),
                 P::From::load(s, &x[1]),
                 P::From::load(s, &x[2]),
                 P::From::load(s, &x[3]),
             ];
-            for i in 0..4 {
-                y[i] = map.apply(s, y[i], start + at + i * LANES);
-            }
+            let y = map.apply_to_four(s, x, start + at);
             let out = place.to()[at..at + 4 * LANES].as_chunks_mut::<LANES>().0;
             for i in 0..4 {
                 P::store(s, y[i], &mut out[i]);

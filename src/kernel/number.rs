@@ -137,3 +137,90 @@ mod halves {
     halves!(bf16, widen_bf16, narrow_bf16);
     halves!(f16, widen_f16, narrow_f16);
 }
+
+#[cfg(test)]
+#[cfg(feature = "half")]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::Number;
+    use crate::Backend;
+    use crate::backend::Instructions;
+    use crate::simd::halves::tests::around_every_half;
+    use crate::simd::{LANES, Simd, Task};
+
+    /// Through vectors and parts of vectors of every length.
+    struct Store<'a, T>(&'a [f32], &'a mut [T]);
+    struct Load<'a, T>(&'a [T], &'a mut [f32]);
+
+    /// What a part of a vector leaves alone.
+    const FILL: f32 = 0.5;
+
+    impl<T: Number> Task for Store<'_, T> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let Self(from, to) = self;
+            let (from, _) = from.as_chunks::<LANES>();
+            let (to, _) = to.as_chunks_mut::<LANES>();
+            for (i, (from, to)) in from.iter().zip(to).enumerate() {
+                match i % 3 {
+                    0 => T::store(s, s.load(from), to),
+                    1 => T::stream(s, s.load(from), to),
+                    _ => {
+                        let (head, tail) = to.split_at_mut(i % LANES);
+                        T::store_partial(s, s.load(from), head);
+                        T::store_partial(s, s.load_partial(&from[i % LANES..], FILL), tail);
+                    }
+                }
+            }
+        }
+    }
+
+    impl<T: Number> Task for Load<'_, T> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let Self(from, to) = self;
+            let (from, _) = from.as_chunks::<LANES>();
+            let (to, _) = to.as_chunks_mut::<LANES>();
+            for (i, (from, to)) in from.iter().zip(to).enumerate() {
+                if i % 2 == 0 {
+                    s.store(T::load(s, from), to);
+                } else {
+                    let (head, tail) = from.split_at(i % LANES);
+                    s.store(T::load_partial(s, head, FILL), to);
+                    assert!(to[head.len()..].iter().all(|&x| x == FILL));
+                    s.store_partial(T::load_partial(s, tail, FILL), &mut to[head.len()..]);
+                }
+            }
+        }
+    }
+
+    fn check<T: Number>(of_bits: fn(u16) -> T, bits_of: fn(T) -> u16, of_f32: fn(f32) -> T) {
+        let mut values: Vec<f32> = around_every_half(|bits| of_bits(bits).to_f32()).collect();
+        values.resize(values.len().next_multiple_of(LANES), 0.0);
+        let every: Vec<T> = (0..=u16::MAX).map(of_bits).collect();
+        for backend in Backend::available() {
+            let instructions = Instructions::of(backend).expect("it is available");
+            let mut stored = vec![T::default(); values.len()];
+            instructions.run(Store(&values, &mut stored));
+            for (x, stored) in values.iter().zip(stored) {
+                assert_eq!(bits_of(stored), bits_of(of_f32(*x)), "{x:e}, {:#x}, {backend}", x.to_bits());
+            }
+            let mut loaded = vec![0.0; every.len()];
+            instructions.run(Load(&every, &mut loaded));
+            for (x, loaded) in every.iter().zip(loaded) {
+                assert_eq!(loaded.to_bits(), x.to_f32().to_bits(), "{:#x}, {backend}", bits_of(*x));
+            }
+        }
+    }
+
+    #[test]
+    fn every_backend_rounds_as_the_crate_half_does_and_reads_every_number() {
+        check(bf16::from_bits, bf16::to_bits, bf16::from_f32_const);
+        check(f16::from_bits, f16::to_bits, f16::from_f32_const);
+    }
+}

@@ -127,7 +127,8 @@ impl<T: Number> Task for StatisticsTask<'_, T> {
         match source {
             Source::Read(logits) => statistics(s, logits, extent, gaps, rows),
             Source::Keep(logits, kept) => statistics(s, (logits, kept), extent, gaps, rows),
-            Source::Overwrite(logits) => statistics(s, logits, extent, gaps, rows),
+            Source::Overwrite(logits) if T::KEEPS => statistics(s, logits, extent, gaps, rows),
+            Source::Overwrite(_) => {}
         }
     }
 }

@@ -84,6 +84,9 @@ pub(crate) fn statistics<S: Simd, T: Number>(
     gaps: Gaps<'_>,
     references: &mut [f32],
 ) -> Statistics {
+    if !T::KEEPS {
+        return by_blocks(s, Read(columns.from()), following, pivot, gaps, references, Nothing);
+    }
     match columns {
         Columns::Read(x) => by_blocks(s, Read(x), following, pivot, gaps, references, Nothing),
         // The second pass will want the exponentials: they are never stored past the caches.
@@ -92,10 +95,7 @@ pub(crate) fn statistics<S: Simd, T: Number>(
             let exps = &mut exps[..x.len()];
             by_blocks(s, Between::<false, _, _>(x, exps), following, pivot, gaps, references, Nothing)
         }
-        Columns::InPlace(x) if T::KEEPS => {
-            by_blocks(s, InPlace(x), following, pivot, gaps, references, Nothing)
-        }
-        Columns::InPlace(x) => by_blocks(s, Read(x), following, pivot, gaps, references, Nothing),
+        Columns::InPlace(x) => by_blocks(s, InPlace(x), following, pivot, gaps, references, Nothing),
     }
 }
 

@@ -175,9 +175,6 @@ impl<T: Number> Task for AffineTask<'_, T> {
             let shared;
             (reference, shared) = self.first_reference(simd, reference);
             let len = self.columns.len().min(shared);
-            if len == self.columns.len() {
-                return self.one_reference(simd, reference);
-            }
             let (first, rest) = self.split_at(len);
             first.one_reference(simd, reference);
             self = rest;

@@ -76,12 +76,12 @@ pub(crate) fn round_to_odd(x: f64) -> f32 {
 
 #[cfg(test)]
 #[cfg(feature = "half")]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use half::{bf16, f16};
 
     /// Every 16-bit number, those halfway to the next, and the numbers beside each of these.
-    fn around_every_half(from: impl Fn(u16) -> f32) -> impl Iterator<Item = f32> {
+    pub(crate) fn around_every_half(from: impl Fn(u16) -> f32) -> impl Iterator<Item = f32> {
         (0..=u16::MAX).flat_map(move |bits| {
             let this = from(bits).to_bits();
             let next = from(bits.wrapping_add(1)).to_bits();

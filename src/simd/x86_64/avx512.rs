@@ -166,13 +166,16 @@ impl Simd for Avx512 {
         // SAFETY: `self` exists, so the instructions do.
         unsafe {
             let bits = _mm512_castps_si512(v);
-            let upper = _mm512_srli_epi32::<16>(bits);
-            let is_odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-            let rounding = _mm512_add_epi32(is_odd, _mm512_set1_epi32(0x7fff));
-            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, rounding));
+            let is_odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x1_0000));
+            let rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_mask_add_epi32(rounded, is_odd, rounded, _mm512_set1_epi32(1));
             let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-            let lanes = _mm512_mask_or_epi32(rounded, is_nan, upper, _mm512_set1_epi32(0x40));
-            _mm512_cvtepi32_epi16(lanes)
+            let lanes = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x40_0000));
+            // The upper half of each lane.
+            let odd = _mm512_castsi256_si512(_mm256_setr_epi16(
+                1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+            ));
+            _mm512_castsi512_si256(_mm512_permutexvar_epi16(odd, lanes))
         }
     }
 
