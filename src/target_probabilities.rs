@@ -43,7 +43,8 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::run`]; [`Error::InvalidTargetProbability`]; and [`Error::NeedsClasses`] for an output that
-    /// is about the one class of a row, for another [`Smoothing`] than that of all classes, and for the focal loss. No output has then been written.
+    /// is about the one class of a row, for another [`Smoothing`] than that of all classes, and for the focal loss. No
+    /// output has then been written.
     pub fn run_probabilities<E: Element>(
         &self,
         logits: Matrix<'_, E>,

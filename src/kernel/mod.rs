@@ -34,10 +34,12 @@
 //!
 //! Three kinds of rows: few classes go 16 rows at a time, one lane each (`few_classes.rs`); rows of one block take each
 //! step together with their neighbours (`short_rows.rs`); longer ones go alone, in pieces for several threads
-//! (`tasks.rs`). Rows whose classes lie in planes go 16 at a time as well (`planes.rs`). The scalars are those of 16 rows at a time for all of them (`lanes.rs`). Outside, `rows.rs` has the order
-//! and `passes.rs` the three kinds.
+//! (`tasks.rs`), and where outputs go past the caches, the second pass over one along with the first over the next
+//! (`alongside.rs`). Rows whose classes lie in planes go 16 at a time as well (`planes.rs`, `bands.rs`). The scalars are
+//! those of 16 rows at a time for all of them (`lanes.rs`). Outside, `rows.rs` has the order and `passes.rs` the kinds.
 //!
-//! What a loss does with a row beyond this is a handful of scalars: see `loss.rs`.
+//! Numbers in memory may have 16 bits (`number.rs`); all arithmetic is in `f32`. What a loss does with a row beyond this
+//! is a handful of scalars: see `loss`.
 
 pub(crate) mod alongside;
 pub(crate) mod backward;

@@ -1,7 +1,8 @@
 //! The one place for variants of the loss: from a row's statistics and the options to a few scalars.
 //!
-//! The kernels never learn which options were set. They deliver [`Statistics`](crate::kernel::statistics::Statistics) that leave the target out, and they
-//! take an affine function and one value for the target.
+//! The kernels never learn which options were set. They deliver
+//! [`Statistics`](crate::kernel::statistics::Statistics) that leave the target out, and they take an affine function and
+//! one value for the target.
 
 mod focal;
 mod smoothing;
