@@ -59,7 +59,7 @@
 //! # Features
 //!
 //! * `rayon` (default): threads, in the pool that the call is made in. See [`Parallelism`].
-//! * `half` (default): logits and gradients of 16 bits, `bf16` and `f16`. See [`Element`].
+//! * `half`: logits and gradients of 16 bits, `bf16` and `f16` of the crate `half`. See [`Element`].
 //!
 //! # The formulas
 //!
