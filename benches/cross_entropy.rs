@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench cross_entropy                                  all of them; some 3 minutes
 //! cargo bench --bench cross_entropy -- 'loss/AVX-512/serial'         those whose name matches
+//! cargo bench --bench cross_entropy -- options                       each option beside the plain call
 //! cargo bench --bench cross_entropy -- planes                        classes not last, against transposing
 //! cargo bench --bench cross_entropy -- --test                        each once, no times
 //! ```
@@ -14,6 +15,7 @@
 //! rounds that cancel its noise, is for the bench `roofline` to say.
 
 mod calls;
+mod options;
 mod planes;
 
 use std::error::Error;
@@ -49,6 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
+    options::bench(&mut criterion)?;
     planes::bench(&mut criterion, &THREADS)?;
     criterion.final_summary();
     Ok(())
