@@ -1,17 +1,22 @@
 //! Rows on their way to a kernel: logits, targets and outputs, all checked, which can be split between threads.
 
+mod backward;
+mod kept;
+
+pub(crate) use backward::{Backward, Upstream};
+pub(crate) use kept::OverlappedRows;
+
 use core::ops::Range;
 
+use crate::kernel::Entry;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
 use crate::kernel::number::Number;
 use crate::kernel::place::{Columns, RowsOf};
-use crate::kernel::short_rows;
-use crate::kernel::{Entry, backward};
 use crate::parallel::SplitRows;
 use crate::request::Request;
 use crate::row_inputs::RowInputs;
 use crate::rows::Job;
-use crate::simd::{LANES, Simd, Task};
+use crate::simd::LANES;
 use crate::targets::Targets;
 use crate::{Element, Matrix, MatrixMut};
 
@@ -36,15 +41,6 @@ pub(crate) struct Batch<'a, T: Element = f32> {
     /// In the place of targets.
     pub(crate) target_probabilities: Option<Matrix<'a>>,
     pub(crate) request: Request<'a, T>,
-}
-
-/// Where a row's exponentials are kept and what becomes of them goes; and the next row's logits, and where its
-/// exponentials are kept.
-pub(crate) struct OverlappedRows<'a> {
-    pub(crate) exps: &'a [f32],
-    pub(crate) out: &'a mut [f32],
-    pub(crate) logits: &'a [f32],
-    pub(crate) kept: &'a mut [f32],
 }
 
 impl<T: Copy> Logits<'_, T> {
@@ -244,82 +240,6 @@ impl<T: Element + Number> Batch<'_, T> {
 }
 
 /// Exponentials are kept in memory of `f32`.
-impl Batch<'_> {
-    /// Where the first pass reads a row, and keeps its exponentials: in the row `kept` of `wide`.
-    pub(crate) fn source(&mut self, row: usize, wide: Wide, kept: usize) -> Columns<'_> {
-        if self.overwrites(wide) {
-            return self.wide_row(row, wide).map_or(Columns::Read(&[]), Columns::InPlace);
-        }
-        let x = self.logits.row(row);
-        match self.request.wide_mut(wide).and_then(|matrix| matrix.row_mut(kept)) {
-            Some(exps) => Columns::Between(x, exps),
-            None => Columns::Read(x),
-        }
-    }
-
-    /// Where the second pass reads a row's exponentials, and writes.
-    pub(crate) fn kept_columns(&mut self, row: usize, wide: Wide, kept: usize) -> Option<Columns<'_>> {
-        if self.overwrites(wide) || kept == row {
-            return self.wide_row(row, wide).map(Columns::InPlace);
-        }
-        let (to, from) = self.request.wide_mut(wide)?.row_and_later_row(row, kept)?;
-        Some(Columns::Streaming(from, to))
-    }
-
-    /// [`Batch::source`] of a tile of short rows, which keeps exponentials so many rows further down.
-    pub(crate) fn short_source(
-        &mut self,
-        tile: Range<usize>,
-        keeps: Option<Wide>,
-        further_down: usize,
-    ) -> short_rows::Source<'_, f32> {
-        let Some(wide) = keeps else { return short_rows::Source::Read(self.rows_of_logits(tile)) };
-        if self.overwrites(wide) {
-            return match self.rows_of(wide, tile) {
-                Some(rows) => short_rows::Source::Overwrite(rows),
-                None => short_rows::Source::Read(RowsOf { data: &[], row_stride: 0, classes: 0, count: 0 }),
-            };
-        }
-        let (classes, count) = (self.classes(), tile.len());
-        let (data, row_stride) = self.logits.as_matrix().rows_from(tile.start);
-        let logits = RowsOf { data, row_stride, classes, count };
-        match self.request.wide_mut(wide) {
-            None => short_rows::Source::Read(logits),
-            Some(matrix) => {
-                let (data, row_stride) = matrix.rows_from_mut(tile.start);
-                let rows = RowsOf { data, row_stride, classes, count };
-                short_rows::Source::Keep(logits, short_rows::Kept { rows, further_down })
-            }
-        }
-    }
-
-    /// [`Batch::kept_columns`] of a tile of short rows.
-    pub(crate) fn short_kept(
-        &mut self,
-        tile: Range<usize>,
-        wide: Wide,
-        further_down: usize,
-    ) -> Option<short_rows::Kept<'_>> {
-        let further_down = if self.overwrites(wide) { 0 } else { further_down };
-        self.rows_of(wide, tile).map(|rows| short_rows::Kept { rows, further_down })
-    }
-
-    /// For the second pass over one row along with the first over the next. The rows of `wide` that keep their
-    /// exponentials are further down than the first.
-    pub(crate) fn overlapped_rows(
-        &mut self,
-        [row, next]: [usize; 2],
-        wide: Wide,
-        [kept_at, next_kept_at]: [usize; 2],
-    ) -> Option<OverlappedRows<'_>> {
-        let logits = self.logits.row(next);
-        let later = [kept_at.min(next_kept_at), kept_at.max(next_kept_at)];
-        let [out, first, last] = self.request.wide_mut(wide)?.row_and_later_rows(row, later)?;
-        let (exps, kept) = if kept_at < next_kept_at { (first, last) } else { (last, first) };
-        Some(OverlappedRows { exps, out, logits, kept })
-    }
-}
-
 /// What rows bring along, with targets or without.
 pub(crate) fn look_up<R: Copy + Into<f64>>(
     targets: Option<Targets<'_>>,
@@ -352,72 +272,4 @@ pub(crate) fn look_up<R: Copy + Into<f64>>(
         }
     }
     inputs.look_up(tile, lanes);
-}
-
-/// Upstream gradients on their way back through a softmax.
-pub(crate) struct Backward<'a, T = f32> {
-    pub(crate) output: backward::Output,
-    /// What the softmax, or its logarithm, was.
-    pub(crate) y: Matrix<'a, T>,
-    pub(crate) upstream: Upstream<'a, T>,
-}
-
-/// The upstream gradient, and where the gradient of the logits goes.
-pub(crate) enum Upstream<'a, T = f32> {
-    Keep(Matrix<'a, T>, MatrixMut<'a, T>),
-    Overwrite(MatrixMut<'a, T>),
-}
-
-impl<T> Backward<'_, T> {
-    pub(crate) fn classes(&self) -> usize {
-        self.y.cols()
-    }
-}
-
-impl<T> Upstream<'_, T> {
-    /// Of the first `rows` rows, and of the others.
-    pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
-        match self {
-            Self::Keep(g, dx) => {
-                let ((g, g_rest), (dx, dx_rest)) = (g.split_at(rows), dx.split_at(rows));
-                (Self::Keep(g, dx), Self::Keep(g_rest, dx_rest))
-            }
-            Self::Overwrite(g) => {
-                let (g, g_rest) = g.split_at(rows);
-                (Self::Overwrite(g), Self::Overwrite(g_rest))
-            }
-        }
-    }
-}
-
-impl<T: Element> SplitRows for Backward<'_, T> {
-    fn rows(&self) -> usize {
-        self.y.rows()
-    }
-
-    fn split_at(self, rows: usize) -> (Self, Self) {
-        let (y, y_rest) = self.y.split_at(rows);
-        let (upstream, upstream_rest) = self.upstream.split_at(rows);
-        let output = self.output;
-        (Self { output, y, upstream }, Self { output, y: y_rest, upstream: upstream_rest })
-    }
-}
-
-impl<T: Number> Task for Backward<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        for row in 0..self.y.rows() {
-            let y = self.y.row(row).unwrap_or_default();
-            let upstream = match &mut self.upstream {
-                Upstream::Keep(g, dx) => backward::Upstream::Keep(
-                    g.row(row).unwrap_or_default(),
-                    dx.row_mut(row).unwrap_or_default(),
-                ),
-                Upstream::Overwrite(g) => backward::Upstream::Overwrite(g.row_mut(row).unwrap_or_default()),
-            };
-            backward::row(simd, self.output, y, upstream);
-        }
-    }
 }

@@ -8,12 +8,12 @@ use core::ops::Range;
 
 use super::exp;
 use super::gaps::Gaps;
+use super::groups::exp_of_four;
 use super::lanes::{CoefficientLanes, NO_CLASS};
 use super::number::Number;
 use super::place::{Between, InPlace, Place};
 use super::planes::Fill;
 use super::side_by_side::{affine, marked};
-use super::statistics::exp_of_four;
 use crate::simd::{LANES, Simd, Task};
 
 /// What an output needs of 16 positions.

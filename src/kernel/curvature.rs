@@ -17,10 +17,11 @@
 //! made of, q_i v_i and the p_c v_c of the others, has lost before.
 
 use super::gaps::{Gaps, weighted_sum};
+use super::groups::{Groups, exp_of_group, group, group_without, rest_without};
 use super::map::{self, Affine, Map, Shift};
 use super::place::{Columns, Read};
 use super::scalar::to_f32;
-use super::statistics::{Groups, exp_of_group, group, group_without, max, rest_without, statistics};
+use super::statistics::{max, statistics};
 use super::tasks::FirstEqual;
 use super::{Entry, exp, vector_at};
 use crate::loss::Softmax;

@@ -1,10 +1,10 @@
 //! The second pass: every output as wide as a row is a function of one logit and a few numbers of its row.
 
 use super::gaps::{Distribution, live_only};
+use super::groups::exp_of_group;
 use super::number::Number;
 use super::place::{Adding, Between, Columns, InPlace, Place};
 use super::scalar::to_f32;
-use super::statistics::exp_of_group;
 use super::{Entry, exp, vector_at};
 use crate::simd::{LANES, Simd, Task};
 

@@ -48,6 +48,7 @@ pub(crate) mod curvature;
 pub(crate) mod exp;
 pub(crate) mod few_classes;
 pub(crate) mod gaps;
+pub(crate) mod groups;
 pub(crate) mod lanes;
 pub(crate) mod map;
 pub(crate) mod number;

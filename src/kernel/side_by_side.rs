@@ -7,8 +7,8 @@
 //! **reference**; where a later block raises it, the sum so far shrinks.
 
 use super::gaps::{Gaps, half_gap, live_only};
+use super::groups::{exp_of_group, sum_of_four};
 use super::lanes::{CoefficientLanes, RowLanes};
-use super::statistics::{exp_of_group, sum_of_four};
 use super::{exp, scalar};
 use crate::simd::{LANES, Simd};
 
