@@ -10,9 +10,9 @@ use half::{bf16, f16};
 
 use crate::Element;
 use crate::batch::{Batch, Wide};
+use crate::kernel::affine::Shift;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
-use crate::kernel::map::Shift;
 use crate::kernel::number::Number;
 use crate::kernel::place::{Columns, RowsOf};
 use crate::kernel::statistics::BLOCK;

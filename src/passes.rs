@@ -5,10 +5,10 @@ use core::slice;
 
 use crate::Element;
 use crate::batch::{Batch, OverlappedRows, Wide};
+use crate::kernel::affine::Shift;
 use crate::kernel::alongside::KeptRow;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
-use crate::kernel::map::Shift;
 use crate::kernel::number::Number;
 use crate::kernel::place::Columns;
 use crate::kernel::statistics::BLOCK;

@@ -6,7 +6,7 @@
 
 use core::ops::Range;
 
-use super::map::scale_and_least;
+use super::affine::scale_and_least;
 use super::statistics::BLOCK;
 use super::{Entry, scalar};
 use crate::simd::{LANES, Simd};
@@ -66,7 +66,7 @@ impl KeptRow<'_> {
 /// The second pass over a [`KeptRow`].
 pub(super) struct Scaling<'a, V> {
     row: KeptRow<'a>,
-    /// Of the block: the columns that are left, and the factors of [`Affine`](super::map::Affine).
+    /// Of the block: the columns that are left, and the factors of [`Affine`](super::affine::Affine).
     columns: Range<usize>,
     scale: V,
     least: V,

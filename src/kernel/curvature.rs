@@ -16,9 +16,10 @@
 //! No other class has a probability above 1/2, so v_i - a loses no more than the sum of the magnitudes of what it is
 //! made of, q_i v_i and the p_c v_c of the others, has lost before.
 
+use super::affine::{Affine, Shift};
 use super::gaps::{Gaps, weighted_sum};
 use super::groups::{Groups, exp_of_group, group, group_without, rest_without};
-use super::map::{self, Affine, Map, Shift};
+use super::map::{self, Map};
 use super::place::{Columns, Read};
 use super::scalar::to_f32;
 use super::statistics::{max, statistics};

@@ -6,7 +6,7 @@
 use core::marker::PhantomData;
 
 use super::Entry;
-use super::map::scale_and_least;
+use super::affine::scale_and_least;
 use super::number::Number;
 use super::statistics::Statistics;
 use crate::loss::{Coefficients, Softmax, TermLanes, Terms, weighted};

@@ -41,6 +41,7 @@
 //! Numbers in memory may have 16 bits (`number.rs`); all arithmetic is in `f32`. What a loss does with a row beyond this
 //! is a handful of scalars: see `loss`.
 
+pub(crate) mod affine;
 pub(crate) mod alongside;
 pub(crate) mod backward;
 pub(crate) mod bands;

@@ -5,10 +5,10 @@
 //! sums; the steps of different rows do not depend on each other and overlap.
 
 use super::Entry;
+use super::affine::{self, Affine, Shift};
 use super::alongside::Nothing;
 use super::gaps::{Gaps, gaps_of};
 use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
-use super::map::{self, Affine, Shift};
 use super::number::Number;
 use super::place::{Between, Columns, InPlace, Place, Read, RowsOf};
 use super::statistics::{max_of, sum_of};
@@ -240,9 +240,9 @@ fn affine_of_row<S: Simd, F: Number, T: Number>(
     };
     let (scale, least) = (coefficients.scale[row], coefficients.least[row]);
     if matches!(shift, Shift::None) {
-        map::scaled_exps(s, columns, scale, least, target);
+        affine::scaled_exps(s, columns, scale, least, target);
     } else {
         let shift = shift.with_scale(coefficients.shift[row]);
-        map::shifted_exps(s, columns, Affine { scale, least, shift }, target);
+        affine::shifted_exps(s, columns, Affine { scale, least, shift }, target);
     }
 }

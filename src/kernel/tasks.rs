@@ -1,8 +1,9 @@
 //! The passes over some columns of a row, as tasks: each is compiled once for every instruction set.
 
+use super::affine::{self, Affine, Shift};
 use super::alongside::KeptRow;
 use super::gaps::Gaps;
-use super::map::{self, Affine, Shift};
+use super::map;
 use super::number::Number;
 use super::place::Columns;
 use super::statistics::{self, BLOCK, Statistics};
@@ -138,9 +139,9 @@ impl<T: Number> AffineTask<'_, T> {
         let factor = if reference == self.max { 1.0 } else { scalar::exp(drop) };
         let affine = Affine::new(self.scale * factor, self.shift);
         match self.content {
-            Content::Exps(_) if T::KEEPS => map::affine_of_exps(s, self.columns, affine, self.target),
+            Content::Exps(_) if T::KEEPS => affine::affine_of_exps(s, self.columns, affine, self.target),
             _ => {
-                map::affine_of_logits(s, self.columns, reference, affine, self.target);
+                affine::affine_of_logits(s, self.columns, reference, affine, self.target);
             }
         }
     }

@@ -15,8 +15,8 @@ pub(crate) use softmax::Softmax;
 pub(crate) use term_lanes::TermLanes;
 pub(crate) use weights::ClassWeights;
 
+use crate::kernel::affine::Shift;
 use crate::kernel::gaps::{Distribution, Gaps};
-use crate::kernel::map::Shift;
 use crate::kernel::scalar::to_f32;
 
 pub(crate) mod curvature;
