@@ -20,6 +20,9 @@ use crate::simd::Task;
 pub(crate) const PIECE: usize = 1 << 16;
 const _: () = assert!(PIECE.is_multiple_of(BLOCK));
 
+/// What a row costs besides its elements, in elements: exponential, logarithm, factors.
+const ROW: usize = 32;
+
 /// How many shares each thread's rows are cut into, where it pays to keep them together: the last to finish is at most
 /// so much of its work behind.
 const MOST_IMBALANCE: usize = 2;
@@ -77,7 +80,7 @@ impl Schedule {
         pieces: &(impl Fn(B, usize) -> T + Sync),
         combine: fn(T, T) -> T,
     ) -> T {
-        let rows_per_piece = rows_per_piece(columns);
+        let rows_per_piece = rows_per_piece(batch.rows(), columns);
         // Outputs past the caches cost least where many rows go to one thread.
         let rows_at_once =
             if streaming { batch.rows() / (MOST_IMBALANCE * self.threads()) } else { rows_per_piece };
@@ -98,7 +101,7 @@ impl Schedule {
         classes: usize,
         combine: fn(B::Output, B::Output) -> B::Output,
     ) -> B::Output {
-        let rows_per_piece = rows_per_piece(classes);
+        let rows_per_piece = rows_per_piece(batch.rows(), classes);
         let piece = |batch: B| self.instructions.run(batch);
         self.by_rows(batch, rows_per_piece, rows_per_piece, &piece, combine)
     }
@@ -208,11 +211,11 @@ impl Schedule {
     }
 }
 
-/// Whole tiles of rows, where a piece has that many.
-fn rows_per_piece(classes: usize) -> usize {
-    let rows = (PIECE / classes.max(1)).max(1);
-    let rows_per_tile = rows_per_tile(classes);
-    if rows > rows_per_tile { rows / rows_per_tile * rows_per_tile } else { rows }
+/// Whole tiles of rows, as many in one piece as in the next.
+fn rows_per_piece(rows: usize, classes: usize) -> usize {
+    let cost = rows.saturating_mul(classes.saturating_add(ROW));
+    let per_piece = rows.div_ceil(cost.div_ceil(PIECE).max(1));
+    per_piece.max(1).next_multiple_of(rows_per_tile(classes))
 }
 
 /// Where to cut rows or columns in two, at a whole number of pieces; nowhere, if they are one piece.

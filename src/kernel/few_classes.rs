@@ -12,7 +12,7 @@
 //! ```
 
 use super::gaps::Gaps;
-use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
+use super::lanes::{CoefficientLanes, RowLanes};
 use super::place::RowsOf;
 use super::side_by_side;
 use crate::simd::{LANES, Simd, Task};
@@ -65,6 +65,40 @@ impl<T> RowsOf<T> {
     }
 }
 
+/// Which classes the targets of 16 rows are, and a number of each.
+#[derive(Clone, Copy)]
+struct TargetLanes<S: Simd> {
+    /// As numbers, which are exact, and equal no class where a row has none.
+    classes: S::F32,
+    values: S::F32,
+}
+
+impl<S: Simd> TargetLanes<S> {
+    #[inline(always)]
+    fn new(s: S, rows: &RowLanes, values: &[f32; LANES]) -> Self {
+        let mut classes = [0.0; LANES];
+        for lane in 0..LANES {
+            // -1 for `NO_CLASS`. Conversions from 32 bits are vectors everywhere.
+            classes[lane] = rows.class[lane] as i32 as f32;
+        }
+        Self { classes: s.load(&classes), values: s.load(values) }
+    }
+
+    /// Keeps the logits of rows whose target this class is, and puts -inf in their place.
+    #[inline(always)]
+    fn take(&mut self, s: S, class: usize, x: S::F32) -> S::F32 {
+        let class = s.splat(class as f32);
+        self.values = s.select_equal(self.classes, class, x, self.values);
+        s.select_equal(self.classes, class, s.splat(f32::NEG_INFINITY), x)
+    }
+
+    /// Puts the values of rows whose target this class is in its place.
+    #[inline(always)]
+    fn put(&self, s: S, class: usize, x: S::F32) -> S::F32 {
+        s.select_equal(self.classes, s.splat(class as f32), self.values, x)
+    }
+}
+
 impl Task for StatisticsTask<'_> {
     type Output = ();
 
@@ -72,9 +106,11 @@ impl Task for StatisticsTask<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self { tile, logits, gaps, rows } = self;
         let classes = logits.classes;
-        tile.load(s, &logits);
+        let mut targets = TargetLanes::new(s, rows, &[f32::NEG_INFINITY; LANES]);
+        tile.load(s, &logits, &mut targets);
+        s.store(targets.values, &mut rows.target_logit);
+        s.store(targets.values, &mut rows.contender);
         let vectors = &mut tile.columns[..classes];
-        side_by_side::take_targets(vectors, 0, rows);
         let reference = side_by_side::maximum(s, vectors, 0, rows);
         side_by_side::gaps(s, vectors, 0, gaps, reference, rows);
         side_by_side::exponentials(s, vectors, gaps, reference, rows);
@@ -82,35 +118,28 @@ impl Task for StatisticsTask<'_> {
 }
 
 impl Tile {
+    /// All logits but the targets', which `targets` takes.
     #[inline(always)]
-    fn load<S: Simd>(&mut self, s: S, logits: &RowsOf<&[f32]>) {
+    fn load<S: Simd>(&mut self, s: S, logits: &RowsOf<&[f32]>, targets: &mut TargetLanes<S>) {
         if logits.is_whole() {
             for column in logits.quads() {
-                self.set_quad(s, column, s.load_columns(logits.data, logits.row_stride, column));
-            }
-        } else if logits.classes < 4 {
-            for class in 0..logits.classes {
-                for row in 0..logits.count {
-                    self.columns[class][row] = logits.data[row * logits.row_stride + class];
+                let quad = s.load_columns(logits.data, logits.row_stride, column);
+                let columns = &mut self.columns[column..column + 4];
+                for i in 0..4 {
+                    s.store(targets.take(s, column + i, quad[i]), &mut columns[i]);
                 }
             }
         } else {
-            let mut whole = [[0.0; MOST]; LANES];
             for row in 0..logits.count {
                 let x = &logits.data[row * logits.row_stride..][..logits.classes];
-                whole[row][..logits.classes].copy_from_slice(x);
+                for class in 0..logits.classes {
+                    self.columns[class][row] = x[class];
+                }
             }
-            for column in logits.quads() {
-                self.set_quad(s, column, s.load_columns(whole.as_flattened(), MOST, column));
+            for class in 0..logits.classes {
+                let x = s.load(&self.columns[class]);
+                s.store(targets.take(s, class, x), &mut self.columns[class]);
             }
-        }
-    }
-
-    #[inline(always)]
-    fn set_quad<S: Simd>(&mut self, s: S, column: usize, quad: [S::F32; 4]) {
-        let columns = &mut self.columns[column..column + 4];
-        for i in 0..4 {
-            s.store(quad[i], &mut columns[i]);
         }
     }
 }
@@ -121,63 +150,43 @@ impl Task for AffineTask<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { tile, to, adds, gaps, coefficients, rows } = self;
+        let targets = TargetLanes::new(s, rows, &coefficients.at_target);
+        let affine = Affine { tile, gaps, coefficients, targets };
         if adds {
-            return tile.add(s, to, gaps, coefficients, rows);
-        }
-        if to.is_whole() {
+            affine.add(s, to, rows);
+        } else if to.is_whole() {
             for column in to.quads() {
-                let quad = tile.quad(s, column, gaps, coefficients);
-                s.store_columns(quad, to.data, to.row_stride, column);
-            }
-        } else if to.classes < 4 {
-            let quad = tile.quad(s, 0, gaps, coefficients);
-            let mut columns = [[0.0; LANES]; 4];
-            for class in 0..to.classes {
-                s.store(quad[class], &mut columns[class]);
-            }
-            for class in 0..to.classes {
-                for row in 0..to.count {
-                    to.data[row * to.row_stride + class] = columns[class][row];
-                }
+                s.store_columns(affine.quad(s, column), to.data, to.row_stride, column);
             }
         } else {
-            let mut whole = [[0.0; MOST]; LANES];
-            for column in to.quads() {
-                let quad = tile.quad(s, column, gaps, coefficients);
-                s.store_columns(quad, whole.as_flattened_mut(), MOST, column);
-            }
-            for row in 0..to.count {
-                let out = &mut to.data[row * to.row_stride..][..to.classes];
-                out.copy_from_slice(&whole[row][..to.classes]);
-            }
-        }
-        for row in 0..to.count {
-            let class = rows.class[row];
-            if class != NO_CLASS {
-                to.data[row * to.row_stride + class] = coefficients.at_target[row];
+            for class in 0..to.classes {
+                let mut column = [0.0; LANES];
+                s.store(affine.column(s, class), &mut column);
+                for row in 0..to.count {
+                    to.data[row * to.row_stride + class] = column[row];
+                }
             }
         }
     }
 }
 
-impl Tile {
+/// The function's columns.
+struct Affine<'a, S: Simd> {
+    tile: &'a Tile,
+    gaps: Gaps<'a>,
+    coefficients: &'a CoefficientLanes,
+    targets: TargetLanes<S>,
+}
+
+impl<S: Simd> Affine<'_, S> {
     /// Adds the function to what is there.
     #[inline(always)]
-    fn add<S: Simd>(
-        &self,
-        s: S,
-        to: RowsOf<&mut [f32]>,
-        gaps: Gaps<'_>,
-        coefficients: &CoefficientLanes,
-        rows: &RowLanes,
-    ) {
+    fn add(&self, s: S, to: RowsOf<&mut [f32]>, rows: &RowLanes) {
         let mut whole = [[0.0; MOST]; LANES];
         for column in to.quads() {
-            let quad = self.quad(s, column, gaps, coefficients);
-            s.store_columns(quad, whole.as_flattened_mut(), MOST, column);
+            s.store_columns(self.quad(s, column), whole.as_flattened_mut(), MOST, column);
         }
         for row in (0..to.count).filter(|&row| rows.counts[row]) {
-            whole[row][rows.class[row]] = coefficients.at_target[row];
             let out = &mut to.data[row * to.row_stride..][..to.classes];
             for (out, gradient) in out.iter_mut().zip(&whole[row]) {
                 let sum = *out + gradient;
@@ -186,20 +195,19 @@ impl Tile {
         }
     }
 
-    /// The function of four classes.
+    /// Four classes.
     #[inline(always)]
-    fn quad<S: Simd>(
-        &self,
-        s: S,
-        column: usize,
-        gaps: Gaps<'_>,
-        coefficients: &CoefficientLanes,
-    ) -> [S::F32; 4] {
-        let exps = &self.columns[column..column + 4];
-        let mut quad = [s.load(&exps[0]), s.load(&exps[1]), s.load(&exps[2]), s.load(&exps[3])];
+    fn quad(&self, s: S, column: usize) -> [S::F32; 4] {
+        let mut quad = [s.splat(0.0); 4];
         for i in 0..4 {
-            quad[i] = side_by_side::affine(s, quad[i], column + i, gaps, coefficients);
+            quad[i] = self.column(s, column + i);
         }
         quad
+    }
+
+    #[inline(always)]
+    fn column(&self, s: S, class: usize) -> S::F32 {
+        let exps = s.load(&self.tile.columns[class]);
+        self.targets.put(s, class, side_by_side::affine(s, exps, class, self.gaps, self.coefficients))
     }
 }

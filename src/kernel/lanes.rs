@@ -363,13 +363,15 @@ fn each_coefficient<T: Number>(
     }
 }
 
-/// Halves added to halves.
+/// Halves added to halves: in lengths that are constants, which compile to vectors.
 #[inline(always)]
-fn sum(mut lanes: [f64; LANES]) -> f64 {
-    for half in [8, 4, 2, 1] {
-        for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
-        }
+fn sum(lanes: [f64; LANES]) -> f64 {
+    let (mut eight, mut four) = ([0.0; 8], [0.0; 4]);
+    for lane in 0..8 {
+        eight[lane] = lanes[lane] + lanes[lane + 8];
     }
-    lanes[0]
+    for lane in 0..4 {
+        four[lane] = eight[lane] + eight[lane + 4];
+    }
+    (four[0] + four[2]) + (four[1] + four[3])
 }

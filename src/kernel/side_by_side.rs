@@ -50,19 +50,19 @@ pub(super) fn maximum<S: Simd>(s: S, vectors: &Vectors, first: usize, rows: &mut
     }
     s.store(max, &mut rows.max);
 
-    let (mut rises, mut ties) = (0, 0);
+    let (mut rises, mut ties) = (false, false);
     for lane in 0..LANES {
-        rises += u32::from(rows.max[lane] > before[lane]);
-        ties += u32::from(rows.max[lane] == rows.target_logit[lane]);
+        rises |= rows.max[lane] > before[lane];
+        ties |= rows.max[lane] == rows.target_logit[lane];
     }
-    if first > 0 && rises > 0 {
+    if first > 0 && rises {
         for lane in 0..LANES {
             let rise = f64::from(rows.max[lane]) - f64::from(before[lane]);
             let factor = scalar::exp(-rise);
             rows.sum[lane] *= if rows.max[lane] > before[lane] { factor } else { 1.0 };
         }
     }
-    if ties > 0 {
+    if ties {
         find_earlier_equals(vectors, first, &before, rows);
     }
     // Any finite number will do where all logits are -inf.

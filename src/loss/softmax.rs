@@ -34,10 +34,10 @@ impl Softmax {
         let min = if target_leads { others_max } else { target_logit };
         let e = exp(f64::from(min) - f64::from(max));
         let scaled = sum * e;
+        let y = select(target_leads, scaled, (sum - 1.0) + e);
+        let (ln_sum, reciprocal) = log1p_and_reciprocal(y);
         let others = if target_leads { scaled } else { sum };
         let own = if target_leads { 1.0 } else { e };
-        let y = if target_leads { scaled } else { (sum - 1.0) + e };
-        let (ln_sum, reciprocal) = log1p_and_reciprocal(y);
         Self {
             statistics,
             target_logit,
@@ -98,4 +98,12 @@ impl Softmax {
     pub(crate) fn probabilities(&self) -> Coefficients {
         Coefficients { scale: self.scale, shift: 0.0, at_target: self.target_probability }
     }
+}
+
+/// `a` if `first`, else `b`, by their bits: of a branch, the compiler would make two logarithms, one in each arm, and
+/// vectors would compute both.
+#[inline(always)]
+fn select(first: bool, a: f64, b: f64) -> f64 {
+    let mask = u64::from(first).wrapping_neg();
+    f64::from_bits((a.to_bits() & mask) | (b.to_bits() & !mask))
 }

@@ -110,6 +110,8 @@ pub(crate) trait Simd: Copy {
     fn zero_below(self, v: Self::F32, least: Self::F32) -> Self::F32;
     /// Lane `lane` replaced by `value`; nothing is where `lane` is 16 or more.
     fn with_lane(self, v: Self::F32, lane: usize, value: f32) -> Self::F32;
+    /// `equal` where the lanes of `a` and `b` are equal numbers, `other` elsewhere.
+    fn select_equal(self, a: Self::F32, b: Self::F32, equal: Self::F32, other: Self::F32) -> Self::F32;
     /// Bit `i` says that lane `i` equals `x`, or that both are NaN.
     fn equal_bits(self, v: Self::F32, x: f32) -> u32;
 

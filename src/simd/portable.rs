@@ -220,6 +220,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn select_equal(self, a: f32x16, b: f32x16, equal: f32x16, other: f32x16) -> f32x16 {
+        a.simd_eq(b).select(equal, other)
+    }
+
+    #[inline(always)]
     fn equal_bits(self, v: f32x16, x: f32) -> u32 {
         if x.is_nan() { v.is_nan().to_bitmask() } else { v.simd_eq(f32x16::splat(x)).to_bitmask() }
     }

@@ -407,6 +407,23 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn select_equal(
+        self,
+        a: [__m256; 2],
+        b: [__m256; 2],
+        equal: [__m256; 2],
+        other: [__m256; 2],
+    ) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            [
+                _mm256_blendv_ps(other[0], equal[0], _mm256_cmp_ps::<_CMP_EQ_OQ>(a[0], b[0])),
+                _mm256_blendv_ps(other[1], equal[1], _mm256_cmp_ps::<_CMP_EQ_OQ>(a[1], b[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn equal_bits(self, v: [__m256; 2], x: f32) -> u32 {
         // SAFETY: `self` exists, so the instructions do.
         let [low, high] = unsafe {

@@ -289,6 +289,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn select_equal(self, a: __m512, b: __m512, equal: __m512, other: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { _mm512_mask_mov_ps(other, _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b), equal) }
+    }
+
+    #[inline(always)]
     fn equal_bits(self, v: __m512, x: f32) -> u32 {
         // SAFETY: `self` exists, so the instructions do.
         let mask = unsafe {
