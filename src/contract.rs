@@ -33,6 +33,24 @@
 //! larger by gamma (D' + [`TARGET_GRADIENT`]) [`U`], that of its gradient by as much and by the bounds on p, -ln p and
 //! 1 - p of the target, times g / (1 + g) with g = gamma p (-ln p) / (1 - p).
 //!
+//! # Distillation
+//!
+//! For a student's row and a teacher's let p and q be their softmaxes at the temperature T, d and e what their logits are
+//! below their maxima, divided by T, D = sum_c p_c |d_c| and E = sum_c q_c |e_c|, all in nats; r_c = ln(p_c / q_c), and
+//! t_c = q_c (exp(r_c) - 1 - r_c), which add up to the divergence and of which none is negative.
+//!
+//! | quantity | bound |
+//! |---|---|
+//! | loss of a row | error at most T^2 ([`U`] sum_c (\|p_c - q_c\| + t_c) ([`DISTILLATION_GAPS`] (\|d_c\| + \|e_c\| + \|r_c\|) + R) + ([`U`] R)^2) with R = 3 (D + E) + [`DISTILLATION`] |
+//! | gradient | error at most T [`U`] (p_i (3 (\|d_i\| + D) + [`DISTILLATION_GRADIENT`]) + q_i (3 (\|e_i\| + E) + [`DISTILLATION_GRADIENT`])) |
+//!
+//! A difference is rounded to `f32`, the temperature's inverse is, and their product: so 3. What a class costs the loss is as
+//! much as p and q differ there: rows that are close lose little, equal ones nothing, and no loss is negative. Errors of the
+//! two sums of exponentials cancel but for their square. A probability that is no normal number counts as 0, which costs
+//! the loss at most 2 f32::MIN_POSITIVE (1 + \|r_c\|) T^2 for each class, and the gradient 2 f32::MIN_POSITIVE max(1, T).
+//! Where the largest logits of both rows are of one class that has nearly all of both probabilities, its gradient is a
+//! difference of what the others have: its error is relative to them.
+//!
 //! # Second order
 //!
 //! An entry A p_i ([i = j] - p_j) + B p_i p_j of a row's Hessian has a relative error of at most h_ij [`U`], h_ij =
@@ -110,6 +128,15 @@ pub const DISTRIBUTION_LOSS: f64 = 8.0;
 
 /// Of the part of the gradient that is the target's, where targets are probabilities.
 pub const DISTRIBUTION_TARGET: f64 = 4.0;
+
+/// Of a distillation's loss: what each nat between two logits costs.
+pub const DISTILLATION_GAPS: f64 = 12.0;
+
+/// Of a distillation's loss.
+pub const DISTILLATION: f64 = 16.0;
+
+/// Of a distillation's gradient.
+pub const DISTILLATION_GRADIENT: f64 = 10.0;
 
 /// Of an entry of the Hessian.
 pub const HESSIAN: f64 = 14.0;

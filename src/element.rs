@@ -46,6 +46,12 @@ pub(crate) mod sealed {
 
         #[doc(hidden)]
         fn run_backward(schedule: Schedule, batch: Backward<'_, Self>);
+
+        /// The sum of the rows' losses.
+        #[doc(hidden)]
+        fn run_distillation(schedule: Schedule, rows: crate::distillation::Rows<'_, Self>) -> f64
+        where
+            Self: super::Element;
     }
 }
 
@@ -71,6 +77,14 @@ macro_rules! elements {
                     batch: crate::batch::Backward<'_, Self>,
                 ) {
                     schedule.run_backward(batch);
+                }
+
+                fn run_distillation(
+                    schedule: crate::parallel::Schedule,
+                    rows: crate::distillation::Rows<'_, Self>,
+                ) -> f64 {
+                    let classes = rows.classes();
+                    schedule.run_rows(rows, classes, |first, second| first + second)
                 }
             }
         )+

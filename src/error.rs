@@ -170,6 +170,16 @@ pub enum Error {
         /// The option's name.
         option: &'static str,
     },
+    /// The temperature of a distillation is not a number from 1e-37 to 1e37, which `f32` holds together with its inverse.
+    InvalidTemperature {
+        /// The value given.
+        temperature: f64,
+    },
+    /// A distillation has no such output.
+    NotOfDistillation {
+        /// Its name.
+        argument: &'static str,
+    },
     /// This CPU lacks the instruction set that was asked for.
     BackendUnavailable {
         /// The backend asked for.
@@ -256,6 +266,12 @@ impl fmt::Display for Error {
             }
             Self::GradTwice => {
                 write!(f, "grad is requested of a call in place, whose gradient replaces the logits")
+            }
+            Self::InvalidTemperature { temperature } => {
+                write!(f, "temperature is {temperature}; it lies between 1e-37 and 1e37")
+            }
+            Self::NotOfDistillation { argument } => {
+                write!(f, "{argument} is not an output of distillation, which has grad, losses and lse")
             }
             Self::BackendUnavailable { backend } => {
                 write!(f, "this CPU cannot run the {backend} backend")

@@ -76,6 +76,7 @@ pub mod cost_model {}
 pub mod mathematics {}
 mod cross_entropy;
 mod curvature;
+mod distillation;
 mod element;
 mod error;
 #[cfg(feature = "half")]
@@ -104,6 +105,7 @@ pub use backend::{BUILD, Backend};
 pub use builder::CrossEntropyBuilder;
 pub use cross_entropy::{CrossEntropy, Summary};
 pub use curvature::Curvature;
+pub use distillation::{Distillation, DistillationBuilder};
 pub use element::Element;
 pub use error::Error;
 pub use loss::{EmptyMean, Reduction, Smoothing};

@@ -59,9 +59,11 @@
 //! ```
 
 mod curvature;
+mod distillation;
 mod probability_targets;
 mod rows;
 
+pub use distillation::{run_distillation, tempered_softmax_row};
 pub use probability_targets::run_probabilities;
 use rows::Rows;
 
@@ -114,7 +116,10 @@ pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
 
 /// The softmax of a row and its logarithm, each without cancellation.
 pub fn softmax_row(logits: &[f32]) -> SoftmaxRow {
-    let x: Vec<f64> = logits.iter().map(|&x| f64::from(x)).collect();
+    softmax_of(&logits.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())
+}
+
+fn softmax_of(x: &[f64]) -> SoftmaxRow {
     let mut largest = 0;
     for i in 0..x.len() {
         if x[i] > x[largest] {

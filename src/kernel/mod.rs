@@ -46,6 +46,7 @@ pub(crate) mod alongside;
 pub(crate) mod backward;
 pub(crate) mod bands;
 pub(crate) mod curvature;
+pub(crate) mod distillation;
 pub(crate) mod exp;
 pub(crate) mod few_classes;
 pub(crate) mod gaps;

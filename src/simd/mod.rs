@@ -108,6 +108,14 @@ pub(crate) trait Simd: Copy {
     fn mul_at_least(self, a: Self::F32, b: Self::F32, least: Self::F32) -> Self::F32;
     /// `v`, with +0 in place of lanes whose magnitude is below `least`. NaN stays.
     fn zero_below(self, v: Self::F32, least: Self::F32) -> Self::F32;
+    /// `below` where the magnitude of `v` is below `least`, else `otherwise`; that too where `v` is NaN.
+    fn select_below(
+        self,
+        v: Self::F32,
+        least: Self::F32,
+        below: Self::F32,
+        otherwise: Self::F32,
+    ) -> Self::F32;
     /// Lane `lane` replaced by `value`; nothing is where `lane` is 16 or more.
     fn with_lane(self, v: Self::F32, lane: usize, value: f32) -> Self::F32;
     /// `equal` where the lanes of `a` and `b` are equal numbers, `other` elsewhere.

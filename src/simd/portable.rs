@@ -211,6 +211,11 @@ impl Simd for Portable {
         v.abs().simd_lt(least).select(f32x16::splat(0.0), v)
     }
 
+    #[inline(always)]
+    fn select_below(self, v: f32x16, least: f32x16, below: f32x16, otherwise: f32x16) -> f32x16 {
+        v.abs().simd_lt(least).select(below, otherwise)
+    }
+
     #[inline(never)]
     fn with_lane(self, v: f32x16, lane: usize, value: f32) -> f32x16 {
         const INDICES: f32x16 =

@@ -392,6 +392,23 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn select_below(
+        self,
+        v: [__m256; 2],
+        least: [__m256; 2],
+        below: [__m256; 2],
+        otherwise: [__m256; 2],
+    ) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let sign = _mm256_set1_ps(-0.0);
+            let low = _mm256_cmp_ps::<_CMP_LT_OQ>(_mm256_andnot_ps(sign, v[0]), least[0]);
+            let high = _mm256_cmp_ps::<_CMP_LT_OQ>(_mm256_andnot_ps(sign, v[1]), least[1]);
+            [_mm256_blendv_ps(otherwise[0], below[0], low), _mm256_blendv_ps(otherwise[1], below[1], high)]
+        }
+    }
+
+    #[inline(always)]
     fn with_lane(self, v: [__m256; 2], lane: usize, value: f32) -> [__m256; 2] {
         // SAFETY: `self` exists, so the instructions do.
         unsafe {

@@ -283,6 +283,15 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn select_below(self, v: __m512, least: __m512, below: __m512, otherwise: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let is_below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(v), least);
+            _mm512_mask_mov_ps(otherwise, is_below, below)
+        }
+    }
+
+    #[inline(always)]
     fn with_lane(self, v: __m512, lane: usize, value: f32) -> __m512 {
         // SAFETY: `self` exists, so the instructions do.
         unsafe { _mm512_mask_mov_ps(v, (1_u32 << lane.min(LANES)) as __mmask16, _mm512_set1_ps(value)) }

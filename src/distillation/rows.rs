@@ -1,0 +1,123 @@
+//! Rows of a student and a teacher on their way to the kernel: all checked, and ready to be split between threads.
+
+use crate::batch::{Batch, Wide};
+use crate::kernel::distillation::{DivergenceTask, Tempered, TemperedTask};
+use crate::kernel::number::Number;
+use crate::kernel::place::Columns;
+use crate::kernel::scalar::to_f32;
+use crate::loss::weighted;
+use crate::parallel::SplitRows;
+use crate::simd::{Simd, Task};
+use crate::{Element, Matrix};
+
+/// The student's logits with a request, and the teacher's. The result is the sum of the rows' losses.
+pub(crate) struct Rows<'a, T: Element> {
+    pub(super) settings: Settings,
+    pub(super) student: Batch<'a, T>,
+    pub(super) teacher: Matrix<'a, T>,
+}
+
+/// What is the same for all rows of a call.
+#[derive(Clone, Copy)]
+pub(super) struct Settings {
+    pub(super) temperature: f64,
+    /// What the gradient of each row's loss is multiplied by, where rows bring no upstream gradients and no weights.
+    pub(super) factor: f64,
+}
+
+impl<T: Element> Rows<'_, T> {
+    pub(crate) fn classes(&self) -> usize {
+        self.teacher.cols()
+    }
+}
+
+impl<T: Element> SplitRows for Rows<'_, T> {
+    fn rows(&self) -> usize {
+        self.teacher.rows()
+    }
+
+    fn split_at(self, rows: usize) -> (Self, Self) {
+        let settings = self.settings;
+        let (student, student_rest) = self.student.split_at(rows);
+        let (teacher, teacher_rest) = self.teacher.split_at(rows);
+        (Self { settings, student, teacher }, Self { settings, student: student_rest, teacher: teacher_rest })
+    }
+}
+
+impl<T: Element + Number> Task for Rows<'_, T> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) -> f64 {
+        let mut total = 0.0;
+        for row in 0..self.teacher.rows() {
+            total += self.row(simd, row);
+        }
+        total
+    }
+}
+
+impl<T: Element + Number> Rows<'_, T> {
+    #[inline(always)]
+    fn row<S: Simd>(&mut self, s: S, row: usize) -> f64 {
+        if !self.student.request.inputs.may_count(row) {
+            return self.fill(row, 0.0);
+        }
+        let scale = self.scale();
+        let of_student = s.vectorize(TemperedTask { x: self.student.logits.row(row), scale });
+        let teacher = self.teacher.row(row).unwrap_or_default();
+        let of_teacher = s.vectorize(TemperedTask { x: teacher, scale });
+        let (Some(of_student), Some(of_teacher)) = (of_student, of_teacher) else {
+            return self.fill(row, f32::NAN);
+        };
+        let factor = self.factor(row);
+        let columns = if self.student.writes(Wide::Gradient) {
+            self.student.columns(row, Wide::Gradient, false)
+        } else {
+            Some(Columns::Read(self.student.logits.row(row)))
+        };
+        let Some(columns) = columns else { return 0.0 };
+        let divergence =
+            s.vectorize(DivergenceTask { columns, teacher, of_student, of_teacher, scale, factor });
+        let temperature = self.settings.temperature;
+        let row_weight = self.student.request.inputs.row_weight(row);
+        let loss = weighted(row_weight, temperature * temperature * divergence);
+        self.write(row, loss, &of_student);
+        loss
+    }
+
+    fn scale(&self) -> f32 {
+        (1.0 / self.settings.temperature) as f32
+    }
+
+    /// What p - q is multiplied by in the gradient.
+    fn factor(&self, row: usize) -> f64 {
+        let inputs = &self.student.request.inputs;
+        let reduced = match inputs.upstream {
+            Some(upstream) => upstream[row].into() * inputs.upstream_scalar.unwrap_or(1.0),
+            None => self.settings.factor,
+        };
+        reduced * inputs.row_weight(row) * self.settings.temperature
+    }
+
+    /// The outputs with one number for each row.
+    fn write(&mut self, row: usize, loss: f64, of_student: &Tempered) {
+        let lse = f64::from(of_student.max) / self.settings.temperature + of_student.ln_sum;
+        let outputs = &mut self.student.request.row_outputs;
+        for (out, exact) in [(&mut outputs.losses, loss), (&mut outputs.lse, lse)] {
+            if let Some(out) = out {
+                out[row] = to_f32(exact).into();
+            }
+        }
+    }
+
+    /// One value in all outputs of a row: NaN, or the 0 of a row that does not count. Returns its loss.
+    fn fill(&mut self, row: usize, value: f32) -> f64 {
+        let adds_nothing = self.student.adds(Wide::Gradient) && !value.is_nan();
+        if !adds_nothing && let Some(out) = self.student.wide_row(row, Wide::Gradient) {
+            out.fill(T::from_f32(value));
+        }
+        self.student.request.row_outputs.fill(row, value, 0);
+        f64::from(value)
+    }
+}
