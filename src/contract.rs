@@ -41,15 +41,15 @@
 //!
 //! | quantity | bound |
 //! |---|---|
-//! | loss of a row | error at most T^2 ([`U`] sum_c (\|p_c - q_c\| + t_c) ([`DISTILLATION_GAPS`] (\|d_c\| + \|e_c\| + \|r_c\|) + R) + ([`U`] R)^2) with R = 3 (D + E) + [`DISTILLATION`] |
+//! | loss of a row | error at most T^2 ([`U`] sum_c ((\|p_c - q_c\| + t_c) ([`DISTILLATION_GAPS`] (\|d_c\| + \|e_c\| + \|r_c\|) + [`DISTILLATION`]) + 3 E t_c) + ([`U`] R)^2), R = 3 (D + E) + [`DISTILLATION`] |
 //! | gradient | error at most T [`U`] (p_i (3 (\|d_i\| + D) + [`DISTILLATION_GRADIENT`]) + q_i (3 (\|e_i\| + E) + [`DISTILLATION_GRADIENT`])) |
 //!
-//! A difference is rounded to `f32`, the temperature's inverse is, and their product: so 3. What a class costs the loss is as
-//! much as p and q differ there: rows that are close lose little, equal ones nothing, and no loss is negative. Errors of the
-//! two sums of exponentials cancel but for their square. A probability that is no normal number counts as 0, which costs
-//! the loss at most 2 f32::MIN_POSITIVE (1 + \|r_c\|) T^2 for each class, and the gradient 2 f32::MIN_POSITIVE max(1, T).
-//! Where the largest logits of both rows are of one class that has nearly all of both probabilities, its gradient is a
-//! difference of what the others have: its error is relative to them.
+//! A difference of logits is rounded to `f32`, the temperature's inverse is, and their product: so 3. What a class may cost
+//! the loss is as much as p and q differ there: rows that are close lose little, equal ones nothing, and no loss is negative.
+//! Errors of the two sums of exponentials cancel but for their square. A probability that is no normal number counts as 0,
+//! which costs the loss at most 2 f32::MIN_POSITIVE (1 + \|r_c\|) T^2 for each class, and the gradient
+//! 2 f32::MIN_POSITIVE max(1, T). Where the largest logits of both rows are of one class that has nearly all of both
+//! probabilities, its gradient is a difference of what the others have: its error is relative to that.
 //!
 //! # Second order
 //!
@@ -130,7 +130,7 @@ pub const DISTRIBUTION_LOSS: f64 = 8.0;
 pub const DISTRIBUTION_TARGET: f64 = 4.0;
 
 /// Of a distillation's loss: what each nat between two logits costs.
-pub const DISTILLATION_GAPS: f64 = 12.0;
+pub const DISTILLATION_GAPS: f64 = 9.0;
 
 /// Of a distillation's loss.
 pub const DISTILLATION: f64 = 16.0;

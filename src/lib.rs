@@ -52,6 +52,10 @@
 //! [`CrossEntropy::curvature`]: the Hessian times a direction, its diagonal, and the derivative along a direction, for
 //! optimisers that want more than the gradient.
 //!
+//! # Distillation
+//!
+//! [`Distillation`]: a student's softmax against a teacher's, at a temperature, from the logits of both.
+//!
 //! # What it costs
 //!
 //! Bytes and operations of each call, and what is reached of the machine's limits: [`cost_model`].

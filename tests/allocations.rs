@@ -13,8 +13,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use support::backends;
 use support::batch::{Batch, Random};
 use xent::{
-    Backend, CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Planes, PlanesMut,
-    PlanesRequest, Reduction, Request, RowState, Smoothing, Softmax,
+    Backend, CrossEntropy, CrossEntropyBuilder, Distillation, Error, Matrix, MatrixMut, Parallelism, Planes,
+    PlanesMut, PlanesRequest, Reduction, Request, RowState, Smoothing, Softmax,
 };
 
 /// The system's allocator, and a count of what it is asked for.
@@ -308,6 +308,27 @@ fn check_halves<T: xent::Element<PerRow = f32>>(of: fn(f32) -> T) {
             let made = [
                 ce.loss(logits, &batch.targets).is_ok(),
                 ce.run(logits, &batch.targets, everything.grad(first)).is_ok(),
+            ];
+            assert_eq!(OF_THIS_THREAD.get(), before, "{rows} x {classes}, {backend}");
+            assert_eq!(made, [true; 2]);
+        }
+    }
+}
+
+#[test]
+fn distillation_allocates_nothing() {
+    for (rows, classes) in [(1, 1), (40, 10), (300, 1000), (3, 200_000)] {
+        let batch = Batch::random(rows, classes, 2);
+        let (mut wide, mut losses) = (batch.logits.clone(), vec![0.0; rows]);
+        for backend in backends() {
+            let builder = Distillation::builder().backend(backend).parallelism(Parallelism::Serial);
+            let distillation = builder.temperature(2.0).build().expect("the options are valid");
+            let logits = Matrix::new(&batch.logits, rows, classes).expect("the slice is long enough");
+            let request = Request::new().losses(&mut losses);
+            let before = OF_THIS_THREAD.get();
+            let made = [
+                distillation.loss(logits, logits).is_ok(),
+                distillation.run_in_place(matrix_mut(&mut wide, rows, classes), logits, request).is_ok(),
             ];
             assert_eq!(OF_THIS_THREAD.get(), before, "{rows} x {classes}, {backend}");
             assert_eq!(made, [true; 2]);

@@ -142,7 +142,8 @@ impl Row {
     }
 
     fn loss_bound(&self) -> f64 {
-        let of_sums = 3.0 * (self.mean_gaps[0] + self.mean_gaps[1]) + DISTILLATION;
+        let [_, mean_gap] = self.mean_gaps;
+        let of_sums = 3.0 * self.mean_gaps.iter().sum::<f64>() + DISTILLATION;
         let mut bound = (U * of_sums).powi(2);
         for c in 0..self.gaps[0].len() {
             let (p, q) = (self.of_student.probabilities[c], self.of_teacher.probabilities[c]);
@@ -150,7 +151,9 @@ impl Row {
             // A class that is masked in one of them is p or infinite.
             let (r, term) = if r.is_finite() { (r, p - q - q * r) } else { (0.0, p) };
             let gaps = self.gaps[0][c] + self.gaps[1][c] + r.abs();
-            bound += U * ((p - q).abs() + term.max(0.0)) * (DISTILLATION_GAPS * gaps + of_sums);
+            let term = term.max(0.0);
+            bound += U * ((p - q).abs() + term) * (DISTILLATION_GAPS * gaps + DISTILLATION);
+            bound += U * 3.0 * mean_gap * term;
             bound += 2.0 * SMALLEST * (1.0 + r.abs());
         }
         self.temperature * self.temperature * bound

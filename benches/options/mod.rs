@@ -4,7 +4,9 @@ use std::error::Error;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use xent::{CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Request, Smoothing};
+use xent::{
+    CrossEntropy, CrossEntropyBuilder, Distillation, Matrix, MatrixMut, Parallelism, Request, Smoothing,
+};
 
 use crate::calls::Random;
 
@@ -72,6 +74,14 @@ pub fn bench(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
         bencher.iter(|| {
             let request = Request::new().grad(MatrixMut::new(&mut grad, ROWS, CLASSES)?);
             ce.run_probabilities(black_box(logits), q, request)
+        });
+    });
+    let distillation = Distillation::builder().temperature(2.0).parallelism(Parallelism::Serial).build()?;
+    group.bench_function("distillation", |bencher| {
+        // Two matrices of logits: the probabilities stand for the teacher's.
+        bencher.iter(|| {
+            let grad = MatrixMut::new(&mut grad, ROWS, CLASSES)?;
+            distillation.loss_and_grad(black_box(logits), q, grad)
         });
     });
     group.bench_function("hessian_vector_product", |bencher| {

@@ -20,7 +20,7 @@
 //! Where the largest logit has nearly all of the probability, the sum is 1 and a little: the little is then summed
 //! without it. Where both rows have the same such class, p - q there is a difference of what the others have.
 
-use super::groups::{Groups, exp_of_four, group, group_without, rest_without, sum_of_four};
+use super::groups::{Groups, exp_of_four, group, group_without, sum_of_four};
 use super::number::Number;
 use super::place::{Adding, Between, Columns, InPlace, Place, Read};
 use super::scalar::{self, log1p_and_reciprocal, to_f32};
@@ -123,10 +123,12 @@ fn add_exponentials<S: Simd, T: Number>(
         let d = differences(s, group_without(s, &Read(x), groups.pivot_group, pivot), reference, scale);
         sums = s.accumulate(sums, sum_of_four(s, exp_of_four(s, d)));
     }
-    let rest = &x[groups.rest..];
-    if !rest.is_empty() {
-        let d = differences(s, rest_without(s, rest, pivot.from(groups.rest)), reference, scale);
-        sums = s.accumulate(sums, sum_of_four(s, exp_of_four(s, d)));
+    // One vector at a time: few classes have no more.
+    for start in (groups.rest..x.len()).step_by(LANES) {
+        let rest = T::load_partial(s, &x[start..], f32::NEG_INFINITY);
+        let rest = s.with_lane(rest, pivot.from(start).lane(), f32::NEG_INFINITY);
+        let d = s.mul(s.sub(rest, reference), scale);
+        sums = s.accumulate(sums, exp::exp(s, d));
     }
     sums
 }
