@@ -20,8 +20,18 @@ use xent::{
     Request, Smoothing, reference,
 };
 
-/// An option: its name, and how many values of it there are.
+/// An option: its name, and how many values of it there are. Targets that are probabilities allow those that
+/// [`counts`] says.
 type Axis = (&'static str, fn() -> usize);
+
+/// What targets are. Each kind meets every value that it allows, together with every value of any other option.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum TargetKind {
+    Classes,
+    Probabilities,
+}
+
+const TARGET_KINDS: [TargetKind; 2] = [TargetKind::Classes, TargetKind::Probabilities];
 
 /// Add an option here, and what it means in [`Case`].
 const AXES: [Axis; 15] = [
@@ -80,6 +90,7 @@ enum Place {
 struct Case {
     name: String,
     batch: Batch,
+    target_probabilities: Option<Vec<f32>>,
     builder: CrossEntropyBuilder,
     dtype: Dtype,
     backend: Backend,
@@ -92,16 +103,29 @@ struct Case {
     denominator: Option<f64>,
 }
 
+/// How many values each option has that such targets allow: the first ones of all.
+fn counts(kind: TargetKind) -> Vec<usize> {
+    let allowed = |(name, count): &Axis| match (kind, *name) {
+        // Smoothing of all classes, and no focal loss.
+        (TargetKind::Probabilities, "smoothing" | "focal") => 1,
+        _ => count(),
+    };
+    AXES.iter().map(allowed).collect()
+}
+
 /// All cases, of shapes with at most so many logits.
 fn cases(most_logits: usize) -> impl Iterator<Item = Case> {
+    TARGET_KINDS.into_iter().flat_map(move |kind| cases_of(kind, most_logits))
+}
+
+fn cases_of(kind: TargetKind, most_logits: usize) -> impl Iterator<Item = Case> {
     let shapes = SHAPES.iter().filter(|(rows, classes)| rows * classes <= most_logits).count();
-    let counts: Vec<usize> = AXES.iter().map(|(_, count)| count()).collect();
-    let cases = pairwise(&[&[shapes], &counts[1..]].concat());
-    cases.into_iter().enumerate().map(|(index, values)| Case::new(index as u64, &values))
+    let cases = pairwise(&[&[shapes], &counts(kind)[1..]].concat());
+    cases.into_iter().enumerate().map(move |(index, values)| Case::new(kind, index as u64, &values))
 }
 
 impl Case {
-    fn new(seed: u64, values: &[usize]) -> Self {
+    fn new(kind: TargetKind, seed: u64, values: &[usize]) -> Self {
         let name: Vec<_> =
             AXES.iter().zip(values).map(|((name, _), value)| format!("{name} {value}")).collect();
         let value = |axis: &str| {
@@ -145,11 +169,19 @@ impl Case {
             }
         }
         let dtype = DTYPES[value("dtype")];
+        if kind == TargetKind::Probabilities && value("rows that count") != 3 {
+            // No index is ignored, whatever the options say.
+            batch.make_rows_count(&mut random);
+        }
+        let batch = dtype.rounded(batch);
+        let target_probabilities =
+            (kind == TargetKind::Probabilities).then(|| batch.distributions(&mut random));
         let upstream: Vec<f32> = (0..rows).map(|_| random.normal()).collect();
         let (has_upstream, has_scalar) = (value("upstream") % 2 == 1, value("upstream") / 2 == 1);
         Self {
-            name: name.join(", "),
-            batch: dtype.rounded(batch),
+            name: format!("{kind:?}, {}", name.join(", ")),
+            batch,
+            target_probabilities,
             builder,
             dtype,
             backend: backends()[value("backend")],
@@ -170,6 +202,7 @@ impl Case {
 
     fn call(&self) -> Call<'_> {
         Call {
+            target_probabilities: self.target_probabilities.as_deref(),
             upstream: self.upstream.as_deref(),
             upstream_scalar: self.upstream_scalar,
             row_weights: self.row_weights.as_deref(),
@@ -213,20 +246,22 @@ fn with_zeros(len: usize, random: &mut Random) -> Vec<f32> {
 
 #[test]
 fn every_pair_of_values_is_in_some_case() {
-    let counts: Vec<usize> = AXES.iter().map(|(_, count)| count()).collect();
-    let cases = pairwise(&counts);
-    println!("{} cases", cases.len());
-    assert!(cases.iter().all(|case| case.iter().zip(&counts).all(|(value, count)| value < count)));
-    for first in 0..counts.len() {
-        for second in first + 1..counts.len() {
-            for pair in 0..counts[first] * counts[second] {
-                let (a, b) = (pair / counts[second], pair % counts[second]);
-                assert!(
-                    cases.iter().any(|case| case[first] == a && case[second] == b),
-                    "{} {a} and {} {b}",
-                    AXES[first].0,
-                    AXES[second].0
-                );
+    for kind in TARGET_KINDS {
+        let counts = counts(kind);
+        let cases = pairwise(&counts);
+        println!("{} cases of {kind:?}", cases.len());
+        assert!(cases.iter().all(|case| case.iter().zip(&counts).all(|(value, count)| value < count)));
+        for first in 0..counts.len() {
+            for second in first + 1..counts.len() {
+                for pair in 0..counts[first] * counts[second] {
+                    let (a, b) = (pair / counts[second], pair % counts[second]);
+                    assert!(
+                        cases.iter().any(|case| case[first] == a && case[second] == b),
+                        "{} {a} and {} {b} with {kind:?}",
+                        AXES[first].0,
+                        AXES[second].0
+                    );
+                }
             }
         }
     }
@@ -244,7 +279,7 @@ fn every_pair_of_options_keeps_the_bounds() {
 
 #[test]
 fn every_pair_of_options_keeps_the_bounds_in_shards() {
-    for (seed, case) in cases(usize::MAX).enumerate() {
+    for (seed, case) in cases_of(TargetKind::Classes, usize::MAX).enumerate() {
         let (ce, call) = (case.cross_entropy(), case.call());
         let expected = Expected::of_call(&ce, &case.batch, call);
         let mut random = Random::new(seed as u64);
@@ -263,7 +298,7 @@ fn every_pair_of_options_gives_the_same_bits_when_only_the_gradient_is_asked_for
     for case in cases(usize::MAX) {
         let (ce, call) = (case.cross_entropy(), case.call());
         let expected = call.evaluate(&ce, &case.batch);
-        let Batch { rows, classes, ref logits, ref targets } = case.batch;
+        let Batch { rows, classes, ref logits, .. } = case.batch;
         let mut random = Random::new(2);
         // Numbers of both signs, and of the kind that must not be stored.
         let before: Vec<f32> = (0..rows * classes)
@@ -272,14 +307,17 @@ fn every_pair_of_options_gives_the_same_bits_when_only_the_gradient_is_asked_for
         let mut grad = before.clone();
         let x = Matrix::new(logits, rows, classes).expect("the shape fits");
         let summary = match case.place {
-            Place::Out => ce.run(x, targets, call.request().grad(matrix_mut(&mut grad, rows, classes))),
+            Place::Out => {
+                let request = call.request().grad(matrix_mut(&mut grad, rows, classes));
+                call.run(&ce, x, &case.batch, request)
+            }
             Place::Added => {
                 let request = call.request().accumulate(matrix_mut(&mut grad, rows, classes));
-                ce.run(x, targets, request)
+                call.run(&ce, x, &case.batch, request)
             }
             Place::In => {
                 grad.copy_from_slice(logits);
-                ce.run_in_place(matrix_mut(&mut grad, rows, classes), targets, call.request())
+                call.run_in_place(&ce, matrix_mut(&mut grad, rows, classes), &case.batch, call.request())
             }
         };
         let summary = summary.expect("the batch is valid");
@@ -386,7 +424,7 @@ fn check_added_halves<T: Half>(case: &Case) {
     let mut sums = before.clone();
     let grad = MatrixMut::new(&mut sums, rows, classes).expect("the shape fits");
     let request = call.request().accumulate(grad);
-    ce.run(x, &batch.targets, request).expect("the batch is valid");
+    call.run(&ce, x, &batch, request).expect("the batch is valid");
     let of_f32 = Call { in_place: false, ..call }.evaluate(&ce, &batch).grad;
     for i in 0..rows * classes {
         let (before, sum) = (before[i], sums[i]);
@@ -463,10 +501,7 @@ fn every_pair_of_options_has_the_gradient_that_central_differences_have() {
         case.batch.logits.fill_with(|| (random.below(257) as f32 - 128.0) / 64.0);
         case.builder = case.builder.empty_mean(EmptyMean::Zero);
         let (ce, call) = (case.cross_entropy(), case.call());
-        let outcome = |logits: &[f32]| {
-            let x = Matrix::new(logits, rows, classes).expect("the shape fits");
-            reference::run(&ce, x, &case.batch.targets, &call.request()).expect("the batch is valid")
-        };
+        let outcome = |logits: &[f32]| call.reference(&ce, logits, &case.batch);
         let exact = outcome(&case.batch.logits);
         // What the gradient is a derivative of.
         let objective = |logits: &[f32]| {

@@ -111,6 +111,29 @@ impl Batch {
         }
     }
 
+    /// Probabilities of every kind in turn, one for each logit: one class alone, some of few, of all, none; and sums
+    /// other than 1.
+    pub fn distributions(&self, random: &mut Random) -> Vec<f32> {
+        let mut all = Vec::with_capacity(self.rows * self.classes);
+        for row in 0..self.rows {
+            let x = self.row(row);
+            let one = random.below(self.classes);
+            let largest = (0..self.classes).fold(0, |best, i| if x[i] > x[best] { i } else { best });
+            let scale = 1.0 / self.classes as f32;
+            all.extend((0..self.classes).map(|class| match row % 6 {
+                0 => f32::from(class == one),
+                1 => 2.0 * scale * random.between(0.0, 1.0),
+                2 if random.below(3) == 0 => random.between(0.0, 3.0),
+                // Where the logits have their maximum.
+                3 => f32::from(class == largest),
+                4 if x[class] == f32::NEG_INFINITY => 0.0,
+                4 => scale,
+                _ => 0.0,
+            }));
+        }
+        all
+    }
+
     /// A batch of these rows of this one, in this order.
     pub fn select(&self, rows: impl IntoIterator<Item = usize>) -> Self {
         let mut selected = Self { rows: 0, classes: self.classes, logits: Vec::new(), targets: Vec::new() };

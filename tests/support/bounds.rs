@@ -1,11 +1,13 @@
 //! The bounds of `xent::contract` for every output of a call, with all options.
 
+mod distributions;
+
 use super::batch::Batch;
 use super::evaluation::{Call, Evaluation};
 use core::fmt;
 use xent::contract::{ENTROPY, LOG_PROBABILITY, LOSS, LSE, PROBABILITY, TARGET_GRADIENT, U};
 use xent::reference::{self, Outcome, SoftmaxRow};
-use xent::{CrossEntropy, Matrix, Reduction, Smoothing};
+use xent::{CrossEntropy, Reduction, Smoothing};
 
 const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
 
@@ -51,8 +53,7 @@ impl<'a> Expected<'a> {
         for x in logits.chunks_mut(batch.classes.max(1)).filter(|x| is_nan_row(x)) {
             x.fill(0.0);
         }
-        let logits = Matrix::new(&logits, batch.rows, batch.classes).expect("the batch is valid");
-        let exact = reference::run(ce, logits, &batch.targets, &call.request()).expect("the batch is valid");
+        let exact = call.reference(ce, &logits, batch);
         let counted = (0..batch.rows).filter(|&row| call.counts(ce, batch, row));
         let (divisor, z_divisor) = match (call.denominator, ce.reduction()) {
             (Some(denominator), _) => (denominator, denominator),
@@ -91,8 +92,12 @@ impl<'a> Expected<'a> {
                 has_nan = true;
                 continue;
             }
-            correct += usize::from(largest == self.batch.targets[row] as usize);
-            let (of_loss, of_z_loss) = self.check_row(row, &outputs, context);
+            let (of_loss, of_z_loss) = if let Some(q) = self.call.target_probabilities {
+                self.check_distribution(row, q, &outputs, context)
+            } else {
+                correct += usize::from(largest == self.batch.targets[row] as usize);
+                self.check_row(row, &outputs, context)
+            };
             loss_bound += of_loss;
             z_bound += of_z_loss;
         }
@@ -121,16 +126,23 @@ impl<'a> Expected<'a> {
         }
     }
 
+    /// What multiplies the gradient of a row's loss, and that of its z-loss.
+    fn factors(&self, row: usize) -> (f64, f64) {
+        let scale = self.call.row_weight(row) * self.call.upstream_scalar.unwrap_or(1.0);
+        let factor_of = |divisor: f64| match self.call.upstream {
+            Some(upstream) => scale * f64::from(upstream[row]),
+            None if divisor == 0.0 => 0.0,
+            None => scale / divisor,
+        };
+        (factor_of(self.divisor), factor_of(self.z_divisor))
+    }
+
     /// Checks a row that counts and has a softmax. Returns the bounds on its loss without the z-loss, and on that.
     fn check_row(&self, row: usize, outputs: &Outputs<'_>, context: fmt::Arguments<'_>) -> (f64, f64) {
         let target = self.batch.targets[row] as usize;
         let softmax = RowOfSoftmax::new(self.batch.row(row), &self.exact.softmax[row], self.rounding);
-        softmax.check_probabilities(outputs.probabilities, context);
-        softmax.check_log_probabilities(outputs.log_probabilities, context);
-        let lse = close("lse", outputs.lse, softmax.exact.lse, softmax.lse_bound(), Rounding::F32);
-        lse.unwrap_or_else(|error| panic!("{error}, {context}"));
-
-        softmax.check_scalars(outputs, target, outputs.argmax, context);
+        softmax.check(outputs, context);
+        softmax.check_target(outputs, target, context);
         let rank = reference::rank(self.batch.row(row), target);
         assert_eq!(outputs.target_rank, rank, "rank of {target}, {context}");
 
@@ -144,13 +156,7 @@ impl<'a> Expected<'a> {
         let loss = close("loss", outputs.loss, exact_loss, loss_bound + z_bound + sum_bound, Rounding::F32);
         loss.unwrap_or_else(|error| panic!("{error}, target {target}, {context}"));
 
-        let scale = row_weight * self.call.upstream_scalar.unwrap_or(1.0);
-        let factor_of = |divisor: f64| match self.call.upstream {
-            Some(upstream) => scale * f64::from(upstream[row]),
-            None if divisor == 0.0 => 0.0,
-            None => scale / divisor,
-        };
-        let (factor, z_factor) = (factor_of(self.divisor), factor_of(self.z_divisor));
+        let (factor, z_factor) = self.factors(row);
         let exact = &self.exact.grad[row * self.batch.classes..];
         for (i, (&found, &exact)) in outputs.grad.iter().zip(exact).enumerate() {
             let gradient = terms.check_gradient(i, factor, z_factor, found, exact);
@@ -308,26 +314,27 @@ impl<'a> RowOfSoftmax<'a> {
         (self.mean_gap + LSE) * U * (self.max.abs() + self.ln_sum)
     }
 
-    /// The outputs of one number that follow from the softmax.
-    fn check_scalars(
-        &self,
-        outputs: &Outputs<'_>,
-        target: usize,
-        largest: usize,
-        context: fmt::Arguments<'_>,
-    ) {
-        let ln_p = self.exact.log_probabilities[target];
-        let of_ln_p = (self.others_mean_gap(target) + LOSS) * U * ln_p.abs();
-        let p = self.exact.probabilities[largest];
-        let of_p = self.probability_bound(largest) * p;
+    /// The outputs that follow from the softmax alone.
+    fn check(&self, outputs: &Outputs<'_>, context: fmt::Arguments<'_>) {
+        self.check_probabilities(outputs.probabilities, context);
+        self.check_log_probabilities(outputs.log_probabilities, context);
+        let p = self.exact.probabilities[outputs.argmax];
+        let of_p = self.probability_bound(outputs.argmax) * p;
         for (name, found, exact, bound) in [
-            ("target_log_probability", outputs.target_log_probability, ln_p, of_ln_p),
+            ("lse", outputs.lse, self.exact.lse, self.lse_bound()),
             ("argmax_probability", outputs.argmax_probability, p, of_p),
             ("entropy", outputs.entropy, self.exact.entropy, self.entropy_bound()),
         ] {
             close(name, found, exact, bound, Rounding::F32)
                 .unwrap_or_else(|error| panic!("{error}, {context}"));
         }
+    }
+
+    fn check_target(&self, outputs: &Outputs<'_>, target: usize, context: fmt::Arguments<'_>) {
+        let ln_p = self.exact.log_probabilities[target];
+        let bound = (self.others_mean_gap(target) + LOSS) * U * ln_p.abs();
+        close("target_log_probability", outputs.target_log_probability, ln_p, bound, Rounding::F32)
+            .unwrap_or_else(|error| panic!("{error}, {context}"));
     }
 
     fn entropy_bound(&self) -> f64 {

@@ -3,11 +3,14 @@
 use super::batch::Batch;
 use super::buffer::{Buffer, Layout};
 use core::ops::Range;
-use xent::{CrossEntropy, Element, Request, Summary};
+use xent::reference::{self, Outcome};
+use xent::{CrossEntropy, Element, Error, Matrix, MatrixMut, Request, Summary};
 
 /// How a call is made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Call<'a> {
+    /// In the place of the batch's targets, rows x classes.
+    pub target_probabilities: Option<&'a [f32]>,
     pub upstream: Option<&'a [f32]>,
     pub upstream_scalar: Option<f64>,
     pub row_weights: Option<&'a [f32]>,
@@ -62,7 +65,56 @@ impl<'a> Call<'a> {
 
     /// Whether a row counts.
     pub fn counts(&self, ce: &CrossEntropy, batch: &Batch, row: usize) -> bool {
-        !ce.ignore_indices().contains(&batch.targets[row]) && self.loss_mask.is_none_or(|mask| mask[row])
+        let has_class = !ce.ignore_indices().contains(&batch.targets[row]);
+        (has_class || self.target_probabilities.is_some()) && self.loss_mask.is_none_or(|mask| mask[row])
+    }
+
+    /// With the batch's targets or with probabilities.
+    pub fn run<T: Element>(
+        &self,
+        ce: &CrossEntropy,
+        logits: Matrix<'_, T>,
+        batch: &Batch,
+        request: Request<'_, T>,
+    ) -> Result<Summary, Error> {
+        match self.target_probabilities {
+            Some(q) => ce.run_probabilities(logits, Matrix::new(q, batch.rows, batch.classes)?, request),
+            None => ce.run(logits, &batch.targets, request),
+        }
+    }
+
+    pub fn run_in_place<T: Element>(
+        &self,
+        ce: &CrossEntropy,
+        logits: MatrixMut<'_, T>,
+        batch: &Batch,
+        request: Request<'_, T>,
+    ) -> Result<Summary, Error> {
+        match self.target_probabilities {
+            Some(q) => {
+                ce.run_probabilities_in_place(logits, Matrix::new(q, batch.rows, batch.classes)?, request)
+            }
+            None => ce.run_in_place(logits, &batch.targets, request),
+        }
+    }
+
+    /// What the reference gives for these logits.
+    pub fn reference(&self, ce: &CrossEntropy, logits: &[f32], batch: &Batch) -> Outcome {
+        let (rows, classes) = (batch.rows, batch.classes);
+        let matrix = |x| Matrix::new(x, rows, classes).expect("the shape fits");
+        let (x, request) = (matrix(logits), self.request());
+        let outcome = match self.target_probabilities {
+            Some(q) => reference::run_probabilities(ce, x, matrix(q), &request),
+            None => reference::run(ce, x, &batch.targets, &request),
+        };
+        outcome.expect("the batch is valid")
+    }
+
+    /// What is about the class of a target: 0 where the row does not count, and NaN where its target is no class.
+    pub fn without_classes(&self, rows: usize) -> (Vec<f32>, Vec<usize>) {
+        let counts = |row: usize| self.loss_mask.is_none_or(|mask| mask[row]);
+        let log_probability = |row| if counts(row) { f32::NAN } else { 0.0 };
+        ((0..rows).map(log_probability).collect(), vec![usize::MAX; rows])
     }
 
     pub fn row_weight(&self, row: usize) -> f64 {
@@ -85,21 +137,24 @@ impl<'a> Call<'a> {
         let mut argmax = vec![usize::MAX - 1; rows];
         let mut target_ranks = vec![usize::MAX - 1; rows];
 
-        let request = self
+        let mut request = self
             .request()
             .losses(losses.column_mut())
             .lse(lse.column_mut())
-            .target_log_probabilities(target_log_probabilities.column_mut())
             .argmax_probabilities(argmax_probabilities.column_mut())
             .entropies(entropies.column_mut())
             .argmax(&mut argmax)
-            .target_ranks(&mut target_ranks)
             .probabilities(probabilities.matrix_mut())
             .log_probabilities(log_probabilities.matrix_mut());
+        if self.target_probabilities.is_none() {
+            request = request
+                .target_log_probabilities(target_log_probabilities.column_mut())
+                .target_ranks(&mut target_ranks);
+        }
         let summary = if self.in_place {
-            ce.run_in_place(logits.matrix_mut(), &batch.targets, request)
+            self.run_in_place(ce, logits.matrix_mut(), batch, request)
         } else {
-            ce.run(logits.matrix(), &batch.targets, request.grad(grad.matrix_mut()))
+            self.run(ce, logits.matrix(), batch, request.grad(grad.matrix_mut()))
         };
         let Summary { loss, weight, counted, correct, .. } = summary.expect("the batch is valid");
 
@@ -125,6 +180,10 @@ impl<'a> Call<'a> {
         argmax_probabilities.assert_canaries_live("argmax_probabilities");
         entropies.assert_canaries_live("entropies");
 
+        let mut target_log_probabilities = target_log_probabilities.elements();
+        if self.target_probabilities.is_some() {
+            (target_log_probabilities, target_ranks) = self.without_classes(rows);
+        }
         Evaluation {
             classes,
             loss,
@@ -134,7 +193,7 @@ impl<'a> Call<'a> {
             grad: grad.elements(),
             losses: losses.elements(),
             lse: lse.elements(),
-            target_log_probabilities: target_log_probabilities.elements(),
+            target_log_probabilities,
             argmax_probabilities: argmax_probabilities.elements(),
             entropies: entropies.elements(),
             argmax,

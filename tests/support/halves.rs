@@ -147,27 +147,32 @@ pub fn evaluate<T: Half>(call: &Call<'_>, ce: &CrossEntropy, batch: &Batch) -> E
     let [mut losses, mut lse, mut target_log_probabilities, mut argmax_probabilities, mut entropies] =
         [(); 5].map(|()| vec![-1.0; rows]);
     let [mut argmax, mut target_ranks] = [(); 2].map(|()| vec![usize::MAX - 1; rows]);
-    let request = call
+    let mut request = call
         .request()
         .losses(&mut losses)
         .lse(&mut lse)
-        .target_log_probabilities(&mut target_log_probabilities)
         .argmax_probabilities(&mut argmax_probabilities)
         .entropies(&mut entropies)
         .argmax(&mut argmax)
-        .target_ranks(&mut target_ranks)
         .probabilities(probabilities.matrix_mut())
         .log_probabilities(log_probabilities.matrix_mut());
+    if call.target_probabilities.is_none() {
+        request =
+            request.target_log_probabilities(&mut target_log_probabilities).target_ranks(&mut target_ranks);
+    }
     let summary = if call.in_place {
-        ce.run_in_place(logits.matrix_mut(), &batch.targets, request)
+        call.run_in_place(ce, logits.matrix_mut(), batch, request)
     } else {
-        ce.run(logits.matrix(), &batch.targets, request.grad(grad.matrix_mut()))
+        call.run(ce, logits.matrix(), batch, request.grad(grad.matrix_mut()))
     };
     let summary = summary.expect("the batch is valid");
     if call.in_place {
         core::mem::swap(&mut grad, &mut logits);
     }
     logits.elements("logits");
+    if call.target_probabilities.is_some() {
+        (target_log_probabilities, target_ranks) = call.without_classes(rows);
+    }
     Evaluation {
         classes,
         loss: summary.loss,

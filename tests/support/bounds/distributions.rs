@@ -1,0 +1,56 @@
+//! Rows whose targets are probabilities.
+
+use super::{Expected, Outputs, Rounding, RowOfSoftmax, SMALLEST, SUBNORMAL_ROUNDING, close};
+use core::fmt;
+use xent::contract::{DISTRIBUTION_LOSS, DISTRIBUTION_TARGET, LSE, U};
+
+impl Expected<'_> {
+    /// Checks a row that counts and has a softmax. Returns the bounds on its loss without the z-loss, and on that.
+    pub(super) fn check_distribution(
+        &self,
+        row: usize,
+        q: &[f32],
+        outputs: &Outputs<'_>,
+        context: fmt::Arguments<'_>,
+    ) -> (f64, f64) {
+        let (ce, classes) = (self.ce, self.batch.classes);
+        let softmax = RowOfSoftmax::new(self.batch.row(row), &self.exact.softmax[row], self.rounding);
+        softmax.check(outputs, context);
+
+        let q = &q[row * classes..][..classes];
+        let (eps, row_weight) = (ce.label_smoothing(), self.call.row_weight(row));
+        let v = |c: usize| {
+            let weight = ce.weight().map_or(1.0, |weight| f64::from(weight[c]));
+            weight * ((1.0 - eps) * f64::from(q[c]) + eps / classes as f64)
+        };
+        let total: f64 = (0..classes).map(v).sum();
+
+        let lse = softmax.exact.lse;
+        let exact_loss = self.exact.losses[row];
+        let loss = exact_loss - row_weight * ce.z_loss() * lse * lse;
+        let of_lse = (softmax.mean_gap + LSE) * U;
+        // Products of a weight and a gap may be subnormal.
+        let of_products = row_weight * classes as f64 * SUBNORMAL_ROUNDING;
+        let bound = (softmax.others_mean_gap(outputs.argmax) + DISTRIBUTION_LOSS) * U * loss + of_products;
+        let z_bound = row_weight * ce.z_loss() * (2.0 * lse.abs() * of_lse + U * lse * lse);
+        let sum_bound = if ce.z_loss() == 0.0 { 0.0 } else { U * exact_loss };
+        close("loss", outputs.loss, exact_loss, bound + z_bound + sum_bound, Rounding::F32)
+            .unwrap_or_else(|error| panic!("{error}, {context}"));
+
+        let (factor, z_factor) = self.factors(row);
+        let (of_total, slope) = ((factor * total).abs(), 2.0 * ce.z_loss() * z_factor.abs());
+        let coefficient = of_total + slope * lse.abs();
+        let exact = &self.exact.grad[row * classes..][..classes];
+        for (c, (&found, &exact)) in outputs.grad.iter().zip(exact).enumerate() {
+            let p = softmax.exact.probabilities[c];
+            let of_p = (softmax.probability_bound(c) + DISTRIBUTION_TARGET * U) * coefficient * p;
+            let of_v = DISTRIBUTION_TARGET * U * (factor * v(c)).abs();
+            // What is no normal number is 0: p, the terms, and v itself.
+            let of_zeros = (2.0 + coefficient + factor.abs()) * SMALLEST;
+            let bound = of_p + of_v + slope * p * of_lse + of_zeros;
+            close("gradient", found, exact, bound, self.rounding)
+                .unwrap_or_else(|error| panic!("{error}, factor {factor:e}, column {c}, {context}"));
+        }
+        (bound, z_bound)
+    }
+}
