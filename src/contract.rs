@@ -43,6 +43,7 @@
 //! |---|---|
 //! | loss of a row | error at most T^2 ([`U`] sum_c ((\|p_c - q_c\| + t_c) ([`DISTILLATION_GAPS`] (\|d_c\| + \|e_c\| + \|r_c\|) + [`DISTILLATION`]) + 3 E t_c) + ([`U`] R)^2), R = 3 (D + E) + [`DISTILLATION`] |
 //! | gradient | error at most T [`U`] (p_i (3 (\|d_i\| + D) + [`DISTILLATION_GRADIENT`]) + q_i (3 (\|e_i\| + E) + [`DISTILLATION_GRADIENT`])) |
+//! | lse of the student | error at most (3 D + [`LSE`]) [`U`] (1 + \|m\| / T + ln S), m its largest logit and S the sum of exp(d_c) |
 //!
 //! A difference of logits is rounded to `f32`, the temperature's inverse is, and their product: so 3. What a class may cost
 //! the loss is as much as p and q differ there: rows that are close lose little, equal ones nothing, and no loss is negative.

@@ -213,8 +213,8 @@ fn check(distillation: &Distillation, pair: &Pair, call: &Call<'_>, found: &Foun
         total_bound += bound;
         let max = pair.student.row(row).iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let lse = exact.softmax[row].lse;
-        let max = f64::from(max).abs() / distillation.temperature();
-        let of_lse = U * (3.0 * terms.mean_gaps[0] + LSE) * (1.0 + max + (classes as f64).ln());
+        let max = f64::from(max) / distillation.temperature();
+        let of_lse = U * (3.0 * terms.mean_gaps[0] + LSE) * (1.0 + max.abs() + (lse - max));
         close("lse", f64::from(found.lse[row]), lse, of_lse, &mut 0.0, &context);
         let reduced = call.upstream.map_or(1.0 / divisor, |upstream| f64::from(upstream[row]));
         let factor = reduced * row_weight * call.upstream_scalar.unwrap_or(1.0);
