@@ -22,8 +22,10 @@
 //! No subnormal number is ever stored. With label smoothing or class weights, the loss is a sum of positive terms and
 //! keeps its bound, with the weights in D'; the gradient is a difference, and its bound holds relative to the sum of
 //! the magnitudes of its two terms. Of a coefficient above 1 (a class weight, an upstream gradient) the gradient is 0
-//! where the probability is. A z-loss z lse^2 adds the error of its own, (2 z |lse| (D + [`LSE`]) + z lse^2) [`U`], and
-//! its gradient 2 z lse p_i one term more, with an error of 2 z p_i (D + [`LSE`]) [`U`].
+//! where the probability is. Away from the target it is finite: where that of the largest logit would be above
+//! `f32::MAX` it is that, and those of the others are smaller in proportion. A z-loss z lse^2 adds the error of its own,
+//! (2 z |lse| (D + [`LSE`]) + z lse^2) [`U`], and its gradient 2 z lse p_i one term more, with an error of
+//! 2 z p_i (D + [`LSE`]) [`U`].
 //!
 //! Where targets are probabilities, the loss is a sum of positive terms, and its bound is (D' + [`DISTRIBUTION_LOSS`]) [`U`]
 //! with D' over all classes but the largest; the error of the gradient S p_i - v_i is at most that of the probability,
@@ -92,7 +94,8 @@
 //!
 //! A row's results depend on the row's bits and on the options, and on nothing else: not on the batch, the position, the
 //! thread count, the alignment, in place or not, or the other outputs of the call. Nor on the instruction set, on every
-//! CPU with fused multiply-add. The reduced loss is summed along a tree that depends on the shape alone.
+//! CPU with fused multiply-add. The reduced loss is summed along a tree that depends on the shape alone. Where a row has no
+//! softmax, its outputs are `f32::NAN` and the reduced loss is `f64::NAN`, whichever NaN the logits had.
 
 /// The unit that bounds are stated in: half the distance from 1 to the next `f32`, 2^-24.
 pub const U: f64 = 1.0 / 16_777_216.0;

@@ -268,10 +268,14 @@ impl CrossEntropy {
         let (divisor, z_divisor) = self.divisors(census, inputs);
         let mean = |total: f64, divisor: f64| {
             let is_empty = divisor == 0.0 && total == 0.0;
-            if is_empty && self.options.empty_mean == EmptyMean::Zero { 0.0 } else { total / divisor }
+            let mean =
+                if is_empty && self.options.empty_mean == EmptyMean::Zero { 0.0 } else { total / divisor };
+            // Which NaN it was among several depends on the instructions.
+            if mean.is_nan() { f64::NAN } else { mean }
         };
         let z_loss = if self.options.z_loss == 0.0 { 0.0 } else { mean(totals.z_loss, z_divisor) };
         let loss = mean(totals.loss, divisor) + z_loss;
+        let loss = if loss.is_nan() { f64::NAN } else { loss };
         Summary { loss, z_loss, weight: census.weight, counted: census.counted, correct: totals.correct }
     }
 

@@ -108,7 +108,7 @@ impl Softmax {
     /// p_i (g_i - sum_c g_c p_c). All three are rows x C.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`].
+    /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
     pub fn softmax_backward<E: Element>(
         &self,
         probabilities: Matrix<'_, E>,
@@ -121,7 +121,7 @@ impl Softmax {
     /// The same; the gradient replaces `upstream`.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`].
+    /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
     pub fn softmax_backward_in_place<E: Element>(
         &self,
         probabilities: Matrix<'_, E>,
@@ -134,7 +134,7 @@ impl Softmax {
     /// g_i - p_i sum_c g_c. All three are rows x C.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`].
+    /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
     pub fn log_softmax_backward<E: Element>(
         &self,
         log_probabilities: Matrix<'_, E>,
@@ -147,7 +147,7 @@ impl Softmax {
     /// The same; the gradient replaces `upstream`.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`].
+    /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
     pub fn log_softmax_backward_in_place<E: Element>(
         &self,
         log_probabilities: Matrix<'_, E>,
@@ -158,9 +158,7 @@ impl Softmax {
 
     fn run<E: Element>(&self, logits: Logits<'_, E>, request: Request<'_, E>) -> Result<(), Error> {
         let (rows, classes) = (logits.as_matrix().rows(), logits.as_matrix().cols());
-        if rows > 0 && classes == 0 {
-            return Err(Error::NoClasses { rows });
-        }
+        check_classes((rows, classes))?;
         request.check(rows, classes)?;
         let batch = Batch { logits, targets: None, target_probabilities: None, request };
         let terms = NO_OPTIONS.terms(classes);
@@ -185,6 +183,7 @@ impl Softmax {
         vector: Upstream<'_, E>,
     ) -> Result<(), Error> {
         let expected = (y.rows(), y.cols());
+        check_classes(expected)?;
         match &vector {
             Upstream::Keep(g, out) => {
                 let name_of_out = if argument == "upstream" { "grad" } else { "out" };
@@ -196,6 +195,10 @@ impl Softmax {
         E::run_backward(self.schedule, Backward { output, y, upstream: vector });
         Ok(())
     }
+}
+
+fn check_classes((rows, classes): (usize, usize)) -> Result<(), Error> {
+    if rows > 0 && classes == 0 { Err(Error::NoClasses { rows }) } else { Ok(()) }
 }
 
 /// [`Softmax::softmax`] with the default backend and threads.
@@ -236,7 +239,7 @@ pub fn log_softmax_in_place<E: Element>(logits: MatrixMut<'_, E>) -> Result<(), 
 /// [`Softmax::softmax_backward`] with the default backend and threads.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`].
+/// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
 pub fn softmax_backward<E: Element>(
     probabilities: Matrix<'_, E>,
     upstream: Matrix<'_, E>,
@@ -248,7 +251,7 @@ pub fn softmax_backward<E: Element>(
 /// [`Softmax::log_softmax_backward`] with the default backend and threads.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`].
+/// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
 pub fn log_softmax_backward<E: Element>(
     log_probabilities: Matrix<'_, E>,
     upstream: Matrix<'_, E>,
@@ -260,7 +263,7 @@ pub fn log_softmax_backward<E: Element>(
 /// [`Softmax::softmax_backward_in_place`] with the default backend and threads.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`].
+/// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
 pub fn softmax_backward_in_place<E: Element>(
     probabilities: Matrix<'_, E>,
     upstream: MatrixMut<'_, E>,
@@ -271,7 +274,7 @@ pub fn softmax_backward_in_place<E: Element>(
 /// [`Softmax::log_softmax_backward_in_place`] with the default backend and threads.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`].
+/// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
 pub fn log_softmax_backward_in_place<E: Element>(
     log_probabilities: Matrix<'_, E>,
     upstream: MatrixMut<'_, E>,

@@ -113,8 +113,10 @@ macro_rules! target_types {
             ) -> Result<usize, usize> {
                 match self {
                     $(Self::$variant(targets) => {
-                        // A negative target becomes larger than any number of classes.
-                        let is_class = |target| (target as u64) < classes as u64;
+                        // A negative target becomes 2^63 or more.
+                        let most = if <$integer>::MIN == 0 { u64::MAX } else { 1 << 63 };
+                        let classes = (classes as u64).min(most);
+                        let is_class = |target| (target as u64) < classes;
                         // Outside the type's range, no target is ignored.
                         let narrow = |ignored: i64| <$integer>::try_from(ignored).ok();
                         match (ignore_indices, mask) {

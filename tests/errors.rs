@@ -176,7 +176,16 @@ fn softmax_of_rows_without_classes() {
     assert_error(softmax(matrix(&[], 3, 0), matrix_mut(&mut [], 3, 0)), error.clone(), message);
     assert_error(log_softmax(matrix(&[], 3, 0), matrix_mut(&mut [], 3, 0)), error.clone(), message);
     assert_error(softmax_in_place(matrix_mut(&mut [], 3, 0)), error.clone(), message);
-    assert_error(log_softmax_in_place(matrix_mut(&mut [], 3, 0)), error, message);
+    assert_error(log_softmax_in_place(matrix_mut(&mut [], 3, 0)), error.clone(), message);
+    let (nothing, softmax) = (matrix(&[], 3, 0), Softmax::default());
+    let mut memory: [f32; 0] = [];
+    let mut out = matrix_mut(&mut memory, 3, 0);
+    assert_error(softmax_backward(nothing, nothing, out.reborrow()), error.clone(), message);
+    assert_error(log_softmax_backward(nothing, nothing, out.reborrow()), error.clone(), message);
+    assert_error(softmax.softmax_backward_in_place(nothing, out.reborrow()), error.clone(), message);
+    assert_error(softmax.log_softmax_backward_in_place(nothing, out.reborrow()), error.clone(), message);
+    assert_error(softmax.softmax_jvp(nothing, nothing, out.reborrow()), error.clone(), message);
+    assert_error(softmax.log_softmax_jvp(nothing, nothing, out), error, message);
 }
 
 /// One target that is no class, in the first, a middle and the last row.
@@ -730,6 +739,8 @@ fn a_wrong_call_with_huge_shapes_fails_at_once() {
     let error = Error::NoClasses { rows: usize::MAX };
     let message = format!("the logits have {} rows but no classes", usize::MAX);
     let mut nothing: [f32; 0] = [];
-    let output = MatrixMut::new(&mut nothing, usize::MAX, 0).expect("no columns take no memory");
-    assert_error(softmax(logits, output), error, &message);
+    let mut output = MatrixMut::new(&mut nothing, usize::MAX, 0).expect("no columns take no memory");
+    assert_error(softmax(logits, output.reborrow()), error.clone(), &message);
+    // This one once walked through all of the rows.
+    assert_error(softmax_backward(logits, logits, output), error, &message);
 }

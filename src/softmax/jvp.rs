@@ -24,7 +24,7 @@ impl Softmax {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`].
+    /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
     pub fn softmax_jvp<E: Element>(
         &self,
         probabilities: Matrix<'_, E>,
@@ -37,7 +37,7 @@ impl Softmax {
     /// The same; the derivative replaces `direction`.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`].
+    /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
     pub fn softmax_jvp_in_place<E: Element>(
         &self,
         probabilities: Matrix<'_, E>,
@@ -50,7 +50,7 @@ impl Softmax {
     /// whose exponentials the p are. All three are rows x C.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`].
+    /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
     pub fn log_softmax_jvp<E: Element>(
         &self,
         log_probabilities: Matrix<'_, E>,
@@ -64,7 +64,7 @@ impl Softmax {
     /// The same; the derivative replaces `direction`.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`].
+    /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
     pub fn log_softmax_jvp_in_place<E: Element>(
         &self,
         log_probabilities: Matrix<'_, E>,

@@ -113,8 +113,10 @@ impl<'a> Expected<'a> {
         } else if self.exact.loss == f64::INFINITY {
             assert_eq!(found.loss, f64::INFINITY, "loss, {context}");
         } else {
-            let z_bound = if z_bound == 0.0 { 0.0 } else { z_bound / self.z_divisor };
-            let bound = loss_bound / self.divisor + z_bound + U * self.exact.loss;
+            // Nothing counts where a divisor is 0.
+            let mean =
+                |bound: f64, divisor: f64| if bound == 0.0 || divisor == 0.0 { 0.0 } else { bound / divisor };
+            let bound = mean(loss_bound, self.divisor) + mean(z_bound, self.z_divisor) + U * self.exact.loss;
             let error = (found.loss - self.exact.loss).abs();
             assert!(
                 error <= bound,
@@ -450,8 +452,10 @@ impl<'a> Terms<'a> {
         let of_ln_sum = self.smooth * self.total * (self.softmax.mean_gap + LOSS) * U;
         let of_gaps = self.smooth * self.softmax.gaps.len() as f64 * SUBNORMAL_ROUNDING;
         let nll = -self.softmax.exact.log_probabilities[self.target];
-        let of_focal = if self.hard_error == 0.0 { 0.0 } else { self.hard_error * self.hard * nll };
-        (self.others_mean_gap + LOSS) * U * loss + row_weight * (of_ln_sum + of_gaps + of_focal)
+        let of_focal =
+            if self.hard_error * self.hard == 0.0 { 0.0 } else { self.hard_error * self.hard * nll };
+        let of_terms = if row_weight == 0.0 { 0.0 } else { row_weight * (of_ln_sum + of_gaps + of_focal) };
+        (self.others_mean_gap + LOSS) * U * loss + of_terms
     }
 
     /// The error of ln S is that of S relative to S. Rounding the loss is in its own bound.
@@ -493,6 +497,14 @@ impl<'a> Terms<'a> {
         let coefficient = hard + smooth * self.total + z_coefficient;
         let magnitude = (hard + smooth * self.total).abs() + z_coefficient.abs();
         let (rise, fall) = (coefficient * p, smooth * self.weight_among(i));
+        if coefficient.abs() > f64::from(f32::MAX) {
+            // It counts as the largest number.
+            return if found.is_nan() {
+                Err(format!("gradient: {found} instead of {exact:e}"))
+            } else {
+                Ok(())
+            };
+        }
         // A masked class has but the second term, and no gap to speak of.
         let relative = self.softmax.probability_bound(i).max(PROBABILITY * U);
         let of_focal = (self.slope_error * hard * p).abs();

@@ -3,10 +3,12 @@
 use super::batch::Batch;
 use super::bounds::Rounding;
 use super::buffer::Layout;
-use super::evaluation::{Call, Evaluation};
+use super::evaluation::{Call, Evaluation, assert_same_bits};
+use super::shards::Split;
 use core::fmt::Debug;
+use core::ops::Range;
 use half::{bf16, f16};
-use xent::{CrossEntropy, Element, Matrix, MatrixMut, contract};
+use xent::{CrossEntropy, Element, Matrix, MatrixMut, ShardElement, contract};
 
 /// A 16-bit dtype.
 pub trait Half: Element<PerRow = f32> + bytemuck::Pod + Debug + PartialEq {
@@ -128,7 +130,8 @@ impl<T: Half> HalfBuffer<T> {
     pub fn elements(&self, name: &str) -> Vec<f32> {
         let mut elements = Vec::with_capacity(self.rows * self.cols);
         for (at, x) in self.memory.iter().enumerate() {
-            let here = at.checked_sub(self.start).map(|at| (at / self.stride, at % self.stride));
+            let here =
+                at.checked_sub(self.start).map(|at| (at / self.stride.max(1), at % self.stride.max(1)));
             match here {
                 Some((row, col)) if row < self.rows && col < self.cols => elements.push(x.to_f32()),
                 _ => assert_eq!(x.bits(), T::CANARY, "{name}: written at {at} of {here:?}"),
@@ -190,4 +193,50 @@ pub fn evaluate<T: Half>(call: &Call<'_>, ce: &CrossEntropy, batch: &Batch) -> E
         probabilities: probabilities.elements("probabilities"),
         log_probabilities: log_probabilities.elements("log_probabilities"),
     }
+}
+
+/// Every output that there is of shards, and those of whole rows for the others.
+pub fn evaluate_shards<T: Half + ShardElement>(
+    split: &Split,
+    call: &Call<'_>,
+    ce: &CrossEntropy,
+    batch: &Batch,
+) -> Evaluation {
+    let (rows, classes) = (batch.rows, batch.classes);
+    let shards = call.shards(ce, batch);
+    let columns_of = |range: &Range<usize>| {
+        let elements: Vec<f32> = (0..rows).flat_map(|row| &batch.row(row)[range.clone()]).copied().collect();
+        HalfBuffer::<T>::holding(&elements, rows, range.len(), call.logits)
+    };
+    let parts: Vec<_> = split.ranges.iter().map(columns_of).collect();
+    let states = split.merged(rows, |part, states, accumulates| {
+        let (columns, first_column) = (parts[part].matrix(), split.ranges[part].start);
+        let summarised = match accumulates {
+            true => shards.accumulate(columns, first_column, states),
+            false => shards.summarise(columns, first_column, states),
+        };
+        summarised.expect("the shard is valid");
+    });
+
+    let mut found = evaluate::<T>(&Call { in_place: false, ..*call }, ce, batch);
+    let summary = shards.losses(&states, &mut found.losses).expect("the states are complete");
+    shards.lse(&states, &mut found.lse).expect("the states are complete");
+    let written = shards.target_log_probabilities(&states, &mut found.target_log_probabilities);
+    written.expect("the states are complete");
+    found.loss = summary.loss;
+    (found.weight, found.counted, found.correct) = (summary.weight, summary.counted, summary.correct);
+    for (mut columns, range) in parts.into_iter().zip(&split.ranges) {
+        let mut out = HalfBuffer::<T>::unwritten(rows, range.len(), call.outputs);
+        let written = shards.grad(columns.matrix(), range.start, &states, out.matrix_mut());
+        written.expect("the shard is valid");
+        let grad = out.elements("grad");
+        let written = shards.grad_in_place(columns.matrix_mut(), range.start, &states);
+        written.expect("the shard is valid");
+        assert_same_bits("grad", range.len(), &grad, &columns.elements("logits"), "in place and not");
+        for row in 0..rows {
+            let to = &mut found.grad[row * classes..][range.clone()];
+            to.copy_from_slice(&grad[row * range.len()..][..range.len()]);
+        }
+    }
+    found
 }

@@ -12,6 +12,7 @@ pub mod curvature;
 pub mod evaluation;
 #[cfg(feature = "half")]
 pub mod halves;
+pub mod hostile;
 pub mod planes;
 pub mod shards;
 

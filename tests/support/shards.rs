@@ -95,27 +95,33 @@ impl Split {
     fn states_of_call(&self, call: &Call<'_>, ce: &CrossEntropy, batch: &Batch) -> Vec<RowState> {
         let shards = call.shards(ce, batch);
         let columns = self.shards_of(batch, call.logits);
-        let parts = columns.iter().zip(&self.ranges);
+        self.merged(batch.rows, |part, states, accumulates| {
+            let (columns, first_column) = (columns[part].matrix(), self.ranges[part].start);
+            let summarised = match accumulates {
+                true => shards.accumulate(columns, first_column, states),
+                false => shards.summarise(columns, first_column, states),
+            };
+            summarised.expect("the shard is valid");
+        })
+    }
+
+    /// The state of each row. `summarise` writes those of a shard, or adds it to what they are.
+    pub fn merged(&self, rows: usize, summarise: impl Fn(usize, &mut [RowState], bool)) -> Vec<RowState> {
+        let parts = 0..self.ranges.len();
         if self.order == Order::Accumulated {
-            let mut states = vec![RowState::EMPTY; batch.rows];
-            for (columns, range) in parts {
-                let accumulated = shards.accumulate(columns.matrix(), range.start, &mut states);
-                accumulated.expect("the shard is valid");
-            }
+            let mut states = vec![RowState::EMPTY; rows];
+            parts.for_each(|part| summarise(part, &mut states, true));
             return states;
         }
         // Whatever was in the memory of the states.
         let garbage = RowState::from_le_bytes([0xa5; RowState::BYTES]);
-        let states_of_part = |(columns, range): (&Buffer, &Range<usize>)| {
-            let mut states = vec![garbage; batch.rows];
-            let summarised = shards.summarise(columns.matrix(), range.start, &mut states);
-            summarised.expect("the shard is valid");
+        let states_of_part = |part| {
+            let mut states = vec![garbage; rows];
+            summarise(part, &mut states, false);
             states
         };
         let states: Vec<_> = parts.map(states_of_part).collect();
-        (0..batch.rows)
-            .map(|row| self.order.merge(states.iter().map(|states| states[row]).collect()))
-            .collect()
+        (0..rows).map(|row| self.order.merge(states.iter().map(|states| states[row]).collect())).collect()
     }
 
     /// Every output of the plainest calls.
@@ -181,7 +187,7 @@ impl Split {
 
 impl<'a> Call<'a> {
     /// The same call on shards.
-    fn shards<'b>(&self, ce: &'b CrossEntropy, batch: &'b Batch) -> Shards<'b>
+    pub fn shards<'b>(&self, ce: &'b CrossEntropy, batch: &'b Batch) -> Shards<'b>
     where
         'a: 'b,
     {

@@ -1,0 +1,211 @@
+//! A valid call, made of bytes: shape, logits of every kind, targets, options, what rows bring along, and memory.
+//!
+//! The first [`HEADER`] bytes choose all but the rows, in an order that new options do not change: they come last, so
+//! that committed seeds and named cases remain what they are.
+
+use super::bytes::Bytes;
+use super::dtype::{DTYPES, Dtype};
+use crate::support::batch::{Batch, Random};
+use crate::support::buffer::Layout;
+use crate::support::evaluation::Call;
+use xent::{Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Parallelism, Reduction, Smoothing};
+
+/// Bytes that choose all but the rows.
+const HEADER: usize = 96;
+
+/// A valid call.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub dtype: Dtype,
+    pub batch: Batch,
+    /// With everything but a backend.
+    pub builder: CrossEntropyBuilder,
+    pub backend: Backend,
+    pub parallelism: Parallelism,
+    pub inputs: Inputs,
+    pub logits: Layout,
+    pub outputs: Layout,
+    pub in_place: bool,
+    /// Whether to make the call a second time in another way.
+    pub is_repeated: bool,
+    /// For what else there is to choose.
+    pub seed: u64,
+}
+
+/// What rows bring along.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    pub upstream: Option<Vec<f32>>,
+    pub upstream_scalar: Option<f64>,
+    pub row_weights: Option<Vec<f32>>,
+    pub loss_mask: Option<Vec<bool>>,
+    pub denominator: Option<f64>,
+}
+
+/// An option of the loss, from bytes and the number of classes.
+type OptionOfLoss = fn(CrossEntropyBuilder, &mut Bytes<'_>, usize) -> CrossEntropyBuilder;
+
+/// Weights of classes and of rows.
+const WEIGHTS: [f32; 8] = [1.0, 0.0, 0.3, 2.5, 1e-3, 1e3, 7.0, 0.999];
+
+/// Add an option here, at the end. Where bytes have ended, it is the first value: the default.
+const OPTIONS: &[OptionOfLoss] = &[
+    |builder, bytes, classes| match bytes.below(4) {
+        3 => builder.weight((0..classes).map(|class| WEIGHTS[class % 7]).collect::<Vec<_>>()),
+        2 => builder.weight(vec![bytes.pick(&WEIGHTS); classes]),
+        _ => builder,
+    },
+    |builder, bytes, _| builder.label_smoothing(bytes.pick(&[0.0, 0.0, 0.1, 1e-3, 0.75, 1.0])),
+    |builder, bytes, _| builder.smoothing(bytes.pick(&SMOOTHING)),
+    |builder, bytes, _| builder.focal_gamma(bytes.pick(&[0.0, 0.0, 0.0, 0.5, 1.0, 2.0, 5.0])),
+    |builder, bytes, _| builder.z_loss(bytes.pick(&[0.0, 0.0, 0.0, 1e-4, 0.3, 10.0])),
+    |builder, bytes, _| builder.reduction(bytes.pick(&[Reduction::Mean, Reduction::Sum])),
+    |builder, bytes, _| builder.empty_mean(bytes.pick(&[EmptyMean::Nan, EmptyMean::Zero])),
+    |builder, bytes, classes| match bytes.below(8) {
+        5 => builder.ignore_index(None),
+        6 => builder.ignore_index(bytes.below(classes) as i64),
+        7 => builder.ignore_indices([-100, bytes.below(classes) as i64, i64::MIN, 1 << 40]),
+        _ => builder,
+    },
+];
+
+const SMOOTHING: [Smoothing; 3] = [Smoothing::AllClasses, Smoothing::OtherClasses, Smoothing::LiveClasses];
+
+impl Case {
+    /// The case that the bytes choose. All are valid.
+    pub fn new(bytes: &[u8]) -> Self {
+        let (header, rows_of) = bytes.split_at(bytes.len().min(HEADER));
+        let (header, rows_of) = (&mut Bytes::new(header), &mut Bytes::new(rows_of));
+        let dtype = header.pick(DTYPES);
+        let backend = header.pick(&Backend::ALL);
+        let backend = if backend.is_available() { backend } else { Backend::Portable };
+        let parallelism = header.pick(&[Parallelism::Serial, Parallelism::Rayon]);
+        let (rows, classes) = shape(header);
+        let logits = layout(header);
+        let outputs = layout(header);
+        let (in_place, is_repeated, seed) = (header.below(2) == 1, header.one_in(8), header.seed());
+        let inputs = Inputs::new(header, rows);
+        let builder = OPTIONS
+            .iter()
+            .fold(CrossEntropy::builder(), |builder, option| option(builder, header, classes))
+            .parallelism(parallelism);
+        let ignored = builder.clone().build().expect("the options are valid").ignore_indices().to_vec();
+
+        let mut batch =
+            Batch { rows, classes, logits: Vec::with_capacity(rows * classes), targets: Vec::new() };
+        for row in 0..rows {
+            let counts = inputs.loss_mask.as_ref().is_none_or(|mask| mask[row]);
+            batch.targets.push(target(rows_of, classes, &ignored, counts));
+            push_row(&mut batch.logits, classes, rows_of);
+        }
+        let batch = (dtype.rounded)(batch);
+        Self {
+            dtype,
+            batch,
+            builder,
+            backend,
+            parallelism,
+            inputs,
+            logits,
+            outputs,
+            in_place,
+            is_repeated,
+            seed,
+        }
+    }
+
+    pub fn cross_entropy(&self) -> CrossEntropy {
+        self.builder.clone().backend(self.backend).build().expect("the options are valid")
+    }
+
+    pub fn call(&self) -> Call<'_> {
+        let Inputs { upstream, upstream_scalar, row_weights, loss_mask, denominator } = &self.inputs;
+        Call {
+            upstream: upstream.as_deref(),
+            upstream_scalar: *upstream_scalar,
+            row_weights: row_weights.as_deref(),
+            loss_mask: loss_mask.as_deref(),
+            denominator: *denominator,
+            logits: self.logits,
+            outputs: self.outputs,
+            in_place: self.in_place,
+        }
+    }
+}
+
+impl Inputs {
+    fn new(bytes: &mut Bytes<'_>, rows: usize) -> Self {
+        let kinds = bytes.byte();
+        let (upstream, mask, row_weights, seed) = (kinds & 3, kinds >> 2 & 3, kinds >> 4 & 3, bytes.byte());
+        let mut random = Random::new(u64::from(seed));
+        let mut numbers =
+            |of: &[f32]| -> Vec<f32> { (0..rows).map(|_| of[random.below(of.len())]).collect() };
+        Self {
+            upstream: (upstream == 3).then(|| numbers(&[1.0, 0.0, -2.5, 1e-3, 1e4, -1e-6])),
+            row_weights: (row_weights == 3).then(|| numbers(&WEIGHTS)),
+            loss_mask: (mask == 3).then(|| (0..rows).map(|row| seed >> (row % 8) & 1 == 1).collect()),
+            upstream_scalar: bytes.pick(&[None, None, Some(-1.5), Some(0.0), Some(65_536.0), Some(1e-6)]),
+            denominator: bytes.pick(&[None, None, None, Some(7.5), Some(1e-3), Some(1e9)]),
+        }
+    }
+}
+
+/// Few rows; few classes, but sometimes more than a block.
+fn shape(bytes: &mut Bytes<'_>) -> (usize, usize) {
+    let (kind, more) = (bytes.byte(), bytes.byte());
+    let more = usize::from(more);
+    match kind {
+        0..=150 => (1 + usize::from(kind % 4), 1 + more % 20),
+        151..=210 => (usize::from(kind % 4), 1 + more % 100),
+        211..=240 => (usize::from(kind % 64) % 40, 1 + more % 12),
+        241..=252 => (1 + usize::from(kind % 2), 1 + more),
+        _ => (1 + usize::from(kind % 3), 2040 + more % 20),
+    }
+}
+
+fn layout(bytes: &mut Bytes<'_>) -> Layout {
+    let byte = usize::from(bytes.byte());
+    Layout { offset: byte % 16, padding: [0, 0, 1, 5, 16, 31, 3, 2][byte / 32] }
+}
+
+/// A class or an ignored index; of rows that do not count, anything.
+fn target(bytes: &mut Bytes<'_>, classes: usize, ignored: &[i64], counts: bool) -> i64 {
+    let kind = bytes.byte();
+    match kind {
+        250.. if !counts => [i64::MIN, -1, i64::MAX, classes as i64, 0, 1 << 32][usize::from(kind - 250)],
+        220.. if !ignored.is_empty() => ignored[usize::from(kind) % ignored.len()],
+        _ if classes > 200 => bytes.below(classes) as i64,
+        _ => i64::from(kind) % classes as i64,
+    }
+}
+
+/// A row of one of several kinds, with some of its logits chosen one by one.
+fn push_row(logits: &mut Vec<f32>, classes: usize, bytes: &mut Bytes<'_>) {
+    let kind = bytes.byte();
+    let start = logits.len();
+    match kind % 8 {
+        0 => logits.extend((0..classes).map(|_| bytes.number())),
+        1 => {
+            let number = bytes.number();
+            logits.extend((0..classes).map(|_| number));
+        }
+        2 | 3 => {
+            let (centre, spread) =
+                (bytes.number(), bytes.pick(&[1.0, 1e-3, 0.1, 10.0, 50.0, 1e4, 1e30, 1e-40]));
+            let mut random = Random::new(bytes.seed());
+            logits.extend((0..classes).map(|_| centre + spread * random.between(-1.0, 1.0)));
+        }
+        4 => {
+            let (first, step) = (bytes.number(), bytes.number());
+            logits.extend((0..classes).map(|class| first + step * class as f32));
+        }
+        _ => {
+            let numbers: Vec<f32> = (0..kind % 8 - 3).map(|_| bytes.number()).collect();
+            logits.extend(numbers.iter().cycle().take(classes));
+        }
+    }
+    for _ in 0..kind / 8 % 4 {
+        let at = start + bytes.below(classes);
+        logits[at] = bytes.number();
+    }
+}

@@ -1,0 +1,58 @@
+//! The dtypes of logits, for cases that choose among them.
+
+use crate::support::batch::Batch;
+use crate::support::bounds::Rounding;
+use crate::support::evaluation::{Call, Evaluation};
+#[cfg(feature = "half")]
+use crate::support::halves::{self, Half};
+use crate::support::shards::Split;
+use core::fmt;
+use xent::CrossEntropy;
+
+/// A dtype: what calls on its logits give.
+#[derive(Clone, Copy)]
+pub struct Dtype {
+    pub name: &'static str,
+    /// Of outputs as wide as the logits.
+    pub rounding: Rounding,
+    /// The batch with logits that this type has.
+    pub rounded: fn(Batch) -> Batch,
+    pub evaluate: fn(&Call<'_>, &CrossEntropy, &Batch) -> Evaluation,
+    pub evaluate_shards: fn(&Split, &Call<'_>, &CrossEntropy, &Batch) -> Evaluation,
+}
+
+/// Add a dtype here.
+pub const DTYPES: &[Dtype] = &[
+    Dtype::F32,
+    #[cfg(feature = "half")]
+    Dtype::of_half::<half::bf16>(),
+    #[cfg(feature = "half")]
+    Dtype::of_half::<half::f16>(),
+];
+
+impl Dtype {
+    const F32: Self = Self {
+        name: "f32",
+        rounding: Rounding::F32,
+        rounded: |batch| batch,
+        evaluate: |call, ce, batch| call.evaluate(ce, batch),
+        evaluate_shards: |split, call, ce, batch| split.evaluate_call(call, ce, batch),
+    };
+
+    #[cfg(feature = "half")]
+    const fn of_half<T: Half + xent::ShardElement>() -> Self {
+        Self {
+            name: T::NAME,
+            rounding: T::ROUNDING,
+            rounded: |batch| halves::rounded::<T>(&batch),
+            evaluate: halves::evaluate::<T>,
+            evaluate_shards: halves::evaluate_shards::<T>,
+        }
+    }
+}
+
+impl fmt::Debug for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
