@@ -1,0 +1,252 @@
+//! Calls in a process that others have prepared badly: with subnormal numbers switched off, in nested pools, in tasks
+//! beside one that panics, on small stacks. Results are the same bits.
+
+mod support;
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Barrier;
+use support::backends;
+use support::batch::{Batch, Random};
+use support::evaluation::{Call, Evaluation};
+use support::shards::{Order, Split};
+use xent::{Backend, CrossEntropy, CrossEntropyBuilder, Reduction};
+
+/// Batches for every kernel: in one piece, in several, and with rows that are.
+const SHAPES: [(usize, usize); 7] =
+    [(37, 3), (20_001, 10), (40, 70), (1_501, 100), (203, 1000), (70, 2049), (3, 140_000)];
+
+/// Plain, and with every option.
+fn losses(classes: usize, backend: Backend) -> [CrossEntropy; 2] {
+    let mut random = Random::new(classes as u64);
+    let weight: Vec<f32> = (0..classes).map(|_| random.between(0.1, 3.0)).collect();
+    let plain = || CrossEntropy::builder().backend(backend).reduction(Reduction::Sum);
+    let all = plain().weight(weight).label_smoothing(0.1).z_loss(0.01).focal_gamma(2.0);
+    [plain(), all].map(|builder: CrossEntropyBuilder| builder.build().expect("the options are valid"))
+}
+
+/// A batch, losses, and what they give in a quiet process.
+struct Work {
+    batch: Batch,
+    losses: Vec<(CrossEntropy, Evaluation)>,
+}
+
+impl Work {
+    fn new((rows, classes): (usize, usize), seed: u64) -> Self {
+        let batch = Batch::random(rows, classes, seed);
+        Self::of(batch)
+    }
+
+    fn of(batch: Batch) -> Self {
+        let losses = backends().into_iter().flat_map(|backend| losses(batch.classes, backend));
+        let losses = losses.map(|ce| (ce.clone(), Evaluation::of(&ce, &batch))).collect();
+        Self { batch, losses }
+    }
+
+    fn check(&self, context: &str) {
+        for (ce, expected) in &self.losses {
+            for in_place in [false, true] {
+                let found = Call { in_place, ..Call::default() }.evaluate(ce, &self.batch);
+                let Batch { rows, classes, .. } = self.batch;
+                found.assert_equal(expected, &format!("{context}, {rows} x {classes}, {}", ce.backend()));
+            }
+        }
+    }
+}
+
+fn pool(threads: usize) -> ThreadPool {
+    ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started")
+}
+
+#[cfg(target_arch = "x86_64")]
+mod subnormals_off {
+    #![allow(unsafe_code)]
+
+    use super::*;
+    use core::arch::asm;
+
+    const DENORMALS_ARE_ZERO: u32 = 1 << 6;
+    const FLUSH_TO_ZERO: u32 = 1 << 15;
+
+    fn mxcsr() -> u32 {
+        let mut bits = 0_u32;
+        // SAFETY: stores four bytes to where a `u32` is.
+        unsafe { asm!("stmxcsr [{}]", in(reg) &raw mut bits, options(nostack)) };
+        bits
+    }
+
+    fn set_mxcsr(bits: u32) {
+        // SAFETY: loads four bytes from where a `u32` is. That Rust code then runs with other bits than it may count on
+        // is what libraries do that switch them, and what is tested.
+        unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const bits, options(nostack, readonly)) };
+    }
+
+    /// Sets the bits for as long as it lives, on this thread.
+    struct Switched(u32);
+
+    impl Switched {
+        fn on(bits: u32) -> Self {
+            let before = mxcsr();
+            set_mxcsr(before | bits);
+            Self(before)
+        }
+    }
+
+    impl Drop for Switched {
+        fn drop(&mut self) {
+            set_mxcsr(self.0);
+        }
+    }
+
+    /// Logits of every magnitude but the subnormal, and those of [`Batch::random`].
+    fn works() -> Vec<Work> {
+        let mut works: Vec<Work> = SHAPES.into_iter().map(|shape| Work::new(shape, 1)).collect();
+        let mut random = Random::new(2);
+        for (rows, classes) in [(37, 3), (40, 70), (37, 100), (11, 2049)] {
+            let mut batch = Batch::random(rows, classes, 3);
+            for x in &mut batch.logits {
+                let bits = f32::from_bits(random.next() as u32);
+                *x = if bits.is_normal() { bits } else { 0.0 };
+            }
+            works.push(Work::of(batch));
+        }
+        works
+    }
+
+    #[test]
+    fn ftz_and_daz_change_no_bit() {
+        let works = works();
+        for bits in [FLUSH_TO_ZERO, DENORMALS_ARE_ZERO, FLUSH_TO_ZERO | DENORMALS_ARE_ZERO] {
+            for work in &works {
+                let switched = Switched::on(bits);
+                // It is on: the product of two normal numbers would be subnormal, or a subnormal factor counts.
+                let least = core::hint::black_box(f32::MIN_POSITIVE);
+                let small = core::hint::black_box(f32::from_bits(1));
+                assert!(bits & FLUSH_TO_ZERO == 0 || least * core::hint::black_box(0.5) == 0.0);
+                assert!(bits & DENORMALS_ARE_ZERO == 0 || small * core::hint::black_box(1e38) == 0.0);
+                work.check(&format!("MXCSR with {bits:#x}"));
+                drop(switched);
+            }
+        }
+    }
+
+    #[test]
+    fn ftz_and_daz_on_every_thread_of_a_pool_change_no_bit() {
+        let start = |_| core::mem::forget(Switched::on(FLUSH_TO_ZERO | DENORMALS_ARE_ZERO));
+        let pool = ThreadPoolBuilder::new().num_threads(3).start_handler(start).build();
+        let pool = pool.expect("threads can be started");
+        for shape in SHAPES {
+            let work = Work::new(shape, 4);
+            pool.install(|| work.check("FTZ and DAZ on every thread"));
+        }
+    }
+
+    #[test]
+    fn the_switch_of_this_test_works_and_is_undone() {
+        let before = mxcsr();
+        let switched = Switched::on(FLUSH_TO_ZERO);
+        assert_eq!(mxcsr() & FLUSH_TO_ZERO, FLUSH_TO_ZERO);
+        drop(switched);
+        assert_eq!(mxcsr() & FLUSH_TO_ZERO, before & FLUSH_TO_ZERO);
+    }
+}
+
+#[test]
+fn pools_of_1_to_64_threads_change_no_bit() {
+    let works = [(1_501, 100), (3, 140_000)].map(|shape| Work::new(shape, 5));
+    for threads in 1..=64 {
+        let pool = pool(threads);
+        for work in &works {
+            let (ce, expected) = &work.losses[work.losses.len() - 1];
+            let found = pool.install(|| Evaluation::of(ce, &work.batch));
+            found.assert_equal(expected, &format!("{threads} threads, {}", ce.backend()));
+        }
+    }
+}
+
+#[test]
+fn pools_within_pools_change_no_bit() {
+    let (outer, inner) = (pool(2), pool(3));
+    for shape in SHAPES {
+        let work = Work::new(shape, 6);
+        outer.install(|| {
+            work.check("in a pool");
+            inner.install(|| work.check("in a pool in a pool"));
+            rayon::join(
+                || inner.install(|| work.check("in a task's pool")),
+                || work.check("in another task"),
+            );
+        });
+    }
+}
+
+#[test]
+fn calls_from_tasks_of_the_same_pool_change_no_bit() {
+    let works: Vec<Work> = SHAPES.into_iter().map(|shape| Work::new(shape, 7)).collect();
+    pool(4).scope(|scope| {
+        for work in &works {
+            scope.spawn(|scope| {
+                work.check("in a task");
+                scope.spawn(|_| work.check("in a task's task"));
+            });
+        }
+    });
+}
+
+#[test]
+fn calls_from_many_threads_at_once_change_no_bit() {
+    const THREADS: usize = 16;
+    let works: Vec<Work> = SHAPES.into_iter().map(|shape| Work::new(shape, 8)).collect();
+    let together = Barrier::new(THREADS);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (works, together) = (&works, &together);
+            scope.spawn(move || {
+                together.wait();
+                works[thread % works.len()].check("on one of many threads");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_panic_in_another_task_of_the_pool_harms_no_call() {
+    let pool = pool(2);
+    for shape in SHAPES {
+        let work = Work::new(shape, 9);
+        for _ in 0..3 {
+            // The call ends before the panic reaches the caller; or it is never made, where the panic came first.
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                pool.join(
+                    || work.check("beside a panic"),
+                    || std::panic::resume_unwind(Box::new("expected")),
+                );
+            }));
+            let payload = caught.expect_err("the other task panicked");
+            assert_eq!(payload.downcast_ref::<&str>(), Some(&"expected"), "the call panicked");
+            pool.install(|| work.check("after a panic"));
+        }
+    }
+}
+
+/// Every kind of call, on a stack of 64 KiB, of which frames of tests have their share.
+#[test]
+fn a_stack_of_64_kilobytes_is_enough() {
+    for (rows, classes) in [(37, 3), (40, 70), (40, 100), (11, 1000), (5, 2049), (2, 140_000)] {
+        for backend in backends() {
+            let batch = Batch::random(rows, classes, 10);
+            for ce in losses(classes, backend) {
+                let batch = batch.clone();
+                let calls = move || {
+                    for in_place in [false, true] {
+                        Call { in_place, ..Call::default() }.evaluate(&ce, &batch);
+                    }
+                    let split = Split::new([0..classes / 2, classes / 2..classes], Order::Forward);
+                    split.evaluate(&ce, &batch);
+                };
+                let thread = std::thread::Builder::new().stack_size(64 << 10).spawn(calls);
+                thread.expect("a thread can be started").join().expect("the stack is large enough");
+            }
+        }
+    }
+}
