@@ -164,3 +164,20 @@ fn targets_of_every_integer_type_and_stride_give_the_same_bits() {
     let longer = Tensor::<1, Int>::from_ints([9, 3, 19, 0, 7, 9], &device);
     assert_eq!(of(longer.narrow(0, 1, 4)), expected);
 }
+
+#[test]
+fn no_rows_have_a_mean_of_nan_and_an_empty_gradient() {
+    for device in [Device::flex(), Device::flex().autodiff()] {
+        let x = Tensor::<2>::zeros([0, 5], &device);
+        let targets = Tensor::<1, Int>::zeros([0], &device);
+        let loss = CrossEntropyLoss::new(CrossEntropy::default());
+        assert!(loss.forward(x.clone(), targets.clone()).into_scalar::<f32>().is_nan());
+        if device.is_autodiff() {
+            let x = x.require_grad();
+            for logits in [x.clone(), x.clone().mul_scalar(1.0)] {
+                let grads = loss.forward(logits, targets.clone()).backward();
+                assert_eq!(x.grad(&grads).unwrap().dims(), [0, 5]);
+            }
+        }
+    }
+}
