@@ -121,6 +121,7 @@ impl Case {
     pub fn call(&self) -> Call<'_> {
         let Inputs { upstream, upstream_scalar, row_weights, loss_mask, denominator } = &self.inputs;
         Call {
+            target_probabilities: None,
             upstream: upstream.as_deref(),
             upstream_scalar: *upstream_scalar,
             row_weights: row_weights.as_deref(),
