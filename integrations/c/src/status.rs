@@ -133,6 +133,9 @@ pub extern "C" fn xent_status_message(status: i32) -> *const c_char {
     found.map_or::<&CStr, _>(c"unknown status", |&(_, words)| words).as_ptr()
 }
 
+#[cfg(not(panic = "unwind"))]
+compile_error!("a panic would end the caller's process: compile with panic = \"unwind\"");
+
 /// Runs a call: no panic leaves it.
 pub(crate) fn guard(call: impl FnOnce() -> Outcome) -> xent_status {
     match catch_unwind(AssertUnwindSafe(call)) {

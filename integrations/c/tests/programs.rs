@@ -15,8 +15,14 @@ const CPP: [&str; 6] = ["g++", "-Wall", "-Wextra", "-Werror", "-pedantic", "-g"]
 /// What a program with the static library is linked with as well.
 const SYSTEM_LIBRARIES: [&str; 4] = ["-lpthread", "-ldl", "-lm", "-lgcc_s"];
 /// It knows no AVX-512: the library finds AVX2 under it.
-const VALGRIND: [&str; 5] =
-    ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite"];
+const VALGRIND: [&str; 6] = [
+    "valgrind",
+    "--quiet",
+    "--error-exitcode=99",
+    "--leak-check=full",
+    "--show-leak-kinds=definite",
+    "--errors-for-leak-kinds=definite",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -30,7 +36,9 @@ fn libraries() -> &'static Path {
         let test = env::current_exe().expect("the test has a path");
         let profile = test.ancestors().nth(2).expect("the test lies in its profile's directory");
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--locked", "-p", "xent-c", "--target-dir"]).current_dir(root());
+        cargo.args(["build", "--locked", "-p", "xent-c", "--lib"]).current_dir(root());
+        // With a test, dependencies have the features that they have for tests, and are not compiled once more.
+        cargo.args(["--test", "header", "--target-dir"]);
         cargo.arg(profile.parent().expect("the profile lies in the target directory"));
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
@@ -147,6 +155,35 @@ fn a_c_program_learns_the_digits() {
         let same = output.lines().zip(first_epoch.lines()).take(3).all(|(plain, other)| plain == other);
         assert!(same, "with AVX2 the bits are the same:\n{output}\n{first_epoch}");
     }
+}
+
+/// The first block of code in a language in the README.
+fn from_readme(language: &str) -> String {
+    let readme = fs::read_to_string(root().join("README.md")).expect("there is a README");
+    let block = readme.split(&format!("```{language}\n")).nth(1).and_then(|rest| rest.split("```").next());
+    block.expect("the README has such a block").to_owned()
+}
+
+#[test]
+fn the_programs_in_the_readme_run() {
+    let directory = directory("readme");
+    let (c, cpp) = (directory.join("readme.c"), directory.join("readme.cpp"));
+    fs::write(&c, from_readme("c")).expect("the target directory can be written");
+    let (include, body) = {
+        let whole = from_readme("cpp");
+        let (include, body) = whole.split_once('\n').expect("it has several lines");
+        (include.to_owned(), body.to_owned())
+    };
+    let main =
+        format!("{include}\n#include <cstdio>\nint main() {{{body}std::printf(\"%.4f\\n\", loss); }}\n");
+    fs::write(&cpp, main).expect("the target directory can be written");
+    let program = directory.join("program");
+    build(&C, &c.display().to_string(), &[], &program);
+    let loss = run(&mut Command::new(&program));
+    build(&[&CPP[..], &["-std=c++17"]].concat(), &cpp.display().to_string(), &[], &program);
+    assert_eq!(loss, run(&mut Command::new(&program)));
+    // The mean over both rows of 0.9 (-ln p_y) + (0.1 / 3) sum_c (-ln p_c).
+    assert_eq!(loss, "0.5277\n");
 }
 
 #[test]
