@@ -1,7 +1,5 @@
 //! The loss: made of options, called, and freed.
 
-use core::ptr;
-
 use xent::{Backend, CrossEntropy, Element, Request, Summary, Target};
 
 use crate::dtype::{Scalar, with_element, with_target};
@@ -199,8 +197,8 @@ unsafe fn loss_of(
     // SAFETY: the caller's promise is handed on.
     let to = unsafe { memory.number_mut("loss", loss)? };
     let summary = with_element!(logits.dtype(), E => {
-        // SAFETY: the caller's promise is handed on.
         let grad = match grad {
+            // SAFETY: the caller's promise is handed on.
             Some(grad) => Some(unsafe { memory.matrix_mut("grad", grad)? }),
             None => None,
         };
@@ -227,10 +225,10 @@ unsafe fn run(
     // SAFETY: the caller's promise is handed on.
     let to = unsafe { Destination::new(&mut memory, summary)? };
     // SAFETY: the caller's promise is handed on.
-    let wanted = if ptr::null() == request { None } else { Some(unsafe { versioned::read(request)? }) };
+    let wanted = if request.is_null() { None } else { Some(unsafe { versioned::read(request)? }) };
     let found = with_element!(logits.dtype(), E => {
-        // SAFETY: the caller's promise is handed on.
         let request = match wanted {
+            // SAFETY: the caller's promise is handed on.
             Some(wanted) => unsafe { wanted.request::<E>(&mut memory)? },
             None => Request::new(),
         };

@@ -22,6 +22,7 @@ pub enum xent_reduction {
 /// Which classes label smoothing spreads over.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::enum_variant_names, reason = "the names are those of the crate")]
 pub enum xent_smoothing {
     /// All of them, as in PyTorch.
     AllClasses = 0,
