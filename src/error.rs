@@ -29,6 +29,13 @@ pub enum Error {
         /// Elements in the slice.
         actual: usize,
     },
+    /// The rows of an `ndarray` are not contiguous, one behind the other.
+    NotContiguous {
+        /// Rows and columns of the array.
+        shape: (usize, usize),
+        /// Elements from one row to the next, and from one column to the next.
+        strides: (isize, isize),
+    },
     /// A matrix has another shape than the logits.
     ShapeMismatch {
         /// The argument's name.
@@ -199,6 +206,11 @@ impl fmt::Display for Error {
             Self::BufferTooShort { required, actual } => {
                 write!(f, "the matrix needs {required} elements, the slice has {actual}")
             }
+            Self::NotContiguous { shape, strides } => write!(
+                f,
+                "the array is {} x {} with strides {} and {}, but rows are to be contiguous, one behind the other",
+                shape.0, shape.1, strides.0, strides.1
+            ),
             Self::ShapeMismatch { argument, expected, actual } => write!(
                 f,
                 "{argument} is {} x {}, but the logits are {} x {}",

@@ -64,6 +64,8 @@
 //!
 //! * `rayon` (default): threads, in the pool that the call is made in. See [`Parallelism`].
 //! * `half`: logits and gradients of 16 bits, `bf16` and `f16` of the crate `half`. See [`Element`].
+//! * `ndarray`: `ArrayView2` and `ArrayViewMut2` of the crate `ndarray` become a [`Matrix`] and a [`MatrixMut`] by
+//!   `TryFrom`, and some columns of an array by `from_columns`; without a copy.
 //!
 //! # The formulas
 //!
@@ -89,6 +91,8 @@ mod kernel;
 mod largest;
 mod loss;
 mod matrix;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 mod parallel;
 mod passes;
 mod planes;

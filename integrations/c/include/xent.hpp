@@ -1,0 +1,534 @@
+// xent for C++17: views, exceptions and owners around xent.h. Everything is in this header.
+//
+//     std::vector<float> logits = {1, 2, 3, 2, 1, 0.5f}, grad(6);
+//     std::vector<std::int64_t> targets = {2, 0};
+//     xent::cross_entropy ce(xent::options().label_smoothing(0.1));
+//     double loss = ce.loss_and_grad(xent::matrix(logits, 2, 3), targets, xent::matrix_mut(grad, 2, 3));
+//
+// What is wrong with a call is thrown as xent::error, with the status of xent.h, before anything is written. Views
+// point to memory of the caller's, which outlives them; a view of a container checks that its elements are there.
+#ifndef XENT_HPP
+#define XENT_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "xent.h"
+
+namespace xent {
+
+/// What is wrong with a call: which argument, where and with what value.
+class error : public std::runtime_error {
+  public:
+    error(xent_status status, const char *message) : std::runtime_error(message), status_(status) {}
+    xent_status status() const noexcept { return status_; }
+
+  private:
+    xent_status status_;
+};
+
+namespace detail {
+
+inline void check(xent_status status) {
+    if (status != XENT_STATUS_OK)
+        throw error(status, xent_last_error_message());
+}
+
+/// What is no size of an array becomes negative, which the library refuses.
+inline std::int64_t size(std::size_t size) {
+    return size > static_cast<std::size_t>(INT64_MAX) ? -1 : static_cast<std::int64_t>(size);
+}
+
+}  // namespace detail
+
+/// 16-bit numbers by their bits, for those who have no type of their own.
+struct f16 {
+    std::uint16_t bits;
+};
+struct bf16 {
+    std::uint16_t bits;
+};
+
+/// The dtype that a type of elements has. Specialise it for 16-bit types of your own.
+template <class T> struct dtype_of;
+template <> struct dtype_of<float> : std::integral_constant<std::uint32_t, XENT_DTYPE_F32> {};
+template <> struct dtype_of<double> : std::integral_constant<std::uint32_t, XENT_DTYPE_F64> {};
+template <> struct dtype_of<f16> : std::integral_constant<std::uint32_t, XENT_DTYPE_F16> {};
+template <> struct dtype_of<bf16> : std::integral_constant<std::uint32_t, XENT_DTYPE_BF16> {};
+template <> struct dtype_of<std::uint8_t> : std::integral_constant<std::uint32_t, XENT_DTYPE_U8> {};
+template <> struct dtype_of<std::uint16_t> : std::integral_constant<std::uint32_t, XENT_DTYPE_U16> {};
+template <> struct dtype_of<std::uint32_t> : std::integral_constant<std::uint32_t, XENT_DTYPE_U32> {};
+template <> struct dtype_of<std::uint64_t> : std::integral_constant<std::uint32_t, XENT_DTYPE_U64> {};
+template <> struct dtype_of<std::int32_t> : std::integral_constant<std::uint32_t, XENT_DTYPE_I32> {};
+template <> struct dtype_of<std::int64_t> : std::integral_constant<std::uint32_t, XENT_DTYPE_I64> {};
+
+/// What outputs have that are one number for each row, for logits of T.
+template <class T> using per_row = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+/// Neighbouring elements: of a pointer and a number, of an array, or of anything with data() and size(), std::span
+/// included. `span<const T>` is read, `span<T>` is written.
+template <class T> class span {
+  public:
+    constexpr span() = default;
+    constexpr span(T *data, std::size_t size) : data_(data), size_(size) {}
+    template <std::size_t N> constexpr span(T (&array)[N]) : data_(array), size_(N) {}
+    template <class Container,
+              class = std::enable_if_t<std::is_convertible_v<
+                  std::remove_pointer_t<decltype(std::declval<Container &>().data())> (*)[], T (*)[]>>,
+              class = decltype(std::declval<Container &>().size())>
+    constexpr span(Container &&container) : data_(container.data()), size_(container.size()) {}
+
+    constexpr T *data() const { return data_; }
+    constexpr std::size_t size() const { return size_; }
+    constexpr T *begin() const { return data_; }
+    constexpr T *end() const { return data_ + size_; }
+    constexpr T &operator[](std::size_t i) const { return data_[i]; }
+
+    xent_array to_read() const {
+        return xent_array_of(data_, dtype_of<std::remove_const_t<T>>::value, detail::size(size_));
+    }
+    xent_array_mut to_write() const {
+        static_assert(!std::is_const_v<T>, "an output cannot be const");
+        return xent_array_mut_of(data_, dtype_of<T>::value, detail::size(size_));
+    }
+
+  private:
+    T *data_ = nullptr;
+    std::size_t size_ = 0;
+};
+
+template <class Container>
+span(Container &) -> span<std::remove_pointer_t<decltype(std::declval<Container &>().data())>>;
+
+/// A row-major view: rows of cols neighbouring elements each, row_stride elements apart. `basic_matrix<const T>` is
+/// read, `basic_matrix<T>` is written; `matrix(...)` and `matrix_mut(...)` make them.
+template <class T> class basic_matrix {
+  public:
+    /// Throws if the elements do not reach as far.
+    basic_matrix(span<T> elements, std::size_t rows, std::size_t cols, std::size_t row_stride)
+        : data_(elements.data()), rows_(rows), cols_(cols), row_stride_(row_stride) {
+        if (row_stride < cols)
+            throw error(XENT_STATUS_STRIDE_TOO_SMALL, "the row stride is less than the number of columns");
+        if (rows > 0 && (elements.size() < cols ||
+                         (row_stride > 0 && rows - 1 > (elements.size() - cols) / row_stride)))
+            throw error(XENT_STATUS_LENGTH_MISMATCH, "the matrix reaches past its elements");
+    }
+
+    /// What is written can be read.
+    template <class U, class = std::enable_if_t<std::is_same_v<const U, T> && !std::is_same_v<U, T>>>
+    basic_matrix(const basic_matrix<U> &other)
+        : data_(other.data()), rows_(other.rows()), cols_(other.cols()), row_stride_(other.row_stride()) {}
+
+    T *data() const { return data_; }
+    std::size_t rows() const { return rows_; }
+    std::size_t cols() const { return cols_; }
+    std::size_t row_stride() const { return row_stride_; }
+    span<T> row(std::size_t row) const { return span<T>(data_ + row * row_stride_, cols_); }
+
+    xent_matrix to_read() const {
+        xent_matrix matrix = xent_matrix_of(data_, dtype_of<std::remove_const_t<T>>::value, detail::size(rows_),
+                                            detail::size(cols_));
+        matrix.row_stride = detail::size(row_stride_);
+        return matrix;
+    }
+    xent_matrix_mut to_write() const {
+        static_assert(!std::is_const_v<T>, "an output cannot be const");
+        xent_matrix_mut matrix =
+            xent_matrix_mut_of(data_, dtype_of<T>::value, detail::size(rows_), detail::size(cols_));
+        matrix.row_stride = detail::size(row_stride_);
+        return matrix;
+    }
+
+  private:
+    T *data_;
+    std::size_t rows_, cols_, row_stride_;
+};
+
+/// To read.
+template <class Container> auto matrix(const Container &elements, std::size_t rows, std::size_t cols) {
+    span view(elements);
+    using T = std::add_const_t<std::remove_reference_t<decltype(view[0])>>;
+    return basic_matrix<T>(span<T>(view.data(), view.size()), rows, cols, cols);
+}
+
+/// To read, with rows that are further apart.
+template <class Container>
+auto matrix(const Container &elements, std::size_t rows, std::size_t cols, std::size_t row_stride) {
+    span view(elements);
+    using T = std::add_const_t<std::remove_reference_t<decltype(view[0])>>;
+    return basic_matrix<T>(span<T>(view.data(), view.size()), rows, cols, row_stride);
+}
+
+/// To write.
+template <class Container> auto matrix_mut(Container &&elements, std::size_t rows, std::size_t cols) {
+    span view(elements);
+    return basic_matrix<std::remove_reference_t<decltype(view[0])>>(view, rows, cols, cols);
+}
+
+/// To write, with rows that are further apart. What lies between them is left alone.
+template <class Container>
+auto matrix_mut(Container &&elements, std::size_t rows, std::size_t cols, std::size_t row_stride) {
+    span view(elements);
+    return basic_matrix<std::remove_reference_t<decltype(view[0])>>(view, rows, cols, row_stride);
+}
+
+/// Targets: one class for each row, of any integer type that has a dtype.
+class targets {
+  public:
+    template <class Container, class = decltype(span(std::declval<const Container &>()))>
+    targets(const Container &classes) : array_(span(classes).to_read()) {}
+    const xent_array &array() const { return array_; }
+
+  private:
+    xent_array array_;
+};
+
+/// The options of a loss; see xent_options. It owns what it is given.
+class options {
+  public:
+    options &weight(std::vector<float> weight) { return weight_ = std::move(weight), *this; }
+    options &ignore_index(std::int64_t index) { return ignore_indices({index}); }
+    options &ignore_indices(std::vector<std::int64_t> indices) {
+        return ignore_indices_ = std::move(indices), *this;
+    }
+    options &label_smoothing(double label_smoothing) { return options_.label_smoothing = label_smoothing, *this; }
+    options &z_loss(double z_loss) { return options_.z_loss = z_loss, *this; }
+    options &focal_gamma(double focal_gamma) { return options_.focal_gamma = focal_gamma, *this; }
+    options &reduction(xent_reduction reduction) { return options_.reduction = reduction, *this; }
+    options &smoothing(xent_smoothing smoothing) { return options_.smoothing = smoothing, *this; }
+    options &empty_mean(xent_empty_mean empty_mean) { return options_.empty_mean = empty_mean, *this; }
+    options &backend(xent_backend backend) { return options_.backend = backend, *this; }
+    options &parallelism(xent_parallelism parallelism) { return options_.parallelism = parallelism, *this; }
+
+    /// For as long as this is neither changed nor destroyed.
+    xent_options get() const {
+        static constexpr std::int64_t none = 0;
+        xent_options options = options_;
+        if (weight_)
+            options.weight = span<const float>(*weight_).to_read();
+        if (ignore_indices_)  // An empty list is not null: then nothing is ignored.
+            options.ignore_indices = ignore_indices_->empty() ? span<const std::int64_t>(&none, 0).to_read()
+                                                              : span<const std::int64_t>(*ignore_indices_).to_read();
+        // A list of no weights is one that fits no logits.
+        static constexpr float no_weight = 0;
+        if (weight_ && weight_->empty())
+            options.weight = span<const float>(&no_weight, 0).to_read();
+        return options;
+    }
+
+  private:
+    xent_options options_ = xent_options_default();
+    std::optional<std::vector<float>> weight_;
+    std::optional<std::vector<std::int64_t>> ignore_indices_;
+};
+
+/// Inputs and outputs of one call on logits of T; see xent_request. It points to memory of the caller's.
+template <class T> class request {
+  public:
+    using number = per_row<T>;
+
+    request &loss_mask(span<const std::uint8_t> mask) { return request_.loss_mask = mask.to_read(), *this; }
+    request &row_weights(span<const float> weights) { return request_.row_weights = weights.to_read(), *this; }
+    request &upstream(span<const number> upstream) { return request_.upstream = upstream.to_read(), *this; }
+    request &upstream_scalar(double scalar) { return upstream_scalar_ = scalar, *this; }
+    request &denominator(double denominator) { return denominator_ = denominator, *this; }
+
+    request &grad(basic_matrix<T> grad) {
+        request_.accumulate = 0;
+        return request_.grad = grad.to_write(), *this;
+    }
+    request &accumulate(basic_matrix<T> grad) {
+        request_.accumulate = 1;
+        return request_.grad = grad.to_write(), *this;
+    }
+    request &losses(span<number> to) { return request_.losses = to.to_write(), *this; }
+    request &lse(span<number> to) { return request_.lse = to.to_write(), *this; }
+    request &target_log_probabilities(span<number> to) {
+        return request_.target_log_probabilities = to.to_write(), *this;
+    }
+    request &entropies(span<number> to) { return request_.entropies = to.to_write(), *this; }
+    /// -1 for an ignored row.
+    request &argmax(span<std::int64_t> to) { return request_.argmax = to.to_write(), *this; }
+    request &argmax_probabilities(span<number> to) { return request_.argmax_probabilities = to.to_write(), *this; }
+    /// -1 for an ignored row.
+    request &target_ranks(span<std::int64_t> to) { return request_.target_ranks = to.to_write(), *this; }
+    request &probabilities(basic_matrix<T> to) { return request_.probabilities = to.to_write(), *this; }
+    request &log_probabilities(basic_matrix<T> to) { return request_.log_probabilities = to.to_write(), *this; }
+
+    /// For as long as this is neither changed nor destroyed.
+    xent_request get() const {
+        xent_request request = request_;
+        request.upstream_scalar = upstream_scalar_ ? &*upstream_scalar_ : nullptr;
+        request.denominator = denominator_ ? &*denominator_ : nullptr;
+        return request;
+    }
+
+  private:
+    xent_request request_ = xent_request_default();
+    std::optional<double> upstream_scalar_, denominator_;
+};
+
+using row_state = xent_row_state;
+
+/// `count` states of no columns.
+inline std::vector<row_state> row_states(std::size_t count) {
+    std::vector<row_state> states(count);
+    detail::check(xent_row_states_clear(states.data(), detail::size(count)));
+    return states;
+}
+
+/// Merges each of `others` into the state of the same row.
+inline void merge(span<row_state> states, span<const row_state> others) {
+    if (states.size() != others.size())
+        throw error(XENT_STATUS_LENGTH_MISMATCH, "states of different numbers of rows");
+    detail::check(xent_row_states_merge(states.data(), others.data(), detail::size(states.size())));
+}
+
+/// A softmax cross-entropy with its options. Calls allocate nothing, and any number of threads may make them at once.
+class cross_entropy {
+  public:
+    explicit cross_entropy(const options &options = {}) {
+        xent_options plain = options.get();
+        xent_cross_entropy *made = nullptr;
+        detail::check(xent_cross_entropy_create(&plain, &made));
+        ce_.reset(made);
+    }
+
+    /// The reduced loss.
+    template <class T> double loss(basic_matrix<T> logits, const targets &targets) const {
+        double loss = 0;
+        detail::check(xent_loss(ce_.get(), logits.to_read(), targets.array(), &loss));
+        return loss;
+    }
+
+    /// The reduced loss, and in `grad` its derivative with respect to the logits.
+    template <class T>
+    double loss_and_grad(basic_matrix<T> logits, const targets &targets,
+                         basic_matrix<std::remove_const_t<T>> grad) const {
+        double loss = 0;
+        detail::check(
+            xent_loss_and_grad(ce_.get(), logits.to_read(), targets.array(), grad.to_write(), &loss));
+        return loss;
+    }
+
+    /// The reduced loss; its gradient replaces the logits.
+    template <class T> double loss_and_grad_in_place(basic_matrix<T> logits, const targets &targets) const {
+        double loss = 0;
+        detail::check(xent_loss_and_grad_in_place(ce_.get(), logits.to_write(), targets.array(), &loss));
+        return loss;
+    }
+
+    /// Any set of outputs in one call.
+    template <class T>
+    xent_summary run(basic_matrix<T> logits, const targets &targets,
+                     const request<std::remove_const_t<T>> &request = {}) const {
+        xent_request plain = request.get();
+        xent_summary summary = xent_summary_default();
+        detail::check(xent_run(ce_.get(), logits.to_read(), targets.array(), &plain, &summary));
+        return summary;
+    }
+
+    /// Any set of outputs in one call; the gradient replaces the logits.
+    template <class T>
+    xent_summary run_in_place(basic_matrix<T> logits, const targets &targets, const request<T> &request = {}) const {
+        xent_request plain = request.get();
+        xent_summary summary = xent_summary_default();
+        detail::check(xent_run_in_place(ce_.get(), logits.to_write(), targets.array(), &plain, &summary));
+        return summary;
+    }
+
+    /// As run, with a probability of each class as the target of a row.
+    template <class T>
+    xent_summary run_probabilities(basic_matrix<T> logits, basic_matrix<const float> target_probabilities,
+                                   const request<std::remove_const_t<T>> &request = {}) const {
+        xent_request plain = request.get();
+        xent_summary summary = xent_summary_default();
+        detail::check(xent_run_probabilities(ce_.get(), logits.to_read(), target_probabilities.to_read(), &plain,
+                                             &summary));
+        return summary;
+    }
+
+    /// As run_in_place, with a probability of each class as the target of a row.
+    template <class T>
+    xent_summary run_probabilities_in_place(basic_matrix<T> logits, basic_matrix<const float> target_probabilities,
+                                            const request<T> &request = {}) const {
+        xent_request plain = request.get();
+        xent_summary summary = xent_summary_default();
+        detail::check(xent_run_probabilities_in_place(ce_.get(), logits.to_write(),
+                                                      target_probabilities.to_read(), &plain, &summary));
+        return summary;
+    }
+
+    xent_backend backend() const { return static_cast<xent_backend>(xent_cross_entropy_backend(ce_.get())); }
+
+    /// For functions of xent.h.
+    const xent_cross_entropy *get() const { return ce_.get(); }
+
+  private:
+    struct destroy {
+        void operator()(xent_cross_entropy *ce) const { xent_cross_entropy_destroy(ce); }
+    };
+    std::unique_ptr<xent_cross_entropy, destroy> ce_;
+};
+
+/// Rows whose columns are split over shards, or made chunk by chunk; see xent_shards. It points to the loss and the
+/// targets, which outlive it.
+class shards {
+  public:
+    shards(const cross_entropy &ce, const targets &targets, std::size_t classes)
+        : ce_(ce.get()), shards_(xent_shards_of(targets.array(), detail::size(classes))) {}
+
+    shards &loss_mask(span<const std::uint8_t> mask) { return shards_.loss_mask = mask.to_read(), *this; }
+    shards &row_weights(span<const float> weights) { return shards_.row_weights = weights.to_read(), *this; }
+    shards &upstream(span<const float> upstream) { return shards_.upstream = upstream.to_read(), *this; }
+    shards &upstream_scalar(double scalar) { return upstream_scalar_ = scalar, *this; }
+    shards &denominator(double denominator) { return denominator_ = denominator, *this; }
+
+    /// The state of each row's columns from class `first_column` on.
+    template <class T>
+    void summarise(basic_matrix<T> logits, std::size_t first_column, span<row_state> states) const {
+        xent_shards plain = get();
+        detail::check(xent_shards_summarise(ce_, &plain, logits.to_read(), detail::size(first_column),
+                                            states.data(), detail::size(states.size())));
+    }
+
+    /// The same, merged into what `states` are already.
+    template <class T>
+    void accumulate(basic_matrix<T> logits, std::size_t first_column, span<row_state> states) const {
+        xent_shards plain = get();
+        detail::check(xent_shards_accumulate(ce_, &plain, logits.to_read(), detail::size(first_column),
+                                             states.data(), detail::size(states.size())));
+    }
+
+    /// The summary of complete states.
+    xent_summary finish(span<const row_state> states) const {
+        xent_shards plain = get();
+        xent_summary summary = xent_summary_default();
+        detail::check(xent_shards_finish(ce_, &plain, states.data(), detail::size(states.size()), &summary));
+        return summary;
+    }
+
+    /// The same, and the loss of each row.
+    xent_summary losses(span<const row_state> states, span<float> losses) const {
+        xent_shards plain = get();
+        xent_summary summary = xent_summary_default();
+        detail::check(xent_shards_losses(ce_, &plain, states.data(), detail::size(states.size()),
+                                         losses.to_write(), &summary));
+        return summary;
+    }
+
+    void lse(span<const row_state> states, span<float> lse) const {
+        xent_shards plain = get();
+        detail::check(
+            xent_shards_lse(ce_, &plain, states.data(), detail::size(states.size()), lse.to_write()));
+    }
+
+    void target_log_probabilities(span<const row_state> states, span<float> to) const {
+        xent_shards plain = get();
+        detail::check(xent_shards_target_log_probabilities(ce_, &plain, states.data(),
+                                                           detail::size(states.size()), to.to_write()));
+    }
+
+    /// In `grad`, the gradient with respect to `logits`, each row's columns from class `first_column` on.
+    template <class T>
+    void grad(basic_matrix<T> logits, std::size_t first_column, span<const row_state> states,
+              basic_matrix<std::remove_const_t<T>> grad) const {
+        xent_shards plain = get();
+        detail::check(xent_shards_grad(ce_, &plain, logits.to_read(), detail::size(first_column), states.data(),
+                                       detail::size(states.size()), grad.to_write()));
+    }
+
+    /// The same; the gradient is added to what `grad` holds.
+    template <class T>
+    void accumulate_grad(basic_matrix<T> logits, std::size_t first_column, span<const row_state> states,
+                         basic_matrix<std::remove_const_t<T>> grad) const {
+        xent_shards plain = get();
+        detail::check(xent_shards_accumulate_grad(ce_, &plain, logits.to_read(), detail::size(first_column),
+                                                  states.data(), detail::size(states.size()), grad.to_write()));
+    }
+
+    /// The same as grad; the gradient replaces the logits.
+    template <class T>
+    void grad_in_place(basic_matrix<T> logits, std::size_t first_column, span<const row_state> states) const {
+        xent_shards plain = get();
+        detail::check(xent_shards_grad_in_place(ce_, &plain, logits.to_write(), detail::size(first_column),
+                                                states.data(), detail::size(states.size())));
+    }
+
+  private:
+    xent_shards get() const {
+        xent_shards plain = shards_;
+        plain.upstream_scalar = upstream_scalar_ ? &*upstream_scalar_ : nullptr;
+        plain.denominator = denominator_ ? &*denominator_ : nullptr;
+        return plain;
+    }
+
+    const xent_cross_entropy *ce_;
+    xent_shards shards_;
+    std::optional<double> upstream_scalar_, denominator_;
+};
+
+/// Softmax functions; see xent_softmax and those that follow it. The options are those of the C interface.
+template <class T>
+void softmax(basic_matrix<T> logits, basic_matrix<std::remove_const_t<T>> probabilities,
+             const xent_softmax_options &options = xent_softmax_options_default()) {
+    detail::check(xent_softmax(logits.to_read(), probabilities.to_write(), &options));
+}
+
+template <class T>
+void softmax_in_place(basic_matrix<T> logits,
+                      const xent_softmax_options &options = xent_softmax_options_default()) {
+    detail::check(xent_softmax_in_place(logits.to_write(), &options));
+}
+
+template <class T>
+void log_softmax(basic_matrix<T> logits, basic_matrix<std::remove_const_t<T>> log_probabilities,
+                 const xent_softmax_options &options = xent_softmax_options_default()) {
+    detail::check(xent_log_softmax(logits.to_read(), log_probabilities.to_write(), &options));
+}
+
+template <class T>
+void log_softmax_in_place(basic_matrix<T> logits,
+                          const xent_softmax_options &options = xent_softmax_options_default()) {
+    detail::check(xent_log_softmax_in_place(logits.to_write(), &options));
+}
+
+template <class T, class U>
+void softmax_backward(basic_matrix<T> probabilities, basic_matrix<U> upstream,
+                      basic_matrix<std::remove_const_t<T>> grad,
+                      const xent_softmax_options &options = xent_softmax_options_default()) {
+    detail::check(
+        xent_softmax_backward(probabilities.to_read(), upstream.to_read(), grad.to_write(), &options));
+}
+
+template <class T, class U>
+void softmax_backward_in_place(basic_matrix<T> probabilities, basic_matrix<U> upstream,
+                               const xent_softmax_options &options = xent_softmax_options_default()) {
+    detail::check(xent_softmax_backward_in_place(probabilities.to_read(), upstream.to_write(), &options));
+}
+
+template <class T, class U>
+void log_softmax_backward(basic_matrix<T> log_probabilities, basic_matrix<U> upstream,
+                          basic_matrix<std::remove_const_t<T>> grad,
+                          const xent_softmax_options &options = xent_softmax_options_default()) {
+    detail::check(
+        xent_log_softmax_backward(log_probabilities.to_read(), upstream.to_read(), grad.to_write(), &options));
+}
+
+template <class T, class U>
+void log_softmax_backward_in_place(basic_matrix<T> log_probabilities, basic_matrix<U> upstream,
+                                   const xent_softmax_options &options = xent_softmax_options_default()) {
+    detail::check(
+        xent_log_softmax_backward_in_place(log_probabilities.to_read(), upstream.to_write(), &options));
+}
+
+}  // namespace xent
+
+#endif  // XENT_HPP

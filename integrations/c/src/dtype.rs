@@ -1,0 +1,124 @@
+//! Types of elements: the C name of each, and the one place that goes from the name to the type.
+
+use half::{bf16, f16};
+use xent::RowState;
+
+use crate::status::{Outcome, fail, xent_status};
+
+/// The type of the elements of a matrix or an array. Structs have it as a `uint32_t`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum xent_dtype {
+    /// `float`.
+    F32 = 1,
+    /// `double`.
+    F64 = 2,
+    /// IEEE 754 binary16.
+    F16 = 3,
+    /// bfloat16: the upper half of a `float`.
+    Bf16 = 4,
+    /// `uint8_t`.
+    U8 = 5,
+    /// `uint16_t`.
+    U16 = 6,
+    /// `uint32_t`.
+    U32 = 7,
+    /// `uint64_t`.
+    U64 = 8,
+    /// `int32_t`.
+    I32 = 9,
+    /// `int64_t`.
+    I64 = 10,
+}
+
+/// A type that memory of the caller's may have: every pattern of bits is a value.
+pub(crate) trait Scalar: Copy + 'static {
+    /// What the caller may call it.
+    const DTYPES: &'static [xent_dtype];
+}
+
+macro_rules! scalars {
+    ($($type:ty => $($dtype:ident)|+),+ $(,)?) => {
+        $(impl Scalar for $type {
+            const DTYPES: &'static [xent_dtype] = &[$(xent_dtype::$dtype),+];
+        })+
+    };
+}
+
+scalars! {
+    f32 => F32, f64 => F64, f16 => F16, bf16 => Bf16,
+    u8 => U8, u16 => U16, u32 => U32, u64 => U64, i32 => I32, i64 => I64,
+}
+
+// Outputs that are indices. What is none is the largest number, or -1.
+#[cfg(target_pointer_width = "64")]
+scalars! { usize => I64 | U64 }
+#[cfg(target_pointer_width = "32")]
+scalars! { usize => I32 | U32 }
+
+impl Scalar for RowState {
+    const DTYPES: &'static [xent_dtype] = &[];
+}
+
+/// Runs `$body` with `$element` as the type that a dtype of logits stands for. A new one is one line.
+macro_rules! with_element {
+    ($dtype:expr, $element:ident => $body:expr) => {
+        $crate::dtype::dispatch! { "logits", $dtype, $element => $body;
+            F32 => f32,
+            F16 => half::f16,
+            Bf16 => half::bf16,
+        }
+    };
+}
+
+/// The same for logits of shards.
+macro_rules! with_shard_element {
+    ($dtype:expr, $element:ident => $body:expr) => {
+        $crate::dtype::dispatch! { "logits", $dtype, $element => $body;
+            F32 => f32,
+            F16 => half::f16,
+            Bf16 => half::bf16,
+        }
+    };
+}
+
+/// The same for targets.
+macro_rules! with_target {
+    ($dtype:expr, $target:ident => $body:expr) => {
+        $crate::dtype::dispatch! { "targets", $dtype, $target => $body;
+            U8 => u8,
+            U16 => u16,
+            U32 => u32,
+            U64 => u64,
+            I32 => i32,
+            I64 => i64,
+        }
+    };
+}
+
+macro_rules! dispatch {
+    ($argument:literal, $dtype:expr, $name:ident => $body:expr; $($dtype_name:ident => $type:ty,)+) => {
+        match $dtype {
+            $(dtype if dtype == $crate::dtype::xent_dtype::$dtype_name as u32 => {
+                type $name = $type;
+                $body
+            })+
+            dtype => Err($crate::dtype::unsupported($argument, dtype)),
+        }
+    };
+}
+
+pub(crate) use {dispatch, with_element, with_shard_element, with_target};
+
+pub(crate) fn unsupported(argument: &str, dtype: u32) -> xent_status {
+    fail(xent_status::Dtype, format_args!("the dtype of {argument} is {dtype}, which it cannot have"))
+}
+
+/// The caller's name of the dtype is one of `T`'s.
+pub(crate) fn check<T: Scalar>(argument: &str, dtype: u32) -> Outcome {
+    if T::DTYPES.iter().any(|&name| name as u32 == dtype) {
+        return Ok(());
+    }
+    let first = T::DTYPES.first().map_or(0, |&name| name as u32);
+    Err(fail(xent_status::Dtype, format_args!("the dtype of {argument} is {dtype} instead of {first}")))
+}

@@ -1,0 +1,157 @@
+//! What a call shall deliver, and the numbers that it returns.
+
+use core::mem::size_of;
+
+use xent::{Element, Request, Summary};
+
+use crate::dtype::Scalar;
+use crate::memory::Memory;
+use crate::options::unknown;
+use crate::status::Outcome;
+use crate::versioned::Versioned;
+use crate::views::{xent_array, xent_array_mut, xent_matrix_mut};
+
+/// Inputs and outputs of one call, each of them optional: what is left out has null data and no size. By
+/// `xent_request_default`; later versions may add fields.
+///
+/// For rows x C logits x of some dtype, matrices have the same dtype; arrays have one number for each row, of
+/// `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` where the logits are that. Indices are `XENT_DTYPE_I64` (-1 for none) or
+/// `XENT_DTYPE_U64` (`UINT64_MAX` for none); where pointers have 32 bits, `I32` or `U32`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct xent_request {
+    /// `sizeof(xent_request)`.
+    pub size: usize,
+
+    /// Input: rows, `XENT_DTYPE_U8` of 0 and 1: which rows count.
+    pub loss_mask: xent_array,
+    /// Input: rows, `XENT_DTYPE_F32`, finite and not negative: multiply loss and gradient of each row.
+    pub row_weights: xent_array,
+    /// Input: rows: the gradient of row r is `upstream[r]` times that of its own loss, without a reduction.
+    pub upstream: xent_array,
+    /// Input: multiplies the gradient. Finite. Null for 1.
+    pub upstream_scalar: *const f64,
+    /// Input: what the sum of losses is divided by, in place of the reduction's own divisor. Finite and above 0. Null for
+    /// none.
+    pub denominator: *const f64,
+
+    /// Output, rows x C: the derivative of the reduced loss with respect to the logits.
+    pub grad: xent_matrix_mut,
+    /// 1 adds the gradient to what `grad` holds; 0 writes it.
+    pub accumulate: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Output, rows: the loss of each row, before the reduction.
+    pub losses: xent_array_mut,
+    /// Output, rows: ln(sum_c exp(x_c)).
+    pub lse: xent_array_mut,
+    /// Output, rows: x_y - lse, for the target y.
+    pub target_log_probabilities: xent_array_mut,
+    /// Output, rows: sum_c p_c (lse - x_c), in nats.
+    pub entropies: xent_array_mut,
+    /// Output, rows, indices: the first class with the largest logit; none for an ignored row.
+    pub argmax: xent_array_mut,
+    /// Output, rows: the largest probability.
+    pub argmax_probabilities: xent_array_mut,
+    /// Output, rows, indices: how many classes come before the target; none for an ignored row.
+    pub target_ranks: xent_array_mut,
+    /// Output, rows x C: the softmax.
+    pub probabilities: xent_matrix_mut,
+    /// Output, rows x C: the logarithm of the softmax.
+    pub log_probabilities: xent_matrix_mut,
+}
+
+/// The numbers that every call has at hand when it is done. By `xent_summary_default`; later versions may add fields.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct xent_summary {
+    /// `sizeof(xent_summary)`; the call leaves it as it is.
+    pub size: usize,
+    /// The reduced loss.
+    pub loss: f64,
+    /// What the z-loss has in it.
+    pub z_loss: f64,
+    /// What the mean divides by, unless the request has a denominator.
+    pub weight: f64,
+    /// Rows that are not ignored.
+    pub counted: i64,
+    /// Rows among them whose target is the first of their largest logits.
+    pub correct: i64,
+}
+
+// SAFETY: it is `repr(C)`, `size` comes first, and it has integers, floating-point numbers and pointers only.
+unsafe impl Versioned for xent_request {
+    const NAME: &'static str = "xent_request";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+// SAFETY: it is `repr(C)`, `size` comes first, and it has integers and floating-point numbers only.
+unsafe impl Versioned for xent_summary {
+    const NAME: &'static str = "xent_summary";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+impl xent_request {
+    /// # Safety
+    /// The caller's promise about the memory of the request.
+    pub(crate) unsafe fn request<'a, E>(&self, memory: &mut Memory) -> Outcome<Request<'a, E>>
+    where
+        E: Element<PerRow: Scalar> + Scalar,
+    {
+        /// Adds what is not left out.
+        macro_rules! add {
+            ($request:ident; $($read:ident $name:ident),+ $(,)?) => {
+                $(
+                    // SAFETY: the caller's promise is handed on.
+                    if let Some(memory) = unsafe { memory.$read(stringify!($name), self.$name)? } {
+                        $request = $request.$name(memory);
+                    }
+                )+
+            };
+        }
+        let mut request = Request::new();
+        add! {
+            request;
+            mask loss_mask,
+            optional_array row_weights,
+            optional_array upstream,
+            optional_number upstream_scalar,
+            optional_number denominator,
+            optional_array_mut losses,
+            optional_array_mut lse,
+            optional_array_mut target_log_probabilities,
+            optional_array_mut entropies,
+            optional_array_mut argmax,
+            optional_array_mut argmax_probabilities,
+            optional_array_mut target_ranks,
+            optional_matrix_mut probabilities,
+            optional_matrix_mut log_probabilities,
+        }
+        if self.reserved != 0 {
+            return Err(unknown("reserved", self.reserved));
+        }
+        // SAFETY: the caller's promise is handed on.
+        let grad = unsafe { memory.optional_matrix_mut("grad", self.grad)? };
+        Ok(match (grad, self.accumulate) {
+            (None, 0 | 1) => request,
+            (Some(grad), 0) => request.grad(grad),
+            (Some(grad), 1) => request.accumulate(grad),
+            (_, value) => return Err(unknown("accumulate", value)),
+        })
+    }
+}
+
+impl From<Summary> for xent_summary {
+    fn from(summary: Summary) -> Self {
+        // No slice has more than `i64::MAX` elements.
+        let rows = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        Self {
+            size: size_of::<Self>(),
+            loss: summary.loss,
+            z_loss: summary.z_loss,
+            weight: summary.weight,
+            counted: rows(summary.counted),
+            correct: rows(summary.correct),
+        }
+    }
+}

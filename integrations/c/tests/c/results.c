@@ -1,0 +1,512 @@
+/* What calls compute: against a scalar reference, against each other, and against what lies around their memory. */
+
+#include "check.h"
+
+enum { MOST_ROWS = 40, MOST_CLASSES = 1100 };
+
+/* Converts to and from the 16 bits of a bfloat16, whose numbers here are exact. */
+static uint16_t to_bf16(double value) {
+    float narrow = (float)value;
+    uint32_t bits;
+    memcpy(&bits, &narrow, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+static double from_bf16(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float wide;
+    memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
+static double from_f16(uint16_t half) {
+    int exponent = half >> 10 & 31, fraction = half & 1023;
+    double size = exponent == 0 ? ldexp(fraction, -24) : ldexp(1024 + fraction, exponent - 25);
+    return half >> 15 ? -size : size;
+}
+
+/* Of numbers that are multiples of 1/32 below 8, which it has exactly. */
+static uint16_t to_f16(double value) {
+    int exponent;
+    double fraction = frexp(fabs(value), &exponent);
+    if (fraction == 0.0)
+        return 0;
+    uint16_t half = (uint16_t)((exponent + 14) << 10 | (int)((2.0 * fraction - 1.0) * 1024.0));
+    half = (uint16_t)(value < 0.0 ? half | 1 << 15 : half);
+    CHECK(from_f16(half) == value);
+    return half;
+}
+
+static size_t size_of(uint32_t dtype) { return dtype == XENT_DTYPE_F32 ? 4 : 2; }
+
+static void store(uint32_t dtype, void *data, int i, double value) {
+    if (dtype == XENT_DTYPE_F32)
+        ((float *)data)[i] = (float)value;
+    else
+        ((uint16_t *)data)[i] = dtype == XENT_DTYPE_F16 ? to_f16(value) : to_bf16(value);
+}
+
+static double load(uint32_t dtype, const void *data, int i) {
+    if (dtype == XENT_DTYPE_F32)
+        return ((const float *)data)[i];
+    uint16_t half = ((const uint16_t *)data)[i];
+    return dtype == XENT_DTYPE_F16 ? from_f16(half) : from_bf16(half);
+}
+
+/* Half a unit in the last place of what is stored, beside the error in F32. */
+static int is_gradient(uint32_t dtype, double found, double expected) {
+    if (dtype == XENT_DTYPE_F32)
+        return relative_difference(found, expected) <= TOLERANCE;
+    double rounding = dtype == XENT_DTYPE_F16 ? ldexp(1, -11) : ldexp(1, -8);
+    double smallest = dtype == XENT_DTYPE_F16 ? ldexp(1, -14) : ldexp(1, -126);
+    return fabs(found - expected) <= (TOLERANCE + rounding) * fabs(expected) + (dtype == XENT_DTYPE_F16 ? smallest : 0);
+}
+
+/* Loss and gradient of every dtype, with padding between rows, out of place and in place; nothing beside the columns is
+ * written. */
+static void gradients_are_those_of_the_reference_and_padding_stays(void) {
+    const uint32_t dtypes[] = {XENT_DTYPE_F32, XENT_DTYPE_F16, XENT_DTYPE_BF16};
+    const int shapes[][3] = {{1, 1, 1}, {3, 10, 10}, {17, 10, 13}, {5, 65, 70}, {2, 1037, 1100}};
+    xent_cross_entropy *ce = NULL;
+    CHECK_OK(xent_cross_entropy_create(NULL, &ce));
+    for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+            uint32_t dtype = dtypes[d];
+            int rows = shapes[s][0], classes = shapes[s][1], stride = shapes[s][2];
+            size_t bytes = ((size_t)(rows - 1) * (size_t)stride + (size_t)classes) * size_of(dtype);
+            struct guarded logits = guard_bytes(bytes), grad = guard_bytes(bytes);
+            int64_t targets[MOST_ROWS];
+            double expected[MOST_CLASSES], x[MOST_CLASSES], total = 0.0;
+            for (int r = 0; r < rows; r++) {
+                targets[r] = (r * 7 + 3) % classes;
+                for (int c = 0; c < classes; c++) {
+                    x[c] = number(r * classes + c);
+                    store(dtype, logits.data, r * stride + c, x[c]);
+                }
+                total += reference_row(x, classes, (int)targets[r], expected);
+            }
+            xent_matrix_mut x_mut = xent_matrix_mut_of(logits.data, dtype, rows, classes);
+            xent_matrix x_view = xent_matrix_of(logits.data, dtype, rows, classes);
+            xent_matrix_mut dx = xent_matrix_mut_of(grad.data, dtype, rows, classes);
+            x_mut.row_stride = x_view.row_stride = dx.row_stride = stride;
+            xent_array y = xent_array_of(targets, XENT_DTYPE_I64, rows);
+
+            double loss = -1, with_grad = -1, in_place = -1;
+            CHECK_OK(xent_loss(ce, x_view, y, &loss));
+            CHECK_OK(xent_loss_and_grad(ce, x_view, y, dx, &with_grad));
+            CHECK_OK(xent_loss_and_grad_in_place(ce, x_mut, y, &in_place));
+            CHECK(classes == 1 ? loss == 0.0 : relative_difference(loss, total / rows) <= TOLERANCE);
+            CHECK(loss == with_grad && loss == in_place);
+            CHECK(memcmp(logits.data, grad.data, bytes) == 0);
+            CHECK(has_canaries(&logits) && has_canaries(&grad));
+            for (int r = 0; r < rows; r++) {
+                for (int c = 0; c < classes; c++)
+                    x[c] = number(r * classes + c);
+                reference_row(x, classes, (int)targets[r], expected);
+                for (int c = 0; c < classes; c++)
+                    CHECK(is_gradient(dtype, load(dtype, grad.data, r * stride + c), expected[c] / rows));
+                size_t padding = r + 1 < rows ? (size_t)(stride - classes) * size_of(dtype) : 0;
+                CHECK(is_canary(grad.data + (size_t)(r * stride + classes) * size_of(dtype), padding));
+            }
+            free(logits.memory);
+            free(grad.memory);
+        }
+    xent_cross_entropy_destroy(ce);
+}
+
+/* The same bits from targets of every type, from every backend, and with or without threads. */
+static void targets_backends_and_threads_change_no_bit(void) {
+    enum { ROWS = 300, CLASSES = 1000 };
+    static float logits[ROWS * CLASSES], grad[ROWS * CLASSES], first[ROWS * CLASSES];
+    static uint8_t u8[ROWS];
+    static uint16_t u16[ROWS];
+    static uint32_t u32[ROWS];
+    static uint64_t u64[ROWS];
+    static int32_t i32[ROWS];
+    static int64_t i64[ROWS];
+    for (int i = 0; i < ROWS * CLASSES; i++)
+        logits[i] = (float)number(i);
+    for (int r = 0; r < ROWS; r++)
+        u64[r] = u32[r] = u16[r] = u8[r] = (uint8_t)(r % 256), i64[r] = i32[r] = u8[r];
+    const xent_array targets[] = {
+        xent_array_of(u8, XENT_DTYPE_U8, ROWS),   xent_array_of(u16, XENT_DTYPE_U16, ROWS),
+        xent_array_of(u32, XENT_DTYPE_U32, ROWS), xent_array_of(u64, XENT_DTYPE_U64, ROWS),
+        xent_array_of(i32, XENT_DTYPE_I32, ROWS), xent_array_of(i64, XENT_DTYPE_I64, ROWS),
+    };
+    double first_loss = NAN;
+    int tried = 0;
+    for (uint32_t backend = XENT_BACKEND_FASTEST; backend <= XENT_BACKEND_AVX512; backend++)
+        for (uint32_t parallelism = XENT_PARALLELISM_RAYON; parallelism <= XENT_PARALLELISM_SERIAL; parallelism++)
+            for (size_t t = 0; t < sizeof targets / sizeof *targets; t++) {
+                xent_options options = xent_options_default();
+                options.backend = backend;
+                options.parallelism = parallelism;
+                options.label_smoothing = 0.1;
+                xent_cross_entropy *ce = NULL;
+                xent_status status = xent_cross_entropy_create(&options, &ce);
+                if (status == XENT_STATUS_BACKEND_UNAVAILABLE) {
+                    CHECK(ce == NULL);
+                    if (parallelism == 0 && t == 0)
+                        fprintf(stderr, "%s: NOT tested\n", xent_last_error_message());
+                    continue;
+                }
+                CHECK_OK(status);
+                uint32_t chosen = xent_cross_entropy_backend(ce);
+                CHECK(backend == XENT_BACKEND_FASTEST ? chosen != backend : chosen == backend);
+                double loss;
+                memset(grad, 0xA5, sizeof grad);
+                CHECK_OK(xent_loss_and_grad(ce, xent_matrix_of(logits, XENT_DTYPE_F32, ROWS, CLASSES), targets[t],
+                                            xent_matrix_mut_of(grad, XENT_DTYPE_F32, ROWS, CLASSES), &loss));
+                xent_cross_entropy_destroy(ce);
+                /* The portable one has no fused multiply-add on plain x86-64, and is within the bounds only. */
+                if (chosen == XENT_BACKEND_PORTABLE && tried > 0) {
+                    CHECK(relative_difference(loss, first_loss) <= TOLERANCE);
+                    continue;
+                }
+                if (tried++ == 0) {
+                    first_loss = loss;
+                    memcpy(first, grad, sizeof first);
+                }
+                CHECK(loss == first_loss && memcmp(first, grad, sizeof first) == 0);
+            }
+    CHECK(tried > 0);
+}
+
+/* Every output and input of a request. */
+static void a_request_has_every_output(void) {
+    enum { ROWS = 3, CLASSES = 4 };
+    float logits[ROWS * CLASSES] = {1, 2, 3, 0, 4, 1, 1, 0, 0, 0, 0, 0};
+    int32_t targets[ROWS] = {1, 0, -7};
+    float losses[ROWS], lse[ROWS], log_p[ROWS], entropies[ROWS], best_p[ROWS];
+    int64_t best[ROWS];
+    uint64_t ranks[ROWS];
+    float p[ROWS * CLASSES], ln_p[ROWS * CLASSES], grad[ROWS * CLASSES], expected[ROWS * CLASSES] = {0};
+    double row[CLASSES], row_grad[CLASSES], row_losses[2], denominator = 5.0, scale = 2.0;
+    float weights[ROWS] = {1.0F, 0.5F, 3.0F};
+    for (int r = 0; r < 2; r++) {
+        for (int c = 0; c < CLASSES; c++)
+            row[c] = logits[r * CLASSES + c];
+        row_losses[r] = reference_row(row, CLASSES, targets[r], row_grad);
+        for (int c = 0; c < CLASSES; c++)
+            expected[r * CLASSES + c] = (float)(row_grad[c] * weights[r] * scale / denominator);
+    }
+
+    xent_options options = xent_options_default();
+    options.ignore_index = -7;
+    xent_cross_entropy *ce = NULL;
+    CHECK_OK(xent_cross_entropy_create(&options, &ce));
+    xent_matrix x = xent_matrix_of(logits, XENT_DTYPE_F32, ROWS, CLASSES);
+    xent_array y = xent_array_of(targets, XENT_DTYPE_I32, ROWS);
+    xent_request request = xent_request_default();
+    request.row_weights = xent_array_of(weights, XENT_DTYPE_F32, ROWS);
+    request.upstream_scalar = &scale;
+    request.denominator = &denominator;
+    request.grad = xent_matrix_mut_of(grad, XENT_DTYPE_F32, ROWS, CLASSES);
+    request.losses = xent_array_mut_of(losses, XENT_DTYPE_F32, ROWS);
+    request.lse = xent_array_mut_of(lse, XENT_DTYPE_F32, ROWS);
+    request.target_log_probabilities = xent_array_mut_of(log_p, XENT_DTYPE_F32, ROWS);
+    request.entropies = xent_array_mut_of(entropies, XENT_DTYPE_F32, ROWS);
+    request.argmax = xent_array_mut_of(best, XENT_DTYPE_I64, ROWS);
+    request.argmax_probabilities = xent_array_mut_of(best_p, XENT_DTYPE_F32, ROWS);
+    request.target_ranks = xent_array_mut_of(ranks, XENT_DTYPE_U64, ROWS);
+    request.probabilities = xent_matrix_mut_of(p, XENT_DTYPE_F32, ROWS, CLASSES);
+    request.log_probabilities = xent_matrix_mut_of(ln_p, XENT_DTYPE_F32, ROWS, CLASSES);
+    xent_summary summary = xent_summary_default();
+    CHECK_OK(xent_run(ce, x, y, &request, &summary));
+
+    CHECK(summary.size == sizeof summary && summary.counted == 2 && summary.correct == 1 && summary.z_loss == 0.0);
+    CHECK(summary.weight == 1.5);
+    CHECK(relative_difference(summary.loss, (row_losses[0] + 0.5 * row_losses[1]) / denominator) <= TOLERANCE);
+    for (int r = 0; r < 2; r++) {
+        double entropy = 0.0;
+        CHECK(relative_difference(losses[r], row_losses[r] * weights[r]) <= TOLERANCE);
+        CHECK(relative_difference(log_p[r], -row_losses[r]) <= TOLERANCE);
+        CHECK(relative_difference(lse[r], row_losses[r] + logits[r * CLASSES + targets[r]]) <= TOLERANCE);
+        for (int c = 0; c < CLASSES; c++) {
+            CHECK(relative_difference(p[r * CLASSES + c], exp(ln_p[r * CLASSES + c])) <= TOLERANCE);
+            entropy -= p[r * CLASSES + c] * (double)ln_p[r * CLASSES + c];
+            CHECK(relative_difference(grad[r * CLASSES + c], expected[r * CLASSES + c]) <= TOLERANCE);
+        }
+        CHECK(relative_difference(entropies[r], entropy) <= TOLERANCE);
+        CHECK(best_p[r] == p[r * CLASSES + best[r]]);
+    }
+    CHECK(best[0] == 2 && best[1] == 0 && best[2] == -1);
+    CHECK(ranks[0] == 1 && ranks[1] == 0 && ranks[2] == UINT64_MAX);
+    CHECK(losses[2] == 0.0F && lse[2] == 0.0F && memcmp(grad + 2 * CLASSES, expected + 2 * CLASSES, 16) == 0);
+
+    /* Added to what is there; a mask in place of the ignored index; an upstream gradient of each row. */
+    uint8_t mask[ROWS] = {1, 1, 0};
+    float upstream[ROWS] = {0.5F, 1.0F, 9.0F};
+    xent_request more = xent_request_default();
+    more.loss_mask = xent_array_of(mask, XENT_DTYPE_U8, ROWS);
+    more.upstream = xent_array_of(upstream, XENT_DTYPE_F32, ROWS);
+    more.grad = xent_matrix_mut_of(grad, XENT_DTYPE_F32, ROWS, CLASSES);
+    more.accumulate = 1;
+    targets[2] = 1000;
+    memset(grad, 0, sizeof grad);
+    CHECK_OK(xent_run(ce, x, y, &more, &summary));
+    CHECK_OK(xent_run(ce, x, y, &more, &summary));
+    for (int c = 0; c < CLASSES; c++)
+        CHECK(relative_difference(grad[c], expected[c] * denominator / scale) <= TOLERANCE);
+
+    /* In place, what takes the place of the logits is the gradient. */
+    float in_place[ROWS * CLASSES];
+    memcpy(in_place, logits, sizeof in_place);
+    xent_request losses_alone = xent_request_default();
+    losses_alone.loss_mask = more.loss_mask;
+    losses_alone.losses = xent_array_mut_of(losses, XENT_DTYPE_F32, ROWS);
+    CHECK_OK(xent_run_in_place(ce, xent_matrix_mut_of(in_place, XENT_DTYPE_F32, ROWS, CLASSES), y, &losses_alone,
+                               &summary));
+    CHECK_STATUS(xent_run(ce, x, y, NULL, &summary), XENT_STATUS_TARGET_OUT_OF_RANGE);
+    for (int c = 0; c < CLASSES; c++)
+        CHECK(relative_difference(in_place[c], expected[c] * denominator / scale / 2) <= TOLERANCE);
+    xent_cross_entropy_destroy(ce);
+}
+
+/* Every option is handed on: each gives the value that its formula has. */
+static void options_change_the_loss_as_they_say(void) {
+    const float logits[2] = {1, 2};
+    const uint8_t target[1] = {1};
+    const float weight[2] = {3.0F, 2.0F};
+    const int64_t ignored[2] = {5, 1};
+    const double loss_1 = 0.31326168751822286, loss_0 = 1.3132616875182228, lse = 2.3132616875182228;
+    double found;
+    const xent_matrix x = xent_matrix_of(logits, XENT_DTYPE_F32, 1, 2);
+    const xent_array y = xent_array_of(target, XENT_DTYPE_U8, 1);
+    for (int option = 0; option < 10; option++) {
+        xent_options options = xent_options_default();
+        double expected = loss_1;
+        switch (option) {
+        case 0:
+            break;
+        case 1:
+            options.weight = xent_array_of(weight, XENT_DTYPE_F32, 2);
+            options.reduction = XENT_REDUCTION_SUM;
+            expected = 2.0 * loss_1;
+            break;
+        case 2:
+            options.ignore_index = 1;
+            expected = NAN;
+            break;
+        case 3:
+            options.ignore_indices = xent_array_of(ignored, XENT_DTYPE_I64, 2);
+            options.empty_mean = XENT_EMPTY_MEAN_ZERO;
+            expected = 0.0;
+            break;
+        case 4:
+            options.label_smoothing = 0.2;
+            expected = 0.9 * loss_1 + 0.1 * loss_0;
+            break;
+        case 5:
+            options.label_smoothing = 0.2;
+            options.smoothing = XENT_SMOOTHING_OTHER_CLASSES;
+            expected = 0.8 * loss_1 + 0.2 * loss_0;
+            break;
+        case 6:
+            options.z_loss = 0.5;
+            expected = loss_1 + 0.5 * lse * lse;
+            break;
+        case 7:
+            options.focal_gamma = 2.0;
+            expected = loss_1 * pow(1.0 - exp(-loss_1), 2.0);
+            break;
+        case 8: /* Not null, but none: nothing is ignored. */
+            options.ignore_index = 1;
+            options.ignore_indices = xent_array_of(ignored, XENT_DTYPE_I64, 0);
+            break;
+        case 9:
+            options.label_smoothing = 0.2;
+            options.smoothing = XENT_SMOOTHING_LIVE_CLASSES;
+            expected = 0.9 * loss_1 + 0.1 * loss_0;
+            break;
+        }
+        xent_cross_entropy *ce = NULL;
+        CHECK_OK(xent_cross_entropy_create(&options, &ce));
+        CHECK_OK(xent_loss(ce, x, y, &found));
+        CHECK(isnan(expected) ? isnan(found)
+                              : found == expected || relative_difference(found, expected) <= TOLERANCE);
+        xent_cross_entropy_destroy(ce);
+    }
+}
+
+/* A target that is certain, as a class and as probabilities, is the same target. */
+static void probabilities_as_targets(void) {
+    float logits[8] = {1, 2, 3, 4, 0.5F, 0.25F, -1, 2}, q[8] = {0, 0, 1, 0, 1, 0, 0, 0}, grad[8], in_place[8], other[8];
+    uint8_t targets[2] = {2, 0};
+    double loss;
+    xent_cross_entropy *ce = NULL;
+    CHECK_OK(xent_cross_entropy_create(NULL, &ce));
+    xent_matrix x = xent_matrix_of(logits, XENT_DTYPE_F32, 2, 4), p = xent_matrix_of(q, XENT_DTYPE_F32, 2, 4);
+    CHECK_OK(xent_loss_and_grad(ce, x, xent_array_of(targets, XENT_DTYPE_U8, 2),
+                                xent_matrix_mut_of(other, XENT_DTYPE_F32, 2, 4), &loss));
+    xent_request request = xent_request_default();
+    request.grad = xent_matrix_mut_of(grad, XENT_DTYPE_F32, 2, 4);
+    xent_summary summary = xent_summary_default();
+    CHECK_OK(xent_run_probabilities(ce, x, p, &request, &summary));
+    memcpy(in_place, logits, sizeof in_place);
+    CHECK(relative_difference(summary.loss, loss) <= TOLERANCE);
+    CHECK_OK(xent_run_probabilities_in_place(ce, xent_matrix_mut_of(in_place, XENT_DTYPE_F32, 2, 4), p, NULL, &summary));
+    for (int i = 0; i < 8; i++)
+        CHECK(relative_difference(grad[i], other[i]) <= TOLERANCE && grad[i] == in_place[i]);
+    xent_cross_entropy_destroy(ce);
+}
+
+/* A vocabulary in three shards: the loss and the gradient of whole rows. One state goes through bytes. */
+static void shards_have_the_loss_and_gradient_of_whole_rows(void) {
+    enum { ROWS = 4, CLASSES = 900, SHARDS = 3, EACH = CLASSES / SHARDS };
+    static float logits[ROWS * CLASSES], whole[ROWS * CLASSES], grad[ROWS * CLASSES], sum[ROWS * CLASSES];
+    int64_t targets[ROWS] = {0, 450, 899, -100};
+    for (int i = 0; i < ROWS * CLASSES; i++)
+        logits[i] = (float)number(i);
+    xent_cross_entropy *ce = NULL;
+    CHECK_OK(xent_cross_entropy_create(NULL, &ce));
+    xent_array y = xent_array_of(targets, XENT_DTYPE_I64, ROWS);
+    xent_request request = xent_request_default();
+    float losses[ROWS], lse[ROWS], log_p[ROWS], found[ROWS];
+    request.grad = xent_matrix_mut_of(whole, XENT_DTYPE_F32, ROWS, CLASSES);
+    request.losses = xent_array_mut_of(losses, XENT_DTYPE_F32, ROWS);
+    request.lse = xent_array_mut_of(lse, XENT_DTYPE_F32, ROWS);
+    request.target_log_probabilities = xent_array_mut_of(log_p, XENT_DTYPE_F32, ROWS);
+    xent_summary summary = xent_summary_default(), merged = xent_summary_default();
+    CHECK_OK(xent_run(ce, xent_matrix_of(logits, XENT_DTYPE_F32, ROWS, CLASSES), y, &request, &summary));
+
+    xent_shards shards = xent_shards_of(y, CLASSES);
+    xent_row_state states[ROWS], others[ROWS], chunks[ROWS];
+    CHECK_OK(xent_row_states_clear(states, ROWS));
+    CHECK_OK(xent_row_states_clear(chunks, ROWS));
+    for (int shard = 0; shard < SHARDS; shard++) {
+        xent_matrix columns = xent_matrix_of(logits + shard * EACH, XENT_DTYPE_F32, ROWS, EACH);
+        columns.row_stride = CLASSES;
+        memset(others, 0xA5, sizeof others);
+        CHECK_OK(xent_shards_summarise(ce, &shards, columns, shard * EACH, others, ROWS));
+        CHECK_OK(xent_row_states_merge(states, others, ROWS));
+        CHECK_OK(xent_shards_accumulate(ce, &shards, columns, shard * EACH, chunks, ROWS));
+        if (shard == 0)
+            CHECK_STATUS(xent_shards_finish(ce, &shards, states, ROWS, &merged), XENT_STATUS_INCOMPLETE_STATE);
+    }
+    CHECK(memcmp(states, chunks, sizeof states) == 0);
+    uint8_t bytes[XENT_ROW_STATE_BYTES + 1];
+    bytes[XENT_ROW_STATE_BYTES] = 0xA5;
+    CHECK_OK(xent_row_state_to_bytes(&states[2], bytes));
+    memset(&states[2], 0, sizeof states[2]);
+    CHECK_OK(xent_row_state_from_bytes(bytes, &states[2]));
+    CHECK(bytes[XENT_ROW_STATE_BYTES] == 0xA5 && memcmp(states, chunks, sizeof states) == 0);
+
+    CHECK_OK(xent_shards_finish(ce, &shards, states, ROWS, &merged));
+    CHECK(relative_difference(merged.loss, summary.loss) <= TOLERANCE && merged.counted == 3);
+    CHECK_OK(xent_shards_losses(ce, &shards, states, ROWS, xent_array_mut_of(found, XENT_DTYPE_F32, ROWS), &merged));
+    for (int r = 0; r < ROWS; r++)
+        CHECK(found[r] == losses[r] || relative_difference(found[r], losses[r]) <= TOLERANCE);
+    CHECK_OK(xent_shards_lse(ce, &shards, states, ROWS, xent_array_mut_of(found, XENT_DTYPE_F32, ROWS)));
+    for (int r = 0; r < ROWS; r++)
+        CHECK(found[r] == lse[r] || relative_difference(found[r], lse[r]) <= TOLERANCE);
+    CHECK_OK(xent_shards_target_log_probabilities(ce, &shards, states, ROWS,
+                                                  xent_array_mut_of(found, XENT_DTYPE_F32, ROWS)));
+    for (int r = 0; r < ROWS; r++)
+        CHECK(found[r] == log_p[r] || relative_difference(found[r], log_p[r]) <= TOLERANCE);
+
+    memset(sum, 0, sizeof sum);
+    for (int shard = 0; shard < SHARDS; shard++) {
+        xent_matrix columns = xent_matrix_of(logits + shard * EACH, XENT_DTYPE_F32, ROWS, EACH);
+        xent_matrix_mut to = xent_matrix_mut_of(grad + shard * EACH, XENT_DTYPE_F32, ROWS, EACH);
+        xent_matrix_mut add_to = xent_matrix_mut_of(sum + shard * EACH, XENT_DTYPE_F32, ROWS, EACH);
+        columns.row_stride = to.row_stride = add_to.row_stride = CLASSES;
+        CHECK_OK(xent_shards_grad(ce, &shards, columns, shard * EACH, states, ROWS, to));
+        CHECK_OK(xent_shards_accumulate_grad(ce, &shards, columns, shard * EACH, states, ROWS, add_to));
+        xent_matrix_mut overwritten = xent_matrix_mut_of(logits + shard * EACH, XENT_DTYPE_F32, ROWS, EACH);
+        overwritten.row_stride = CLASSES;
+        CHECK_OK(xent_shards_grad_in_place(ce, &shards, overwritten, shard * EACH, states, ROWS));
+    }
+    for (int i = 0; i < ROWS * CLASSES; i++) {
+        CHECK(grad[i] == whole[i] || relative_difference(grad[i], whole[i]) <= TOLERANCE);
+        CHECK(grad[i] == sum[i] && grad[i] == logits[i]);
+    }
+    xent_cross_entropy_destroy(ce);
+}
+
+/* Softmax and its logarithm, forward and backward, out of place and in place. */
+static void softmax_forward_and_backward(void) {
+    enum { ROWS = 3, CLASSES = 33 };
+    float x[ROWS * CLASSES], p[ROWS * CLASSES], ln_p[ROWS * CLASSES], g[ROWS * CLASSES], to[ROWS * CLASSES];
+    for (int i = 0; i < ROWS * CLASSES; i++)
+        x[i] = (float)number(i), g[i] = (float)number(i + 5);
+#define MATRIX(data) xent_matrix_of(data, XENT_DTYPE_F32, ROWS, CLASSES)
+#define MATRIX_MUT(data) xent_matrix_mut_of(data, XENT_DTYPE_F32, ROWS, CLASSES)
+    xent_softmax_options serial = xent_softmax_options_default();
+    serial.parallelism = XENT_PARALLELISM_SERIAL;
+    CHECK_OK(xent_softmax(MATRIX(x), MATRIX_MUT(p), NULL));
+    CHECK_OK(xent_log_softmax(MATRIX(x), MATRIX_MUT(ln_p), &serial));
+    memcpy(to, x, sizeof to);
+    CHECK_OK(xent_softmax_in_place(MATRIX_MUT(to), &serial));
+    CHECK(memcmp(to, p, sizeof to) == 0);
+    memcpy(to, x, sizeof to);
+    CHECK_OK(xent_log_softmax_in_place(MATRIX_MUT(to), NULL));
+    CHECK(memcmp(to, ln_p, sizeof to) == 0);
+
+    float from_p[ROWS * CLASSES], from_ln_p[ROWS * CLASSES];
+    CHECK_OK(xent_softmax_backward(MATRIX(p), MATRIX(g), MATRIX_MUT(from_p), NULL));
+    CHECK_OK(xent_log_softmax_backward(MATRIX(ln_p), MATRIX(g), MATRIX_MUT(from_ln_p), NULL));
+    memcpy(to, g, sizeof to);
+    CHECK_OK(xent_softmax_backward_in_place(MATRIX(p), MATRIX_MUT(to), NULL));
+    CHECK(memcmp(to, from_p, sizeof to) == 0);
+    memcpy(to, g, sizeof to);
+    CHECK_OK(xent_log_softmax_backward_in_place(MATRIX(ln_p), MATRIX_MUT(to), NULL));
+    CHECK(memcmp(to, from_ln_p, sizeof to) == 0);
+    for (int r = 0; r < ROWS; r++) {
+        double row[CLASSES], grad[CLASSES], dot = 0.0, total = 0.0;
+        for (int c = 0; c < CLASSES; c++)
+            row[c] = x[r * CLASSES + c];
+        double loss = reference_row(row, CLASSES, 0, grad);
+        CHECK(relative_difference(ln_p[r * CLASSES], -loss) <= TOLERANCE);
+        grad[0] = exp(-loss);
+        for (int c = 0; c < CLASSES; c++) {
+            CHECK(relative_difference(p[r * CLASSES + c], grad[c]) <= TOLERANCE);
+            dot += grad[c] * g[r * CLASSES + c];
+            total += g[r * CLASSES + c];
+        }
+        /* The products cancel: errors are measured against what is subtracted, numbers up to 4. */
+        for (int c = 0; c < CLASSES; c++) {
+            double size = 4.0 + fabs(dot);
+            CHECK(fabs(from_p[r * CLASSES + c] - grad[c] * (g[r * CLASSES + c] - dot)) <= TOLERANCE * size);
+            size = 4.0 + fabs(total);
+            CHECK(fabs(from_ln_p[r * CLASSES + c] - (g[r * CLASSES + c] - grad[c] * total)) <= TOLERANCE * size);
+        }
+    }
+}
+
+/* No rows, no elements, null where there is nothing. */
+static void empty_batches_are_no_error(void) {
+    double loss = -1;
+    xent_options options = xent_options_default();
+    options.reduction = XENT_REDUCTION_SUM;
+    xent_cross_entropy *mean = NULL, *sum = NULL;
+    CHECK_OK(xent_cross_entropy_create(NULL, &mean));
+    CHECK_OK(xent_cross_entropy_create(&options, &sum));
+    xent_matrix none = xent_matrix_of(NULL, XENT_DTYPE_F32, 0, 10);
+    xent_array no_targets = xent_array_of(NULL, XENT_DTYPE_I64, 0);
+    CHECK_OK(xent_loss_and_grad(sum, none, no_targets, xent_matrix_mut_of(NULL, XENT_DTYPE_F32, 0, 10), &loss));
+    CHECK(loss == 0.0);
+    CHECK_OK(xent_loss(mean, none, no_targets, &loss));
+    CHECK(isnan(loss));
+    CHECK_OK(xent_softmax(none, xent_matrix_mut_of(NULL, XENT_DTYPE_F32, 0, 10), NULL));
+    CHECK_OK(xent_row_states_clear(NULL, 0));
+    xent_cross_entropy_destroy(mean);
+    xent_cross_entropy_destroy(sum);
+    xent_cross_entropy_destroy(NULL);
+}
+
+int main(void) {
+    char version[32];
+    snprintf(version, sizeof version, "%d.%d.%d", XENT_VERSION_MAJOR, XENT_VERSION_MINOR, XENT_VERSION_PATCH);
+    CHECK(strcmp(version, xent_version()) == 0);
+    gradients_are_those_of_the_reference_and_padding_stays();
+    targets_backends_and_threads_change_no_bit();
+    a_request_has_every_output();
+    options_change_the_loss_as_they_say();
+    probabilities_as_targets();
+    shards_have_the_loss_and_gradient_of_whole_rows();
+    softmax_forward_and_backward();
+    empty_batches_are_no_error();
+    printf("results: passed\n");
+    return EXIT_SUCCESS;
+}

@@ -1,0 +1,230 @@
+// The C++17 wrapper: views of what C++ has, the same numbers as the C interface, exceptions, and who frees what.
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <type_traits>
+#if __cplusplus >= 202002L
+#include <span>
+#endif
+
+#include <xent.hpp>
+
+#define CHECK(condition)                                                                        \
+    do {                                                                                        \
+        if (!(condition)) {                                                                     \
+            std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, __func__, #condition);  \
+            std::exit(EXIT_FAILURE);                                                            \
+        }                                                                                       \
+    } while (0)
+
+// The largest relative error that the contract allows a gradient in f32.
+static const double TOLERANCE = (88.0 + 88.0 + 4.0) / 16777216.0;
+
+static bool is_close(double found, double expected) {
+    return std::fabs(found - expected) <= TOLERANCE * std::fabs(expected);
+}
+
+template <class Call> static void throws(xent_status status, const char *words, Call call) {
+    try {
+        call();
+    } catch (const xent::error &error) {
+        if (error.status() != status || std::strstr(error.what(), words) == nullptr) {
+            std::fprintf(stderr, "status %d: \"%s\" does not say \"%s\"\n", error.status(), error.what(), words);
+            std::exit(EXIT_FAILURE);
+        }
+        return;
+    }
+    CHECK(!"an exception");
+}
+
+static const std::vector<float> LOGITS = {1, 2, 3, 2, 1, 0.5F};
+// Its rows have the losses ln(1 + exp(-1) + exp(-2)) and ln(1 + exp(-1) + exp(-1.5)).
+static const double LOSS = (0.40760596444438 + 0.46436878410794) / 2;
+
+static void views_of_containers_arrays_and_pointers() {
+    const xent::cross_entropy ce;
+    const std::array<std::uint8_t, 2> bytes = {2, 0};
+    const std::int32_t plain[2] = {2, 0};
+    const std::vector<std::int64_t> longs = {2, 0};
+    const float array[6] = {1, 2, 3, 2, 1, 0.5F};
+    const float padded[7] = {1, 2, 3, NAN, 2, 1, 0.5F};
+    CHECK(is_close(ce.loss(xent::matrix(LOGITS, 2, 3), bytes), LOSS));
+    CHECK(is_close(ce.loss(xent::matrix(array, 2, 3), plain), LOSS));
+    CHECK(is_close(ce.loss(xent::matrix(padded, 2, 3, 4), longs), LOSS));
+    CHECK(is_close(ce.loss(xent::matrix(xent::span<const float>(array, 6), 2, 3), longs), LOSS));
+    CHECK(xent::matrix(padded, 2, 3, 4).row(1)[2] == 0.5F);
+#if __cplusplus >= 202002L
+    CHECK(is_close(ce.loss(xent::matrix(std::span(LOGITS), 2, 3), std::span(longs)), LOSS));
+#endif
+}
+
+static void gradients_out_of_place_and_in_place() {
+    const xent::cross_entropy ce(xent::options().label_smoothing(0.1).ignore_index(-1));
+    const std::vector<std::int64_t> targets = {2, -1};
+    std::vector<float> grad(6, 7), x = LOGITS;
+    double loss = ce.loss_and_grad(xent::matrix(LOGITS, 2, 3), targets, xent::matrix_mut(grad, 2, 3));
+    CHECK(ce.loss_and_grad_in_place(xent::matrix_mut(x, 2, 3), targets) == loss);
+    CHECK(x == grad);
+    CHECK(grad[3] == 0 && grad[4] == 0 && grad[5] == 0);
+    CHECK(is_close(grad[0], 0.09003057317038 - 0.1 / 3));
+
+    // 16-bit numbers by their bits: 1, 2 and 3; a gradient of their type.
+    std::vector<xent::bf16> halves = {{0x3f80}, {0x4000}, {0x4040}}, half_grad(3);
+    CHECK(is_close(ce.loss_and_grad(xent::matrix(halves, 1, 3), std::array<std::uint8_t, 1>{2},
+                                    xent::matrix_mut(half_grad, 1, 3)),
+                   loss));
+    CHECK(half_grad[0].bits >> 15 == 0 && half_grad[2].bits >> 15 == 1);
+}
+
+static void every_output_of_a_request() {
+    const xent::cross_entropy ce;
+    const std::vector<std::int32_t> targets = {2, -100};
+    std::vector<float> losses(2), lse(2), log_p(2), entropies(2), best_p(2), p(6), ln_p(6), grad(6, 1), weights = {2, 1};
+    std::vector<std::int64_t> best(2), ranks(2);
+    xent::request<float> request;
+    request.row_weights(weights).upstream_scalar(3).denominator(4).accumulate(xent::matrix_mut(grad, 2, 3));
+    request.losses(losses).lse(lse).target_log_probabilities(log_p).entropies(entropies).argmax(best);
+    request.argmax_probabilities(best_p).target_ranks(ranks).probabilities(xent::matrix_mut(p, 2, 3));
+    request.log_probabilities(xent::matrix_mut(ln_p, 2, 3));
+    xent_summary summary = ce.run(xent::matrix(LOGITS, 2, 3), targets, request);
+    CHECK(summary.counted == 1 && summary.correct == 1);
+    CHECK(is_close(losses[0], 2 * 0.40760596444438) && is_close(summary.loss, 0.40760596444438 / 2));
+    CHECK(is_close(lse[0], 3.40760596444438) && is_close(log_p[0], -0.40760596444438));
+    CHECK(best[0] == 2 && best[1] == -1 && ranks[0] == 0 && ranks[1] == -1 && best_p[0] == p[2]);
+    CHECK(is_close(grad[0], 1 + 2 * 3 / 4.0 * 0.09003057317038) && grad[4] == 1);
+    CHECK(is_close(entropies[0], -(p[0] * ln_p[0] + p[1] * ln_p[1] + p[2] * ln_p[2])));
+
+    std::vector<float> x = LOGITS, q = {0, 0, 1, 1, 0, 0}, upstream = {1, 1};
+    std::vector<std::uint8_t> mask = {1, 0};
+    CHECK(is_close(ce.run_in_place(xent::matrix_mut(x, 2, 3), targets, xent::request<float>().upstream(upstream)).loss,
+                   0.40760596444438));
+    CHECK(is_close(x[0], 0.09003057317038));
+    x = LOGITS;
+    summary = ce.run_probabilities(xent::matrix(LOGITS, 2, 3), xent::matrix(q, 2, 3));
+    CHECK(is_close(summary.loss, LOSS));
+    summary = ce.run_probabilities_in_place(xent::matrix_mut(x, 2, 3), xent::matrix(q, 2, 3),
+                                            xent::request<float>().loss_mask(mask));
+    CHECK(is_close(summary.loss, 0.40760596444438) && is_close(x[0], 0.09003057317038));
+}
+
+static void options_are_handed_on() {
+    const std::vector<std::uint8_t> targets = {2, 0};
+    const auto x = xent::matrix(LOGITS, 2, 3);
+    xent::options options;
+    options.weight({1, 1, 0}).reduction(XENT_REDUCTION_SUM).backend(XENT_BACKEND_PORTABLE);
+    options.parallelism(XENT_PARALLELISM_SERIAL);
+    const xent::cross_entropy weighted(options);
+    CHECK(is_close(weighted.loss(x, targets), 0.46436878410794));
+    CHECK(weighted.backend() == XENT_BACKEND_PORTABLE);
+    options.weight({1, 1, 1}).ignore_indices({0, 2}).empty_mean(XENT_EMPTY_MEAN_ZERO).reduction(XENT_REDUCTION_MEAN);
+    CHECK(xent::cross_entropy(options).loss(x, targets) == 0);
+    options.ignore_indices({}).smoothing(XENT_SMOOTHING_OTHER_CLASSES).z_loss(0).focal_gamma(0).label_smoothing(0);
+    CHECK(is_close(xent::cross_entropy(options).loss(x, targets), LOSS));
+}
+
+static void shards_of_a_row() {
+    const xent::cross_entropy ce;
+    const std::vector<std::uint8_t> targets = {2, 0};
+    const xent::shards shards(ce, targets, 3);
+    std::vector<xent::row_state> states = xent::row_states(2), others = xent::row_states(2), chunks = states;
+    const xent::span<const float> from_1(LOGITS.data() + 1, 5);
+    const auto first = xent::matrix(LOGITS, 2, 1, 3), second = xent::matrix(from_1, 2, 2, 3);
+    shards.summarise(first, 0, states);
+    shards.summarise(second, 1, others);
+    xent::merge(states, others);
+    shards.accumulate(first, 0, chunks);
+    throws(XENT_STATUS_INCOMPLETE_STATE, "row 0", [&] { shards.finish(chunks); });
+    shards.accumulate(second, 1, chunks);
+    CHECK(is_close(shards.finish(states).loss, LOSS) && is_close(shards.finish(chunks).loss, LOSS));
+    std::vector<float> losses(2), lse(2), log_p(2), grad(4), sum(4), x = {2, 3, 1, 0.5F}, whole(6);
+    CHECK(is_close(shards.losses(states, losses).loss, LOSS));
+    shards.lse(states, lse);
+    shards.target_log_probabilities(states, log_p);
+    CHECK(is_close(losses[0], 0.40760596444438) && is_close(log_p[0], -losses[0]) && is_close(lse[0], 3 + losses[0]));
+    ce.loss_and_grad(xent::matrix(LOGITS, 2, 3), targets, xent::matrix_mut(whole, 2, 3));
+    shards.grad(second, 1, states, xent::matrix_mut(grad, 2, 2));
+    shards.accumulate_grad(second, 1, states, xent::matrix_mut(sum, 2, 2));
+    shards.grad_in_place(xent::matrix_mut(x, 2, 2), 1, states);
+    CHECK(is_close(grad[1], whole[2]) && is_close(grad[2], whole[4]) && grad == sum && grad == x);
+    CHECK(is_close(xent::shards(ce, targets, 3).denominator(1).finish(states).loss, 2 * LOSS));
+}
+
+static void softmax_functions() {
+    std::vector<float> p(6), ln_p(6), x = LOGITS, g = {1, 0, 0, 0, 1, 0}, from_p(6), from_ln_p(6), to = g;
+    xent::softmax(xent::matrix(LOGITS, 2, 3), xent::matrix_mut(p, 2, 3));
+    xent::log_softmax(xent::matrix(LOGITS, 2, 3), xent::matrix_mut(ln_p, 2, 3));
+    xent::softmax_in_place(xent::matrix_mut(x, 2, 3));
+    CHECK(x == p && is_close(p[0], 0.09003057317038));
+    x = LOGITS;
+    xent::log_softmax_in_place(xent::matrix_mut(x, 2, 3));
+    CHECK(x == ln_p && is_close(ln_p[0], std::log(0.09003057317038)));
+    xent::softmax_backward(xent::matrix(p, 2, 3), xent::matrix(g, 2, 3), xent::matrix_mut(from_p, 2, 3));
+    xent::softmax_backward_in_place(xent::matrix(p, 2, 3), xent::matrix_mut(to, 2, 3));
+    CHECK(to == from_p && is_close(to[0], 0.09003057317038 * (1 - 0.09003057317038)));
+    to = g;
+    xent::log_softmax_backward(xent::matrix(ln_p, 2, 3), xent::matrix(g, 2, 3), xent::matrix_mut(from_ln_p, 2, 3));
+    xent::log_softmax_backward_in_place(xent::matrix(ln_p, 2, 3), xent::matrix_mut(to, 2, 3));
+    CHECK(to == from_ln_p && is_close(to[0], 1 - 0.09003057317038));
+}
+
+static void errors_are_exceptions_and_write_nothing() {
+    const xent::cross_entropy ce;
+    std::vector<float> x = LOGITS, grad(6, 7);
+    const std::vector<float> untouched = grad;
+    const std::vector<std::int64_t> targets = {2, 0}, past = {2, 3};
+    throws(XENT_STATUS_TARGET_OUT_OF_RANGE, "row 1 is 3", [&] {
+        ce.loss_and_grad(xent::matrix(LOGITS, 2, 3), past, xent::matrix_mut(grad, 2, 3));
+    });
+    throws(XENT_STATUS_SHAPE_MISMATCH, "grad", [&] {
+        ce.loss_and_grad(xent::matrix(LOGITS, 2, 3), targets, xent::matrix_mut(grad, 3, 2));
+    });
+    throws(XENT_STATUS_OVERLAP, "overlaps", [&] {
+        ce.loss_and_grad(xent::matrix(x, 2, 3), targets, xent::matrix_mut(x, 2, 3));
+    });
+    throws(XENT_STATUS_INVALID_LABEL_SMOOTHING, "label_smoothing is 2",
+           [] { xent::cross_entropy(xent::options().label_smoothing(2)); });
+    throws(XENT_STATUS_LENGTH_MISMATCH, "weight",
+           [&] { xent::cross_entropy(xent::options().weight({})).loss(xent::matrix(x, 2, 3), std::vector<int>{0, 0}); });
+    // What a container does not have.
+    throws(XENT_STATUS_LENGTH_MISMATCH, "past", [&] { xent::matrix(x, 3, 3); });
+    throws(XENT_STATUS_LENGTH_MISMATCH, "past", [&] { xent::matrix(x, 2, 3, 4); });
+    throws(XENT_STATUS_LENGTH_MISMATCH, "past", [&] { xent::matrix_mut(x, SIZE_MAX, 1); });
+    throws(XENT_STATUS_LENGTH_MISMATCH, "past", [&] { xent::matrix(x, 2, 1, SIZE_MAX); });
+    throws(XENT_STATUS_STRIDE_TOO_SMALL, "stride", [&] { xent::matrix(x, 2, 3, 2); });
+    std::vector<xent::row_state> one = xent::row_states(1), two = xent::row_states(2);
+    throws(XENT_STATUS_LENGTH_MISMATCH, "rows", [&] { xent::merge(one, two); });
+    CHECK(grad == untouched && x == LOGITS);
+}
+
+static void a_loss_moves_and_is_shared_by_threads() {
+    static_assert(!std::is_copy_constructible_v<xent::cross_entropy>);
+    xent::cross_entropy first;
+    const xent::cross_entropy second = std::move(first);
+    const std::vector<std::uint8_t> targets = {2, 0};
+    std::vector<double> losses(4);
+    std::vector<std::thread> threads;
+    for (double &loss : losses)
+        threads.emplace_back([&] { loss = second.loss(xent::matrix(LOGITS, 2, 3), targets); });
+    for (std::thread &thread : threads)
+        thread.join();
+    for (double loss : losses)
+        CHECK(is_close(loss, LOSS));
+    throws(XENT_STATUS_NULL_POINTER, "cross_entropy is null",
+           [&] { first.loss(xent::matrix(LOGITS, 2, 3), targets); });
+}
+
+int main() {
+    views_of_containers_arrays_and_pointers();
+    gradients_out_of_place_and_in_place();
+    every_output_of_a_request();
+    options_are_handed_on();
+    shards_of_a_row();
+    softmax_functions();
+    errors_are_exceptions_and_write_nothing();
+    a_loss_moves_and_is_shared_by_threads();
+    std::printf("wrapper: passed\n");
+}
