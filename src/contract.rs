@@ -109,6 +109,10 @@ pub const U_F16: f64 = 1.0 / 2048.0;
 /// The smallest positive `f16`, a subnormal one: 2^-24.
 pub const SMALLEST_F16: f64 = 1.0 / 16_777_216.0;
 
+/// Of the exponential of a gap that all of the bounds rest on: found by trying every `f32` from 0 down to the last whose
+/// exponential is a normal number, on each backend.
+pub const EXPONENTIAL: f64 = 1.7;
+
 /// Of probabilities, and of the gradient away from the target.
 pub const PROBABILITY: f64 = 4.0;
 

@@ -29,7 +29,7 @@ pub(crate) fn exp(x: f64) -> f64 {
     if x < LOWEST { 0.0 } else { result }
 }
 
-/// ln(1 + y) and 1 / (1 + y) for finite y >= 0, the first with a small relative error for small y too; NaN for NaN and
+/// ln(1 + y) and 1 / (1 + y) for y from 0 to 1e300, the first with a small relative error for small y too; NaN for NaN and
 /// infinity.
 #[inline(always)]
 pub(crate) fn log1p_and_reciprocal(y: f64) -> (f64, f64) {
@@ -75,6 +75,8 @@ pub(crate) fn to_f32(x: f64) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use rayon::prelude::*;
+
     use super::*;
 
     fn is_close(value: f64, exact: f64) -> bool {
@@ -105,6 +107,40 @@ mod tests {
         assert_eq!(log1p_and_reciprocal(0.0), (0.0, 1.0));
         assert!(log1p_and_reciprocal(f64::NAN).0.is_nan());
     }
+
+    /// The platform's functions are within 2 units in the last place, 2e-16: `tests/oracle.rs` holds them to 60 digits.
+    /// There is nothing to go through backends for: this code is the same on all.
+    #[test]
+    #[ignore = "130 million arguments of each function: 10 seconds on two cores"]
+    fn exp_and_log1p_keep_their_bound_on_a_dense_sweep() {
+        /// Of normal numbers, 2^16 for each power of 2.
+        const STRIDE: u64 = 1 << 36;
+
+        fn relative(found: f64, exact: f64) -> f64 {
+            (found - exact).abs() / exact
+        }
+
+        type Error = fn(f64) -> f64;
+        let sweeps: [(&str, f64, Error); 3] = [
+            ("log1p", 1e300, |y| relative(log1p_and_reciprocal(y).0, y.ln_1p())),
+            ("1 / (1 + y)", 1e300, |y| relative(log1p_and_reciprocal(y).1, 1.0 / (1.0 + y))),
+            ("exp", 708.0, |x| relative(exp(-x), (-x).exp())),
+        ];
+        for (name, largest, error) in sweeps {
+            let start = f64::MIN_POSITIVE.to_bits();
+            let points = (largest.to_bits() - start) / STRIDE;
+            let at = |i: u64| {
+                // Other last bits at each point.
+                let bits = start + i * STRIDE + i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % STRIDE;
+                (error(f64::from_bits(bits)), f64::from_bits(bits))
+            };
+            let larger = |a: (f64, f64), b: (f64, f64)| if a.0 > b.0 { a } else { b };
+            let (error, x) = (0..points).into_par_iter().map(at).reduce(|| (0.0, 0.0), larger);
+            println!("{name}: {points} points, the largest relative error is {error:e}, at {x:e}");
+            assert!(error <= RELATIVE_ERROR, "{name} at {x:e} is off by {error:e}");
+        }
+    }
+
     #[test]
     fn power_of_complement_keeps_its_bound_against_the_platforms() {
         for gamma in [1e-3, 0.5, 1.0, 2.0, 5.0, 30.0, 1e6] {

@@ -29,6 +29,43 @@ impl Rounding {
 /// Half the distance between subnormal `f32`s, 2^-150.
 const SUBNORMAL_ROUNDING: f64 = SMALLEST * U;
 
+/// What a result is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantity {
+    Loss,
+    Gradient,
+    TargetGradient,
+    Lse,
+}
+
+/// How far a result is from the exact one, within its bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Deviation {
+    /// Both absolute. Where a result may as well be 0 or infinite and is, the error is 0.
+    pub error: f64,
+    pub bound: f64,
+    /// What a relative error is relative to: the exact result, or the magnitudes of the terms it is a sum of.
+    pub scale: f64,
+}
+
+impl Deviation {
+    /// In [`U`], relative.
+    pub fn in_u(&self) -> f64 {
+        if self.error == 0.0 { 0.0 } else { self.error / (self.scale * U) }
+    }
+
+    pub fn share_of_bound(&self) -> f64 {
+        if self.error == 0.0 { 0.0 } else { self.error / self.bound }
+    }
+
+    fn relative_to(self, scale: f64) -> Self {
+        Self { scale, ..self }
+    }
+}
+
+/// Takes the row that a result is of, and its deviation.
+pub type Note<'a> = dyn FnMut(usize, Quantity, Deviation) + 'a;
+
 /// What a call should give, by the reference.
 pub struct Expected<'a> {
     ce: &'a CrossEntropy,
@@ -70,6 +107,11 @@ impl<'a> Expected<'a> {
 
     /// Checks every output.
     pub fn check(&self, found: &Evaluation, context: &str) {
+        self.check_and_note(found, context, &mut |_, _, _| {});
+    }
+
+    /// The same, and tells how far loss, gradient and lse are from the exact ones.
+    pub fn check_and_note(&self, found: &Evaluation, context: &str, note: &mut Note<'_>) {
         let rows = self.batch.rows;
         let (mut counted, mut correct, mut loss_bound, mut z_bound) = (0, 0, 0.0, 0.0);
         let mut has_nan = false;
@@ -96,7 +138,7 @@ impl<'a> Expected<'a> {
                 self.check_distribution(row, q, &outputs, context)
             } else {
                 correct += usize::from(largest == self.batch.targets[row] as usize);
-                self.check_row(row, &outputs, context)
+                self.check_row(row, &outputs, context, note)
             };
             loss_bound += of_loss;
             z_bound += of_z_loss;
@@ -140,10 +182,17 @@ impl<'a> Expected<'a> {
     }
 
     /// Checks a row that counts and has a softmax. Returns the bounds on its loss without the z-loss, and on that.
-    fn check_row(&self, row: usize, outputs: &Outputs<'_>, context: fmt::Arguments<'_>) -> (f64, f64) {
+    fn check_row(
+        &self,
+        row: usize,
+        outputs: &Outputs<'_>,
+        context: fmt::Arguments<'_>,
+        note: &mut Note<'_>,
+    ) -> (f64, f64) {
         let target = self.batch.targets[row] as usize;
         let softmax = RowOfSoftmax::new(self.batch.row(row), &self.exact.softmax[row], self.rounding);
-        softmax.check(outputs, context);
+        let lse = softmax.check(outputs, context);
+        note(row, Quantity::Lse, lse.relative_to(softmax.max.abs() + softmax.ln_sum));
         softmax.check_target(outputs, target, context);
         let rank = reference::rank(self.batch.row(row), target);
         assert_eq!(outputs.target_rank, rank, "rank of {target}, {context}");
@@ -156,15 +205,18 @@ impl<'a> Expected<'a> {
         let z_bound = row_weight * terms.z_bound();
         let sum_bound = if z_loss == 0.0 { 0.0 } else { U * exact_loss };
         let loss = close("loss", outputs.loss, exact_loss, loss_bound + z_bound + sum_bound, Rounding::F32);
-        loss.unwrap_or_else(|error| panic!("{error}, target {target}, {context}"));
+        let loss = loss.unwrap_or_else(|error| panic!("{error}, target {target}, {context}"));
+        note(row, Quantity::Loss, loss);
 
         let (factor, z_factor) = self.factors(row);
         let exact = &self.exact.grad[row * self.batch.classes..];
         for (i, (&found, &exact)) in outputs.grad.iter().zip(exact).enumerate() {
             let gradient = terms.check_gradient(i, factor, z_factor, found, exact);
-            gradient.unwrap_or_else(|error| {
+            let gradient = gradient.unwrap_or_else(|error| {
                 panic!("{error}, factor {factor:e}, column {i}, target {target}, {context}")
             });
+            let quantity = if i == target { Quantity::TargetGradient } else { Quantity::Gradient };
+            note(row, quantity, gradient);
         }
         (loss_bound, z_bound)
     }
@@ -316,20 +368,21 @@ impl<'a> RowOfSoftmax<'a> {
         (self.mean_gap + LSE) * U * (self.max.abs() + self.ln_sum)
     }
 
-    /// The outputs that follow from the softmax alone.
-    fn check(&self, outputs: &Outputs<'_>, context: fmt::Arguments<'_>) {
+    /// The outputs that follow from the softmax alone. Returns how far lse is from the exact one.
+    fn check(&self, outputs: &Outputs<'_>, context: fmt::Arguments<'_>) -> Deviation {
         self.check_probabilities(outputs.probabilities, context);
         self.check_log_probabilities(outputs.log_probabilities, context);
         let p = self.exact.probabilities[outputs.argmax];
         let of_p = self.probability_bound(outputs.argmax) * p;
         for (name, found, exact, bound) in [
-            ("lse", outputs.lse, self.exact.lse, self.lse_bound()),
             ("argmax_probability", outputs.argmax_probability, p, of_p),
             ("entropy", outputs.entropy, self.exact.entropy, self.entropy_bound()),
         ] {
             close(name, found, exact, bound, Rounding::F32)
                 .unwrap_or_else(|error| panic!("{error}, {context}"));
         }
+        close("lse", outputs.lse, self.exact.lse, self.lse_bound(), Rounding::F32)
+            .unwrap_or_else(|error| panic!("{error}, {context}"))
     }
 
     fn check_target(&self, outputs: &Outputs<'_>, target: usize, context: fmt::Arguments<'_>) {
@@ -478,7 +531,7 @@ impl<'a> Terms<'a> {
         z_factor: f64,
         found: f32,
         exact: f64,
-    ) -> Result<(), String> {
+    ) -> Result<Deviation, String> {
         let p = self.softmax.exact.probabilities[i];
         let z_slope = 2.0 * self.z * z_factor;
         let z_coefficient = z_slope * self.softmax.exact.lse;
@@ -492,7 +545,9 @@ impl<'a> Terms<'a> {
             let z_relative = self.softmax.probability_bound(i) + TARGET_GRADIENT * U;
             let of_focal = (self.slope_error * hard * self.softmax.exact.complements[i]).abs();
             let bound = bound + z_relative * (z_coefficient * p).abs() + z_error + of_focal;
-            return close("gradient at the target", found, exact, bound, self.softmax.rounding);
+            let scale = rise.abs() + fall.abs() + (z_coefficient * p).abs() + (z_slope * p).abs();
+            let gradient = close("gradient at the target", found, exact, bound, self.softmax.rounding);
+            return gradient.map(|gradient| gradient.relative_to(scale));
         }
         let coefficient = hard + smooth * self.total + z_coefficient;
         let magnitude = (hard + smooth * self.total).abs() + z_coefficient.abs();
@@ -502,7 +557,7 @@ impl<'a> Terms<'a> {
             return if found.is_nan() {
                 Err(format!("gradient: {found} instead of {exact:e}"))
             } else {
-                Ok(())
+                Ok(Deviation { error: 0.0, bound: magnitude, scale: magnitude })
             };
         }
         // A masked class has but the second term, and no gap to speak of.
@@ -522,30 +577,29 @@ impl<'a> Terms<'a> {
                 });
             }
         }
-        error
+        error.map(|gradient| gradient.relative_to(magnitude * p + fall.abs() + (z_slope * p).abs()))
     }
 }
 
 /// Whether `found` is within an absolute `bound` of `exact`: 0 where that is no normal number, infinite where that is too
 /// large for one. On the borders, either will do.
-fn close(name: &str, found: f32, exact: f64, bound: f64, rounding: Rounding) -> Result<(), String> {
+fn close(name: &str, found: f32, exact: f64, bound: f64, rounding: Rounding) -> Result<Deviation, String> {
     if found.is_subnormal() {
         return Err(format!("{name}: {found:e} is subnormal"));
     }
     let (value, magnitude) = (f64::from(found), exact.abs());
     let bound = bound + rounding.unit * (magnitude + bound) + rounding.half_of_smallest;
-    let is_close = if magnitude == f64::INFINITY {
-        value == exact
-    } else if magnitude + bound < SMALLEST {
-        value == 0.0
-    } else {
-        (value - exact).abs() <= bound
-            || value == 0.0 && magnitude - bound <= SMALLEST
-            || value.is_infinite() && value * exact > 0.0 && magnitude + bound > rounding.largest
-    };
-    if is_close {
-        return Ok(());
+    let error = (value - exact).abs();
+    let is_near = error <= bound && magnitude + bound >= SMALLEST && magnitude < f64::INFINITY;
+    let may_be_zero = value == 0.0 && magnitude - bound <= SMALLEST;
+    let may_be_infinite =
+        value == exact || value.is_infinite() && value * exact > 0.0 && magnitude + bound > rounding.largest;
+    if may_be_zero || may_be_infinite {
+        return Ok(Deviation { error: 0.0, bound, scale: magnitude });
     }
-    let share = (value - exact).abs() / bound;
+    if is_near {
+        return Ok(Deviation { error, bound, scale: magnitude });
+    }
+    let share = error / bound;
     Err(format!("{name}: {found:e} instead of {exact:e}, {share} of the bound {bound:e}"))
 }

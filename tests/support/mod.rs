@@ -10,11 +10,14 @@ pub mod buffer;
 pub mod covering;
 pub mod curvature;
 pub mod evaluation;
+pub mod families;
 #[cfg(feature = "half")]
 pub mod halves;
 pub mod hostile;
 pub mod planes;
 pub mod shards;
+pub mod trial;
+pub mod variants;
 
 use xent::{Backend, Parallelism};
 
