@@ -15,7 +15,9 @@ use support::planes::{PlanesCall, PlanesLayout};
 use support::shards::{Order, Split};
 use support::variants::{DTYPES, Dtype, VARIANTS, Variant};
 use support::{PARALLELISMS, fused_backends};
-use xent::{BUILD, Backend, CrossEntropy, Element, Matrix, MatrixMut, Parallelism, Request, Softmax};
+use xent::{
+    BUILD, Backend, CrossEntropy, Distillation, Element, Matrix, MatrixMut, Parallelism, Request, Softmax,
+};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden.txt");
 
@@ -27,14 +29,15 @@ const KERNELS: [(&str, &[(usize, usize)]); 3] = [
 ];
 
 type WithInput = for<'a> fn(Call<'a>, &'a Given) -> Call<'a>;
-type Function = fn(&CrossEntropy, Softmax, &Batch, &mut Hash);
+type Function = fn(Backend, Parallelism, &Batch, &mut Hash);
 
 /// Add an input of a call here.
-const INPUTS: [(&str, WithInput); 6] = [
+const INPUTS: [(&str, WithInput); 7] = [
     ("upstream", |call, given| Call { upstream: Some(&given.upstream), ..call }),
     ("upstream scalar", |call, _| Call { upstream_scalar: Some(-1.5), ..call }),
     ("row weights", |call, given| Call { row_weights: Some(&given.row_weights), ..call }),
     ("loss mask", |call, given| Call { loss_mask: Some(&given.loss_mask), ..call }),
+    ("probabilities as targets", |call, given| Call { target_probabilities: Some(&given.q), ..call }),
     ("denominator", |call, _| Call { denominator: Some(7.5), ..call }),
     ("upstream, row weights, loss mask", |call, given| Call {
         upstream: Some(&given.upstream),
@@ -47,9 +50,13 @@ const INPUTS: [(&str, WithInput); 6] = [
 /// Add a function that is no call of a loss on rows of classes here.
 const FUNCTIONS: &[(&str, Function)] = &[
     ("gradient added to what is there", added),
-    ("probabilities as targets", probability_targets),
     ("shards", shards),
     ("planes", planes),
+    ("distillation, f32", distillation::<f32>),
+    #[cfg(feature = "half")]
+    ("distillation, bf16", distillation::<half::bf16>),
+    #[cfg(feature = "half")]
+    ("distillation, f16", distillation::<half::f16>),
     ("softmax and its products, f32", softmax::<f32>),
     #[cfg(feature = "half")]
     ("softmax and its products, bf16", softmax::<half::bf16>),
@@ -62,15 +69,19 @@ struct Given {
     upstream: Vec<f32>,
     row_weights: Vec<f32>,
     loss_mask: Vec<bool>,
+    /// Target probabilities.
+    q: Vec<f32>,
 }
 
 impl Given {
-    fn new(rows: usize) -> Self {
+    fn new(batch: &Batch) -> Self {
+        let rows = batch.rows;
         let mut random = Random::new(rows as u64);
         Self {
             upstream: (0..rows).map(|_| random.normal()).collect(),
             row_weights: (0..rows).map(|row| [0.5, 3.0, 0.0][row % 3]).collect(),
             loss_mask: (0..rows).map(|row| row % 4 != 2).collect(),
+            q: batch.distributions(&mut random),
         }
     }
 }
@@ -177,7 +188,7 @@ fn cases() -> Vec<Case> {
                 let hash = move |backend, parallelism| {
                     let mut hash = Hash::new();
                     for batch in batches(shapes) {
-                        let given = Given::new(batch.rows);
+                        let given = Given::new(&batch);
                         let ce = build(&VARIANTS[0], batch.classes, backend, parallelism);
                         add_call(&mut hash, dtype, &ce, &batch, &with(Call::default(), &given));
                     }
@@ -213,9 +224,7 @@ fn cases() -> Vec<Case> {
             let hash = move |backend, parallelism| {
                 let mut hash = Hash::new();
                 for batch in batches(shapes) {
-                    let ce = build(&VARIANTS[0], batch.classes, backend, parallelism);
-                    let softmax = Softmax::default().backend(backend).expect("it is available");
-                    function(&ce, softmax.parallelism(parallelism), &batch, &mut hash);
+                    function(backend, parallelism, &batch, &mut hash);
                 }
                 hash.0
             };
@@ -240,45 +249,37 @@ fn inputs() -> u64 {
     hash.0
 }
 
-fn added(ce: &CrossEntropy, _: Softmax, batch: &Batch, hash: &mut Hash) {
+fn plain(classes: usize, backend: Backend, parallelism: Parallelism) -> CrossEntropy {
+    build(&VARIANTS[0], classes, backend, parallelism)
+}
+
+fn added(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
     let Batch { rows, classes, ref logits, ref targets } = *batch;
     let mut random = Random::new(9);
     let mut grad: Vec<f32> = (0..rows * classes).map(|_| random.normal()).collect();
     let request = Request::new().accumulate(matrix_mut(&mut grad, rows, classes));
+    let ce = plain(classes, backend, parallelism);
     let summary = ce.run(matrix(logits, rows, classes), targets, request).expect("the batch is valid");
     hash.add_f64(summary.loss);
     hash.add_all(&grad);
 }
 
-fn probability_targets(ce: &CrossEntropy, _: Softmax, batch: &Batch, hash: &mut Hash) {
-    let Batch { rows, classes, ref logits, .. } = *batch;
-    let mut random = Random::new(10);
-    let q: Vec<f32> = (0..rows * classes).map(|_| random.between(-0.5, 1.0).max(0.0)).collect();
-    for call in [Call::default(), Call { denominator: Some(3.0), ..Call::default() }] {
-        let (mut grad, mut losses) = (vec![0.0; rows * classes], vec![0.0; rows]);
-        let request = call.request().losses(&mut losses).grad(matrix_mut(&mut grad, rows, classes));
-        let (x, q) = (matrix(logits, rows, classes), matrix(&q, rows, classes));
-        let summary = ce.run_probabilities(x, q, request).expect("the batch is valid");
-        hash.add_f64(summary.loss);
-        hash.add_all(&losses);
-        hash.add_all(&grad);
-    }
-}
-
-fn shards(ce: &CrossEntropy, _: Softmax, batch: &Batch, hash: &mut Hash) {
+fn shards(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
+    let ce = plain(batch.classes, backend, parallelism);
     let (first, second) = (batch.classes / 3, batch.classes / 2);
     for kind in 0..Order::KINDS {
         let ranges = vec![0..first, first..second, second..batch.classes];
-        hash.add_evaluation(&Split::new(ranges, Order::of_kind(kind, 1)).evaluate(ce, batch));
+        hash.add_evaluation(&Split::new(ranges, Order::of_kind(kind, 1)).evaluate(&ce, batch));
     }
 }
 
 /// The rows as positions of one image.
-fn planes(ce: &CrossEntropy, _: Softmax, batch: &Batch, hash: &mut Hash) {
+fn planes(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
+    let ce = plain(batch.classes, backend, parallelism);
     let layout = PlanesLayout { offset: 3, class_padding: 5, image_padding: 7 };
     for in_place in [false, true] {
         let call = PlanesCall { in_place, logits: layout, ..PlanesCall::default() };
-        hash.add_evaluation(&call.evaluate(ce, batch, 1));
+        hash.add_evaluation(&call.evaluate(&ce, batch, 1));
     }
 }
 
@@ -307,7 +308,28 @@ impl Convert for half::f16 {
     }
 }
 
-fn softmax<T: Convert>(_: &CrossEntropy, softmax: Softmax, batch: &Batch, hash: &mut Hash) {
+/// From a teacher whose logits are random ones.
+fn distillation<T: Convert>(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
+    let Batch { rows, classes, .. } = *batch;
+    let mut random = Random::new(13);
+    let student: Vec<T> = batch.logits.iter().map(|&x| T::from_f32(x)).collect();
+    let teacher: Vec<T> = student.iter().map(|_| T::from_f32(3.0 * random.normal())).collect();
+    let mut grad = vec![T::default(); rows * classes];
+    for temperature in [1.0, 2.5] {
+        let builder = Distillation::builder().temperature(temperature).backend(backend);
+        let distillation = builder.parallelism(parallelism).build().expect("the options are valid");
+        let loss = distillation.loss_and_grad(
+            matrix(&student, rows, classes),
+            matrix(&teacher, rows, classes),
+            matrix_mut(&mut grad, rows, classes),
+        );
+        hash.add_f64(loss.expect("all have one shape"));
+        hash.add_all(&grad);
+    }
+}
+
+fn softmax<T: Convert>(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
+    let softmax = Softmax::default().backend(backend).expect("it is available").parallelism(parallelism);
     let Batch { rows, classes, .. } = *batch;
     let x: Vec<T> = batch.logits.iter().map(|&x| T::from_f32(x)).collect();
     let mut random = Random::new(11);
