@@ -114,7 +114,7 @@ fn call<E: Element + Pod, T: Target>(
     let mut narrow: [_; 5] =
         core::array::from_fn(|i| arguments.narrow[i].map(|len| Output::<E::PerRow>::new(len)));
     let mut indices: [_; 2] =
-        core::array::from_fn(|i| arguments.narrow[5 + i].map(|len| Output::<usize>::new(len)));
+        core::array::from_fn(|i| arguments.narrow[5 + i].map(|len| Output::of_indices(len)));
     let mut request = Request::<E>::new();
     let [grad, probabilities, log_probabilities] = &mut wide;
     let [of_grad, of_probabilities, of_log_probabilities] = arguments.wide.map(Option::unwrap_or_default);

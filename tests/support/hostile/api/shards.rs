@@ -60,10 +60,15 @@ pub fn calls_on_shards<E: ShardElement + Pod>(bytes: &mut Bytes<'_>) {
         && (len == 0 || classes > 0 && weight_fits)
         && (0..len).all(targets_alone);
     assert_ok_if(is_finished_alone && losses.0.len() == targets.len(), &result);
-    losses.check(&result, targets.len());
+    // Of states from nowhere, losses and gradients may be any NaN.
+    if result.is_err() {
+        losses.check(&result, targets.len());
+    }
     let mut grad = Output::<E>::new(rows * cols);
     let out = MatrixMut::new(&mut grad.0, rows, cols).expect("it is large enough");
     let result = shards.grad(matrix, first_column, &states, out);
     assert_ok_if(is_finished && fits, &result);
-    grad.check(&result, rows * cols);
+    if result.is_err() {
+        grad.check(&result, rows * cols);
+    }
 }
