@@ -99,6 +99,7 @@ mod planes;
 pub mod reference;
 mod request;
 mod row_inputs;
+mod row_logits;
 mod row_outputs;
 mod row_state;
 mod rows;
@@ -108,6 +109,7 @@ mod simd;
 mod softmax;
 mod target_probabilities;
 mod targets;
+mod transformed;
 
 pub use backend::{BUILD, Backend};
 pub use builder::CrossEntropyBuilder;

@@ -36,7 +36,8 @@ impl CrossEntropy {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights) and [`Error::TargetOutOfRange`].
+    /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights), [`Error::TargetOutOfRange`], and
+    /// [`Error::NoPlanes`] where logits are scaled or capped.
     pub fn loss_planes<T: Target>(&self, logits: Planes<'_>, targets: &[T]) -> Result<f64, Error> {
         self.run_planes(logits, targets, PlanesRequest::new()).map(|summary| summary.loss)
     }
@@ -113,6 +114,9 @@ impl CrossEntropy {
         targets: Targets<'_>,
         request: PlanesRequest<'_>,
     ) -> Result<Summary, Error> {
+        if let Some(option) = self.options.transforming() {
+            return Err(Error::NoPlanes { option });
+        }
         let batch = Batch { logits, targets, request };
         let (images, classes, positions) = batch.sizes();
         // The views have been checked: this does not overflow.
