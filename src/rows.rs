@@ -85,15 +85,7 @@ pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece
         let passes = Distributions::new(&batch);
         run_passes(job, batch, passes, rows_per_piece)
     } else if let Some(transform) = job.options.transform() {
-        if classes <= few_classes::MOST {
-            let passes = transformed::FewClasses::new(transform, &batch);
-            run_passes(job, batch, passes, rows_per_piece)
-        } else if classes <= BLOCK {
-            let passes = transformed::ShortRows::new(transform, job, &batch);
-            run_passes(job, batch, passes, rows_per_piece)
-        } else {
-            run_passes(job, batch, transformed::LongRows, rows_per_piece)
-        }
+        transformed::run(transform, job, batch, rows_per_piece)
     } else if classes <= few_classes::MOST {
         run_passes(job, batch, T::few_classes(), rows_per_piece)
     } else if classes <= BLOCK {

@@ -11,16 +11,58 @@ use crate::kernel::affine::Shift;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
 use crate::kernel::place::RowsOf;
+use crate::kernel::statistics::BLOCK;
 use crate::kernel::tasks::Content;
 use crate::kernel::transform::{TransformTask, WriteTask};
 use crate::kernel::{Entry, few_classes, short_rows};
 use crate::loss::Transform;
 use crate::passes::{Kernels, Output, Passes, gaps_of};
-use crate::rows::{Job, TILE};
+use crate::rows::{Job, TILE, Totals, run_passes};
 use crate::simd::LANES;
 
+/// All rows of a batch, as [`rows::run`](crate::rows::run).
+pub(crate) fn run<T: Kernels>(
+    transform: Transform,
+    job: &Job<'_>,
+    batch: Batch<'_, T>,
+    rows_per_piece: usize,
+) -> Totals {
+    let classes = batch.classes();
+    if classes <= few_classes::MOST {
+        run_few_classes(transform, job, batch, rows_per_piece)
+    } else if classes <= BLOCK {
+        run_short_rows(transform, job, batch, rows_per_piece)
+    } else {
+        run_passes(job, batch, LongRows, rows_per_piece)
+    }
+}
+
+// Functions of their own, for each to take no more than its own memory on the stack.
+
+#[inline(never)]
+fn run_few_classes<T: Kernels>(
+    transform: Transform,
+    job: &Job<'_>,
+    batch: Batch<'_, T>,
+    rows_per_piece: usize,
+) -> Totals {
+    let mut passes = FewClasses::new(transform, &batch);
+    run_passes(job, batch, &mut passes, rows_per_piece)
+}
+
+#[inline(never)]
+fn run_short_rows<T: Kernels>(
+    transform: Transform,
+    job: &Job<'_>,
+    batch: Batch<'_, T>,
+    rows_per_piece: usize,
+) -> Totals {
+    let mut passes = ShortRows::new(transform, job, &batch);
+    run_passes(job, batch, &mut passes, rows_per_piece)
+}
+
 /// Few classes, as a tile of `f32`.
-pub(crate) struct FewClasses {
+struct FewClasses {
     transform: Transform,
     /// Whether a gradient goes back through a derivative that differs between logits.
     has_slopes: bool,
@@ -35,7 +77,8 @@ fn has_slopes<T: Kernels>(transform: Transform, batch: &Batch<'_, T>) -> bool {
 }
 
 impl FewClasses {
-    pub(crate) fn new<T: Kernels>(transform: Transform, batch: &Batch<'_, T>) -> Self {
+    #[inline(always)]
+    fn new<T: Kernels>(transform: Transform, batch: &Batch<'_, T>) -> Self {
         let rows = [0.0; LANES * few_classes::MOST];
         let has_slopes = has_slopes(transform, batch);
         Self { transform, has_slopes, tile: few_classes::Tile::new(), rows, slopes: rows }
@@ -101,7 +144,7 @@ impl<T: Kernels> Passes<T> for FewClasses {
 }
 
 /// Rows of one block: each step for all rows of a tile.
-pub(crate) struct ShortRows {
+struct ShortRows {
     transform: Transform,
     has_slopes: bool,
     /// The last output to be made of the exponentials, which may take their place.
@@ -116,7 +159,8 @@ pub(crate) struct ShortRows {
 struct Scratch([f32; TILE]);
 
 impl ShortRows {
-    pub(crate) fn new<T: Kernels>(transform: Transform, job: &Job<'_>, batch: &Batch<'_, T>) -> Self {
+    #[inline(always)]
+    fn new<T: Kernels>(transform: Transform, job: &Job<'_>, batch: &Batch<'_, T>) -> Self {
         let keeps = if !batch.writes(Wide::Gradient) {
             batch.writes(Wide::Probabilities).then_some(Wide::Probabilities)
         } else {
@@ -194,7 +238,7 @@ impl<T: Kernels> Passes<T> for ShortRows {
 }
 
 /// Longer rows, which go alone, in pieces for several threads.
-pub(crate) struct LongRows;
+struct LongRows;
 
 impl<T: Kernels> Passes<T> for LongRows {
     fn statistics(
