@@ -391,7 +391,11 @@ impl<'a> RowOfSoftmax<'a> {
         let least = (0..x.len()).filter(|&i| self.is_below(target, i)).count();
         let most = (0..x.len()).filter(|&i| i != target && !self.is_below(i, target)).count();
         assert!((least..=most).contains(&rank), "rank {rank} of {target}, {least} to {most}, {context}");
-        assert_eq!(rank == 0, argmax == target, "rank {rank} of {target}, but the argmax is {argmax}, {context}");
+        assert_eq!(
+            rank == 0,
+            argmax == target,
+            "rank {rank} of {target}, but the argmax is {argmax}, {context}"
+        );
     }
 
     /// p |d|; a masked class has no part.
