@@ -489,19 +489,3 @@ fn ignored_rows_have_zeros_whatever_they_hold() {
         }
     }
 }
-
-#[test]
-fn small_stacks_are_enough() {
-    let call = || {
-        for (rows, classes) in SHAPES {
-            let batch = Batch::random(rows, classes, 24);
-            let mut grad = vec![0.0; rows * classes];
-            let ce = build(softcap().parallelism(Parallelism::Serial).label_smoothing(0.1));
-            let x = matrix(&batch.logits, rows, classes);
-            let grad = matrix_mut(&mut grad, rows, classes);
-            let mut entropies = vec![0.0; rows];
-            ce.run(x, &batch.targets, Request::new().grad(grad).entropies(&mut entropies)).unwrap();
-        }
-    };
-    std::thread::Builder::new().stack_size(64 << 10).spawn(call).unwrap().join().unwrap();
-}
