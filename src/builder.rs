@@ -1,7 +1,7 @@
 //! The options of the loss on their way to being checked.
 
 use crate::backend::Instructions;
-use crate::loss::{ClassWeights, EmptyMean, Options};
+use crate::loss::{ClassWeights, EmptyMean, Options, is_factor};
 use crate::parallel::Schedule;
 use crate::{Backend, CrossEntropy, Error, Parallelism, Reduction, Smoothing};
 
@@ -87,6 +87,60 @@ impl CrossEntropyBuilder {
         self
     }
 
+    /// What logits are multiplied by before the softmax, and before [`softcap`](Self::softcap): the inverse of a
+    /// [`temperature`](Self::temperature), the factor of cosine similarities (CLIP,
+    /// [Radford et al. 2021](https://arxiv.org/abs/2103.00020), section 2.3), or a model's own (`logits_scaling` of Granite).
+    /// Above 0, and a normal number of `f32`, to which it is rounded. Default: 1.
+    ///
+    /// The loss is that of the scaled logits, and so is every output; but the gradient is that with respect to the logits
+    /// given, by the chain rule.
+    ///
+    /// ```
+    /// use xent::{CrossEntropy, Matrix};
+    ///
+    /// let ce = CrossEntropy::builder().logit_scale(0.5).build()?;
+    /// let plain = CrossEntropy::default();
+    /// let loss = ce.loss(Matrix::new(&[2.0, 4.0], 1, 2)?, &[1_u8])?;
+    /// assert_eq!(loss, plain.loss(Matrix::new(&[1.0, 2.0], 1, 2)?, &[1_u8])?);
+    /// # Ok::<(), xent::Error>(())
+    /// ```
+    pub fn logit_scale(mut self, logit_scale: f64) -> Self {
+        self.options.logit_scale = logit_scale;
+        self
+    }
+
+    /// [`logit_scale`](Self::logit_scale) of 1 / `temperature`, the temperature of
+    /// [Hinton et al. 2015](https://arxiv.org/abs/1503.02531), section 2: above 1 it makes the softmax softer.
+    pub fn temperature(self, temperature: f64) -> Self {
+        self.logit_scale(1.0 / temperature)
+    }
+
+    /// The cap s of logits before the softmax, which become s tanh(x / s), after [`logit_scale`](Self::logit_scale): as in
+    /// Gemma 2 ([Gemma Team 2024](https://arxiv.org/abs/2408.00118), section 2), whose final logits have a cap of 30, and
+    /// [Liger-Kernel](https://github.com/linkedin/Liger-Kernel), after
+    /// [Bello et al. 2016](https://arxiv.org/abs/1611.09940), appendix A. Above 0; it, and the scale divided by it, are normal
+    /// numbers of `f32`, to which they are rounded. Default: `None`.
+    ///
+    /// The loss is that of the capped logits, and so is every output; but the gradient is that with respect to the logits
+    /// given, each times scale (1 - tanh^2). A masked class stays masked: a logit of -inf has a probability and a gradient of
+    /// exactly 0, and -inf as its capped value. A row with +inf is NaN.
+    ///
+    /// ```
+    /// use xent::{CrossEntropy, Matrix, MatrixMut};
+    ///
+    /// let ce = CrossEntropy::builder().softcap(30.0).build()?;
+    /// let (logits, mut grad) = ([10.0, 60.0], [0.0; 2]);
+    /// let grad = MatrixMut::new(&mut grad, 1, 2)?;
+    /// let loss = ce.loss_and_grad(Matrix::new(&logits, 1, 2)?, &[0_u8], grad)?;
+    /// // 30 tanh(2) - 30 tanh(1/3)
+    /// assert!((loss - (28.920_8 - 9.645_5)).abs() < 1e-3);
+    /// # Ok::<(), xent::Error>(())
+    /// ```
+    pub fn softcap(mut self, softcap: impl Into<Option<f64>>) -> Self {
+        self.options.softcap = softcap.into();
+        self
+    }
+
     /// How the rows' losses become one. Default: the mean. For PyTorch's `"none"`, ask for [`Request::losses`](crate::Request::losses).
     pub fn reduction(mut self, reduction: Reduction) -> Self {
         self.options.reduction = reduction;
@@ -115,7 +169,8 @@ impl CrossEntropyBuilder {
     ///
     /// # Errors
     /// [`Error::InvalidWeight`], [`Error::InvalidLabelSmoothing`], [`Error::InvalidZLoss`],
-    /// [`Error::InvalidFocalGamma`] and [`Error::BackendUnavailable`].
+    /// [`Error::InvalidFocalGamma`], [`Error::InvalidLogitScale`], [`Error::InvalidSoftcap`] and
+    /// [`Error::BackendUnavailable`].
     pub fn build(self) -> Result<CrossEntropy, Error> {
         let invalid = |weight: f32| !(weight >= 0.0 && weight.is_finite());
         if let Some(weights) = &self.weight
@@ -134,6 +189,15 @@ impl CrossEntropyBuilder {
         let focal_gamma = self.options.focal_gamma;
         if !(focal_gamma >= 0.0 && focal_gamma.is_finite()) {
             return Err(Error::InvalidFocalGamma { focal_gamma });
+        }
+        let logit_scale = self.options.logit_scale;
+        if !is_factor(logit_scale) {
+            return Err(Error::InvalidLogitScale { logit_scale });
+        }
+        if let Some(softcap) = self.options.softcap
+            && !(is_factor(softcap) && is_factor(logit_scale / softcap))
+        {
+            return Err(Error::InvalidSoftcap { softcap });
         }
         let instructions = match self.backend {
             Some(backend) => Instructions::of(backend)?,

@@ -54,6 +54,19 @@
 //! 2 f32::MIN_POSITIVE max(1, T). Where the largest logits of both rows are of one class that has nearly all of both
 //! probabilities, its gradient is a difference of what the others have: its error is relative to that.
 //!
+//! # Scaled and capped logits
+//!
+//! The bounds above hold for the logits that the softmax is of, the transformed ones x'. These are `f32`, and
+//! [`transformed_logit`] bounds how far each may be from its exact value, by e_i say. So with respect to the exact x', \|d_i\| becomes
+//! \|d_i\| + e_i / [`U`] in all bounds, and in the means D and D'; D' of a target y also grows by e_y / [`U`]. The error of lse
+//! grows by sum_c p_c e_c, that of a log-probability by as much and e_i, and that of a loss by v_c (e_c + sum_j p_j e_j) for
+//! each smoothed term v_c (-ln p_c). The gradient with respect to the logits is that with respect to x' times dx'/dx, with
+//! [`transform_slope`] as a further relative error; under a softcap it is 0 where 1 - tanh^2 is
+//! below 4 `f32::MIN_POSITIVE`.
+//!
+//! Logits that are subnormal count as 0 there, and so do transformed ones. Scaled logits beyond the largest `f32` are
+//! infinite.
+//!
 //! # Second order
 //!
 //! An entry A p_i ([i = j] - p_j) + B p_i p_j of a row's Hessian has a relative error of at most h_ij [`U`], h_ij =
@@ -127,6 +140,47 @@ pub const LSE: f64 = 4.0;
 
 /// Of log-probabilities.
 pub const LOG_PROBABILITY: f64 = 4.0;
+
+/// Of a scaled logit: the scale is rounded, and the product.
+pub const SCALED: f64 = 2.0;
+
+/// Of tanh in `f32`; it is odd, and as accurate near 0. Measured over every `f32`; see `src/kernel/tanh.rs`.
+pub const TANH: f64 = 3.0;
+
+/// Of its derivative 1 - tanh^2, exactly 0 below 4 `f32::MIN_POSITIVE`. Measured in the same way.
+pub const TANH_SLOPE: f64 = 7.0;
+
+/// Of a capped logit: its argument is rounded as a scaled logit is, tanh makes no more of that; and the cap is rounded, and
+/// the product.
+pub const CAPPED: f64 = SCALED + TANH + 2.0;
+
+/// How far a transformed logit may be from `transformed`, its exact value: 0 where nothing is transformed.
+pub fn transformed_logit(logit_scale: f64, softcap: Option<f64>, transformed: f64) -> f64 {
+    let units = match softcap {
+        Some(_) => CAPPED,
+        None if logit_scale == 1.0 => return 0.0,
+        None => SCALED,
+    };
+    if transformed.is_infinite() {
+        return 0.0;
+    }
+    // Logits, arguments and products below the normal numbers count as 0.
+    let smallest = 2.0 * f64::from(f32::MIN_POSITIVE);
+    units * U * transformed.abs() + smallest * (logit_scale + softcap.unwrap_or(0.0) + 1.0)
+}
+
+/// How far the derivative of a transformed logit may be from its exact value, relative to that, and the gradient's product
+/// with it. The softcap's is as sensitive to its argument as that is large.
+pub fn transform_slope(logit_scale: f64, softcap: Option<f64>, logit: f64) -> f64 {
+    match softcap {
+        None => 0.0,
+        Some(softcap) => {
+            let argument = (logit_scale * logit / softcap).abs();
+            // The exact value is 0 from here on, in f32.
+            (TANH_SLOPE + 1.0 + 2.0 * SCALED * argument.min(50.0)) * U
+        }
+    }
+}
 
 /// Of a row's entropy.
 pub const ENTROPY: f64 = 8.0;

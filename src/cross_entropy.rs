@@ -27,6 +27,9 @@ use crate::{
 /// The z-loss of [PaLM](https://arxiv.org/abs/2204.02311), section 5, adds z lse^2 with lse = ln(sum_c exp(x_c)), and
 /// 2 z lse p_i to the gradient; its mean divides by the number of rows that are not ignored.
 ///
+/// Logits may be scaled and capped before all this: [`logit_scale`](CrossEntropyBuilder::logit_scale) and
+/// [`softcap`](CrossEntropyBuilder::softcap).
+///
 /// Options are named and behave as those of `torch.nn.functional.cross_entropy`. A `CrossEntropy` is built once and used
 /// from any number of threads; its calls allocate nothing.
 ///
@@ -198,6 +201,16 @@ impl CrossEntropy {
         self.options.focal_gamma
     }
 
+    /// What logits are multiplied by before the softmax.
+    pub fn logit_scale(&self) -> f64 {
+        self.options.logit_scale
+    }
+
+    /// The cap of scaled logits, if they have one.
+    pub fn softcap(&self) -> Option<f64> {
+        self.options.softcap
+    }
+
     /// How the rows' losses become one.
     pub fn reduction(&self) -> Reduction {
         self.options.reduction
@@ -236,7 +249,13 @@ impl CrossEntropy {
     }
 
     /// What has been checked.
-    pub(crate) fn reduce<E: Element>(&self, terms: Terms, census: Census, batch: Batch<'_, E>) -> Summary {
+    pub(crate) fn reduce<E: Element>(
+        &self,
+        terms: Terms,
+        census: Census,
+        mut batch: Batch<'_, E>,
+    ) -> Summary {
+        batch.request.inputs.multiply_upstream(self.options.logit_scale);
         let inputs = batch.request.inputs;
         let job = self.job(terms, &census, &inputs, self.schedule.streams(&batch));
         let totals = E::run(self.schedule, &job, batch);

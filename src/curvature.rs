@@ -88,8 +88,8 @@ impl CrossEntropy {
     /// [`CrossEntropy::loss`].
     ///
     /// # Errors
-    /// Those of [`CrossEntropy::loss`], and [`Error::NoCurvature`] for a focal loss and for smoothing over other classes
-    /// than all.
+    /// Those of [`CrossEntropy::loss`], and [`Error::NoCurvature`] for a focal loss, for smoothing over other classes than
+    /// all, and for logits that are scaled or capped.
     pub fn curvature<'a, T: Target>(
         &'a self,
         logits: Matrix<'a>,
@@ -103,8 +103,8 @@ impl CrossEntropy {
     /// outputs are not written.
     ///
     /// # Errors
-    /// Those of [`CrossEntropy::run`] that concern inputs, and [`Error::NoCurvature`] for a focal loss and for smoothing over
-    /// other classes than all.
+    /// Those of [`CrossEntropy::run`] that concern inputs, and [`Error::NoCurvature`] for a focal loss, for smoothing over
+    /// other classes than all, and for logits that are scaled or capped.
     pub fn curvature_with<'a, T: Target>(
         &'a self,
         logits: Matrix<'a>,
@@ -116,6 +116,9 @@ impl CrossEntropy {
         }
         if self.options.label_smoothing != 0.0 && self.options.smoothing != Smoothing::AllClasses {
             return Err(Error::NoCurvature { option: "smoothing" });
+        }
+        if let Some(option) = self.options.transforming() {
+            return Err(Error::NoCurvature { option });
         }
         let (targets, inputs) = (Targets::new(targets), request.inputs);
         let census = self.check(logits.rows(), logits.cols(), targets, &inputs)?;

@@ -119,6 +119,16 @@ pub enum Error {
         /// The value given.
         focal_gamma: f64,
     },
+    /// The logit scale is not above 0, or no normal number of `f32`.
+    InvalidLogitScale {
+        /// The value given.
+        logit_scale: f64,
+    },
+    /// The softcap is not above 0, or it or the logit scale divided by it is no normal number of `f32`.
+    InvalidSoftcap {
+        /// The value given.
+        softcap: f64,
+    },
     /// A target's probability is negative, infinite or NaN.
     InvalidTargetProbability {
         /// The row.
@@ -187,6 +197,11 @@ pub enum Error {
         /// Its name.
         argument: &'static str,
     },
+    /// The loss of [`Planes`](crate::Planes) with this option is not implemented.
+    NoPlanes {
+        /// The option's name.
+        option: &'static str,
+    },
     /// This CPU lacks the instruction set that was asked for.
     BackendUnavailable {
         /// The backend asked for.
@@ -248,6 +263,13 @@ impl fmt::Display for Error {
             Self::InvalidFocalGamma { focal_gamma } => {
                 write!(f, "focal_gamma is {focal_gamma}; it is finite and not negative")
             }
+            Self::InvalidLogitScale { logit_scale } => {
+                write!(f, "logit_scale is {logit_scale}; it is above 0, and a normal number of f32")
+            }
+            Self::InvalidSoftcap { softcap } => write!(
+                f,
+                "softcap is {softcap}; it is above 0, and it and logit_scale / softcap are normal numbers of f32"
+            ),
             Self::InvalidTargetProbability { row, column, probability } => write!(
                 f,
                 "the target's probability in row {row}, column {column} is {probability}; \
@@ -275,6 +297,9 @@ impl fmt::Display for Error {
             ),
             Self::NoCurvature { option } => {
                 write!(f, "second derivatives of a loss with {option} are not implemented")
+            }
+            Self::NoPlanes { option } => {
+                write!(f, "the loss of planes with {option} is not implemented")
             }
             Self::GradTwice => {
                 write!(f, "grad is requested of a call in place, whose gradient replaces the logits")

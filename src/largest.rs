@@ -4,10 +4,8 @@ use crate::kernel::Entry;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::NO_CLASS;
 use crate::kernel::number::Number;
-use crate::kernel::place::Columns;
-use crate::kernel::tasks::{FirstEqual, SpreadTask, StatisticsTask};
 use crate::loss::Softmax;
-use crate::rows::Job;
+use crate::row_logits::RowLogits;
 
 /// A softmax, and the pivot that was left out of its statistics: a class with the largest logit.
 pub(crate) struct OfLargest {
@@ -16,19 +14,13 @@ pub(crate) struct OfLargest {
 }
 
 /// From the softmax of a row x with `class` as its pivot.
-pub(crate) fn of_largest<T: Number>(job: &Job<'_>, x: &[T], class: usize, softmax: &Softmax) -> OfLargest {
+pub(crate) fn of_largest<T: Number>(logits: &RowLogits<'_, T>, class: usize, softmax: &Softmax) -> OfLargest {
     if class != NO_CLASS && softmax.target_logit >= softmax.statistics.max {
         return OfLargest { softmax: *softmax, pivot: Entry::new(class, softmax.target_logit) };
     }
-    let largest = job.schedule.instructions.run(FirstEqual { x, value: softmax.max }).unwrap_or(0);
+    let largest = logits.first_equal(softmax.max).unwrap_or(0);
     let pivot = Entry::new(largest, softmax.max);
-    let statistics = job.schedule.statistics(StatisticsTask {
-        columns: Columns::Read(x),
-        following: 0,
-        pivot,
-        gaps: Gaps::None,
-        references: &mut [],
-    });
+    let statistics = logits.statistics(0, pivot, Gaps::None, &mut []);
     OfLargest { softmax: Softmax::new(statistics, softmax.max), pivot }
 }
 
@@ -38,10 +30,9 @@ impl OfLargest {
     /// ```text
     /// (lse - x_a) + (1 - p_a) (x_a - m) + exp(m - lse) sum_{c != a} exp(x_c - m) (m - x_c)
     /// ```
-    pub(crate) fn entropy<T: Number>(&self, job: &Job<'_>, x: &[T]) -> f64 {
+    pub(crate) fn entropy<T: Number>(&self, logits: &RowLogits<'_, T>) -> f64 {
         let softmax = &self.softmax;
         let max = softmax.statistics.max;
-        let spread = job.schedule.spread(SpreadTask { x, max, pivot: self.pivot });
-        softmax.entropy(spread)
+        softmax.entropy(logits.spread(max, self.pivot))
     }
 }

@@ -41,7 +41,7 @@
 //! |---|---|
 //! | ignored row | loss 0, gradient exactly 0, whatever its logits are |
 //! | logit -inf | probability and gradient exactly 0 (a masked class); finite loss if the target is finite |
-//! | target's logit -inf | loss +inf, gradient finite (-1 at the target) |
+//! | target's logit -inf | loss +inf, gradient finite (-1 at the target; 0 under a softcap, which has no slope there) |
 //! | NaN or +inf in a row, or every logit -inf | loss and gradient of that row NaN, no other row touched |
 //! | all rows ignored, mean | loss NaN, or 0 by [`EmptyMean::Zero`]; gradient 0 |
 //! | label smoothing with -inf logits | loss +inf; finite by [`Smoothing::LiveClasses`] |
@@ -99,6 +99,7 @@ mod planes;
 pub mod reference;
 mod request;
 mod row_inputs;
+mod row_logits;
 mod row_outputs;
 mod row_state;
 mod rows;
@@ -108,6 +109,7 @@ mod simd;
 mod softmax;
 mod target_probabilities;
 mod targets;
+mod transformed;
 
 pub use backend::{BUILD, Backend};
 pub use builder::CrossEntropyBuilder;

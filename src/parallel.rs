@@ -12,6 +12,7 @@ use crate::kernel::statistics::{BLOCK, Statistics};
 use crate::kernel::tasks::{
     AffineTask, Fence, LogProbabilitiesTask, OverlappedTask, SpreadTask, StatisticsTask,
 };
+use crate::kernel::transform::{TransformedStatisticsTask, TransformedTask};
 use crate::passes::Kernels;
 use crate::rows::{self, Job, Totals, rows_per_tile};
 use crate::simd::Task;
@@ -180,6 +181,28 @@ impl Schedule {
         let (first, second) = task.split_at(middle);
         let (first, second) = self.join(|| self.spread(first), || self.spread(second));
         first + second
+    }
+
+    /// [`Schedule::statistics`] of transformed logits.
+    pub(crate) fn transformed_statistics<T: Number>(
+        self,
+        task: TransformedStatisticsTask<'_, T>,
+    ) -> Statistics {
+        let Some(middle) = middle(task.x.len(), PIECE) else { return self.instructions.run(task) };
+        let (first, second) = task.split_at(middle);
+        let (first, second) =
+            self.join(|| self.transformed_statistics(first), || self.transformed_statistics(second));
+        first.merge(second)
+    }
+
+    /// An output as wide as the row, by way of transformed logits.
+    pub(crate) fn transformed<T: Number>(self, task: TransformedTask<'_, T>) {
+        let Some(middle) = middle(task.columns.len(), PIECE) else {
+            self.instructions.run(task);
+            return self.instructions.run(Fence);
+        };
+        let (first, second) = task.split_at(middle);
+        self.join(|| self.transformed(first), || self.transformed(second));
     }
 
     fn cut_statistics<T: Number>(self, task: StatisticsTask<'_, T>) -> Statistics {

@@ -53,6 +53,23 @@ pub(crate) trait Passes<T: Element = f32> {
     }
 }
 
+/// Passes that are too large to be moved.
+impl<T: Element, P: Passes<T>> Passes<T> for &mut P {
+    fn statistics(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, T>,
+        tile: Range<usize>,
+        lanes: &mut RowLanes,
+    ) {
+        (**self).statistics(job, batch, tile, lanes);
+    }
+
+    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
+        (**self).affine(job, batch, tile, output);
+    }
+}
+
 /// Which passes the rows of a dtype take.
 pub(crate) trait Kernels: Element<PerRow = f32> + Number {
     fn few_classes() -> impl Passes<Self> + use<Self>;

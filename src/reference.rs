@@ -62,6 +62,7 @@ mod curvature;
 mod distillation;
 mod probability_targets;
 mod rows;
+mod transform;
 
 pub use distillation::{run_distillation, tempered_softmax_row};
 pub use probability_targets::run_probabilities;
@@ -70,6 +71,7 @@ use rows::Rows;
 use crate::{CrossEntropy, Error, Matrix, Request, Smoothing, Target};
 
 pub use curvature::{CurvatureOutcome, curvature, hessian};
+pub use transform::{transform_slopes, transformed};
 
 /// What [`cross_entropy`] finds.
 #[derive(Clone, Debug)]
@@ -119,6 +121,7 @@ pub fn softmax_row(logits: &[f32]) -> SoftmaxRow {
     softmax_of(&logits.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())
 }
 
+/// The same of logits in `f64`.
 fn softmax_of(x: &[f64]) -> SoftmaxRow {
     let mut largest = 0;
     for i in 0..x.len() {
@@ -225,7 +228,7 @@ pub fn run<T: Target>(
     for (row, class) in classes_of_rows.iter().enumerate() {
         let Some(target) = *class else { continue };
         let x = logits.row(row).unwrap_or_default();
-        let row_softmax = softmax_row(x);
+        let row_softmax = softmax_of(&transformed(ce, x));
         // The classes that smoothing spreads over.
         let is_among = |c: usize| match ce.smoothing() {
             Smoothing::AllClasses => true,
@@ -270,7 +273,8 @@ pub fn run<T: Target>(
             }
             grad[i] = g;
         }
-        all.add(ce, inputs.row_weight(row), row, row_softmax, (loss, grad), weight_of(target));
+        let slopes = transform_slopes(ce, x);
+        all.add(ce, inputs.row_weight(row), row, row_softmax, (loss, grad, slopes), weight_of(target));
     }
     Ok(all.reduced(ce, inputs))
 }

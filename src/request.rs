@@ -7,7 +7,8 @@ use crate::{Element, Error, MatrixMut};
 
 /// The outputs of one call, each of them optional, written to memory of the caller's. Each costs only itself.
 ///
-/// For rows x C logits x of dtype `T`; what has one number for each row is of dtype [`Element::PerRow`]:
+/// For rows x C logits x of dtype `T`; what has one number for each row is of dtype [`Element::PerRow`]. Where logits are
+/// scaled or capped, x is what they become, and the gradient alone is with respect to those given:
 ///
 /// | output | shape | value for row r |
 /// |---|---|---|

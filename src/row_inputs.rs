@@ -61,6 +61,13 @@ impl<R: Copy + Into<f64>> RowInputs<'_, R> {
         )
     }
 
+    /// The gradient takes another factor: the part of the chain rule that is the same for all logits.
+    pub(crate) fn multiply_upstream(&mut self, factor: f64) {
+        if factor != 1.0 {
+            self.upstream_scalar = Some(self.upstream_scalar.unwrap_or(1.0) * factor);
+        }
+    }
+
     /// Whether a row may count.
     pub(crate) fn may_count(&self, row: usize) -> bool {
         self.loss_mask.is_none_or(|mask| mask[row])

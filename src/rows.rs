@@ -24,15 +24,16 @@ use crate::batch::{Batch, Wide};
 use crate::kernel::lanes::{CoefficientLanes, CoefficientsTask, NO_CLASS, Results, ResultsTask, RowLanes};
 use crate::kernel::scalar::to_f32;
 use crate::kernel::statistics::BLOCK;
-use crate::kernel::tasks::{Fence, FirstEqual, LogProbabilitiesTask, Rank};
+use crate::kernel::tasks::{Fence, LogProbabilitiesTask};
 use crate::kernel::{Entry, few_classes};
 use crate::largest::of_largest;
-use crate::loss::{Options, Softmax, Terms};
+use crate::loss::{Options, Softmax, Terms, Transform};
 use crate::parallel::{Schedule, SplitRows, middle};
 use crate::passes::{Kernels, Output, Passes};
 use crate::row_outputs::NO_RANK;
 use crate::simd::LANES;
 use crate::target_probabilities::Distributions;
+use crate::transformed;
 
 /// Elements of a tile: 16 KiB, so that logits and exponentials fit the first-level cache together.
 pub(crate) const TILE: usize = 4096;
@@ -83,6 +84,8 @@ pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece
     if batch.target_probabilities.is_some() {
         let passes = Distributions::new(&batch);
         run_passes(job, batch, passes, rows_per_piece)
+    } else if let Some(transform) = job.options.transform() {
+        transformed::run(transform, job, batch, rows_per_piece)
     } else if classes <= few_classes::MOST {
         run_passes(job, batch, T::few_classes(), rows_per_piece)
     } else if classes <= BLOCK {
@@ -205,10 +208,17 @@ impl<T: Kernels, P: Passes<T>> Tiles<'_, '_, T, P> {
         for wide in [Wide::Probabilities, Wide::Gradient] {
             if batch.writes(wide) {
                 let terms = (batch.has_targets() && wide == Wide::Gradient).then_some(&job.terms);
-                let dtype = PhantomData::<T>;
+                let instructions = job.schedule.instructions;
                 let Scalars { lanes: rows, results, coefficients, .. } = &mut **scalars;
-                let task = CoefficientsTask { rows, terms, results, coefficients, dtype };
-                job.schedule.instructions.run(task);
+                let is_final =
+                    wide != Wide::Gradient || !job.options.transform().is_some_and(Transform::has_slopes);
+                if is_final {
+                    let dtype = PhantomData::<T>;
+                    instructions.run(CoefficientsTask { rows, terms, results, coefficients, dtype });
+                } else {
+                    let dtype = PhantomData::<f32>;
+                    instructions.run(CoefficientsTask { rows, terms, results, coefficients, dtype });
+                }
                 if passes.defers(&tile) == Some(wide) {
                     self.deferred = Some((tile.clone(), wide));
                 } else {
@@ -244,24 +254,23 @@ impl<T: Kernels, P: Passes<T>> Tiles<'_, '_, T, P> {
 
     fn narrow_row(&mut self, row: usize, class: usize, softmax: &Softmax) {
         let Self { job, batch, .. } = self;
-        let instructions = job.schedule.instructions;
-        let x = batch.logits.row(row);
+        let logits = job.logits(batch.logits.row(row));
         let outputs = &mut batch.request.row_outputs;
         if let Some(argmax) = &mut outputs.argmax {
-            argmax[row] = instructions.run(FirstEqual { x, value: softmax.max }).unwrap_or(0);
+            argmax[row] = logits.first_equal(softmax.max).unwrap_or(0);
         }
         if let Some(ranks) = &mut outputs.target_ranks {
-            ranks[row] = if class == NO_CLASS { NO_RANK } else { instructions.run(Rank { x, class }) };
+            ranks[row] = if class == NO_CLASS { NO_RANK } else { logits.rank(class) };
         }
         if let Some(entropies) = &mut outputs.entropies {
-            entropies[row] = to_f32(of_largest(job, x, class, softmax).entropy(job, x));
+            entropies[row] = to_f32(of_largest(&logits, class, softmax).entropy(&logits));
         }
         if !batch.writes_lse() {
             return;
         }
         let mut log_softmax = *softmax;
         if softmax.has_dominant_other() {
-            log_softmax = of_largest(job, x, class, softmax).softmax;
+            log_softmax = of_largest(&logits, class, softmax).softmax;
         }
         if let Some(lse) = &mut batch.request.row_outputs.lse {
             lse[row] = to_f32(log_softmax.lse());
@@ -271,16 +280,16 @@ impl<T: Kernels, P: Passes<T>> Tiles<'_, '_, T, P> {
                 if class == NO_CLASS { Entry::NONE } else { Entry::new(class, T::round(-softmax.nll())) };
             let ln_sum = to_f32(log_softmax.ln_sum);
             let max = log_softmax.max;
-            job.schedule.log_probabilities(LogProbabilitiesTask { columns, max, ln_sum, target });
+            job.log_probabilities(LogProbabilitiesTask { columns, max, ln_sum, target });
         }
     }
 
     /// The argmax of a row that has a NaN, +inf, or nothing but -inf. NaN counts as larger than everything.
     fn nan_argmax(&self, row: usize) -> usize {
-        let x = self.batch.logits.row(row);
+        let logits = self.job.logits(self.batch.logits.row(row));
         [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
             .into_iter()
-            .find_map(|value| self.job.schedule.instructions.run(FirstEqual { x, value }))
+            .find_map(|value| logits.first_equal(value))
             .unwrap_or(0)
     }
 }

@@ -11,12 +11,12 @@ use crate::batch::Batch;
 use crate::kernel::Entry;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::RowLanes;
-use crate::kernel::place::Columns;
 use crate::kernel::statistics::Statistics;
-use crate::kernel::tasks::{Content, FirstEqual, StatisticsTask};
+use crate::kernel::tasks::Content;
 use crate::loss::Options;
 use crate::parallel::{Schedule, SplitRows};
 use crate::passes::{Kernels, Output, Passes};
+use crate::row_logits::RowLogits;
 use crate::row_state::{RowState, TargetColumn};
 use crate::rows::{self, Job, Totals};
 
@@ -127,24 +127,29 @@ impl Summarise<'_> {
         for (row, state) in states.iter_mut().enumerate() {
             let class = targets.class(row, &self.options.ignore_indices);
             *state = state.merge(match class.filter(|_| batch.request.inputs.may_count(row)) {
-                Some(class) => self.row(batch.logits.row(row), batch.following(row), class),
+                Some(class) => {
+                    let logits = RowLogits::new(self.schedule, self.options, batch.logits.row(row));
+                    self.row(logits, batch.following(row), class)
+                }
                 None => RowState::unread(batch.classes()),
             });
         }
     }
 
-    fn row<T: Kernels>(&self, x: &[T], following: usize, class: usize) -> RowState {
+    fn row<T: Kernels>(&self, logits: RowLogits<'_, T>, following: usize, class: usize) -> RowState {
+        let x = logits.columns();
         let (target, pivot) = match class.checked_sub(self.first_column) {
             None => (TargetColumn::Before, Entry::NONE),
-            Some(column) => match x.get(column) {
-                None => (TargetColumn::Behind, Entry::NONE),
-                Some(logit) => (TargetColumn::Among(logit.to_f32()), Entry::new(column, logit.to_f32())),
-            },
+            Some(column) if column < x.len() => {
+                let pivot = logits.entry(column);
+                (TargetColumn::Among(pivot.value), pivot)
+            }
+            Some(_) => (TargetColumn::Behind, Entry::NONE),
         };
         let gaps = self.options.gaps().from(self.first_column);
-        let statistics = self.statistics(x, following, pivot, gaps);
+        let statistics = logits.statistics(following, pivot, gaps, &mut []);
         let rest = if has_dominant_other_near_zero(&statistics, pivot) {
-            self.sum_without_largest(x, pivot, statistics.max)
+            sum_without_largest(logits, pivot, statistics.max)
         } else if statistics.max == f32::NEG_INFINITY {
             statistics.sum
         } else {
@@ -152,21 +157,16 @@ impl Summarise<'_> {
         };
         RowState::new(x.len(), &statistics, rest, target)
     }
+}
 
-    fn statistics<T: Kernels>(&self, x: &[T], following: usize, pivot: Entry, gaps: Gaps<'_>) -> Statistics {
-        let columns = Columns::Read(x);
-        self.schedule.statistics(StatisticsTask { columns, following, pivot, gaps, references: &mut [] })
-    }
-
-    /// The sum of exp(x - max) without the pivot and without the first that is `max`.
-    fn sum_without_largest<T: Kernels>(&self, x: &[T], pivot: Entry, max: f32) -> f64 {
-        let Some(largest) = self.schedule.instructions.run(FirstEqual { x, value: max }) else { return 0.0 };
-        let (before, behind) = (&x[..largest], &x[largest + 1..]);
-        let before = self.statistics(before, 0, pivot, Gaps::None);
-        let behind = self.statistics(behind, 0, pivot.from(largest + 1), Gaps::None);
-        // Relative to `max`, which no other exceeds.
-        before.merge(behind).merge(Statistics { max, ..Statistics::NOTHING }).sum
-    }
+/// The sum of exp(x - max) without the pivot and without the first that is `max`.
+fn sum_without_largest<T: Kernels>(logits: RowLogits<'_, T>, pivot: Entry, max: f32) -> f64 {
+    let Some(largest) = logits.first_equal(max) else { return 0.0 };
+    let (before, behind) = (&logits.columns()[..largest], &logits.columns()[largest + 1..]);
+    let before = logits.of(before).statistics(0, pivot, Gaps::None, &mut []);
+    let behind = logits.of(behind).statistics(0, pivot.from(largest + 1), Gaps::None, &mut []);
+    // Relative to `max`, which no other exceeds.
+    before.merge(behind).merge(Statistics { max, ..Statistics::NOTHING }).sum
 }
 
 /// Whether the sum next to its largest term may have been lost to the rounding of that term, and be missed: in the lse of
@@ -192,7 +192,7 @@ impl<T: Kernels> Passes<T> for FinishedRows<'_> {
             let mut task = output.task(job, lane, columns, Content::LogitsOfShard);
             task.target = task.target.from(self.first_column);
             task.shift = task.shift.starting_at(self.first_column);
-            job.schedule.affine(task);
+            job.affine(task, wide);
         }
     }
 }

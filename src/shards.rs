@@ -289,9 +289,10 @@ impl Shards<'_> {
         logits: Logits<'_, E>,
         first_column: usize,
         states: &[RowState],
-        request: Request<'_, E>,
+        mut request: Request<'_, E>,
     ) -> Totals {
         let Self { ce, targets, classes, .. } = *self;
+        request.inputs.multiply_upstream(ce.options.logit_scale);
         let batch = Batch { logits, targets: Some(targets), target_probabilities: None, request };
         let job =
             ce.job(ce.options.terms(classes), census, &batch.request.inputs, ce.schedule.streams(&batch));

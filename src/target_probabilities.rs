@@ -9,9 +9,8 @@ use crate::kernel::Entry;
 use crate::kernel::affine::Shift;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::RowLanes;
-use crate::kernel::place::Columns;
 use crate::kernel::statistics::BLOCK;
-use crate::kernel::tasks::{Content, FirstEqual, StatisticsTask};
+use crate::kernel::tasks::Content;
 use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes};
 use crate::request::check_shape;
 use crate::row_inputs::RowInputs;
@@ -159,21 +158,14 @@ impl<E: Kernels> Passes<E> for Distributions {
             if !lanes.counts[lane] {
                 continue;
             }
-            let x = batch.logits.row(row);
+            let logits = job.logits(batch.logits.row(row));
             let distribution = job.options.distribution(batch.distribution(row));
             let references = &mut self.references[..self.blocks];
-            let mut statistics_without = |pivot| {
-                job.schedule.statistics(StatisticsTask {
-                    columns: Columns::Read(x),
-                    following: batch.following(row),
-                    pivot,
-                    gaps: Gaps::Distribution(distribution),
-                    references,
-                })
-            };
+            let (following, gaps) = (batch.following(row), Gaps::Distribution(distribution));
+            let mut statistics_without = |pivot| logits.statistics(following, pivot, gaps, references);
             let (mut pivot, mut statistics) = (Entry::NONE, statistics_without(Entry::NONE));
             if statistics.sum - 1.0 < LEAST_REST
-                && let Some(largest) = job.schedule.instructions.run(FirstEqual { x, value: statistics.max })
+                && let Some(largest) = logits.first_equal(statistics.max)
             {
                 pivot = Entry::new(largest, statistics.max);
                 statistics = statistics_without(pivot);
@@ -204,7 +196,7 @@ impl<E: Kernels> Passes<E> for Distributions {
                 let distribution = job.options.distribution(probabilities.unwrap_or_default());
                 task.shift = Shift::Distribution { distribution, scale: coefficients.shift[lane] };
             }
-            job.schedule.affine(task);
+            job.affine(task, wide);
         }
     }
 }

@@ -34,7 +34,7 @@ enum TargetKind {
 const TARGET_KINDS: [TargetKind; 2] = [TargetKind::Classes, TargetKind::Probabilities];
 
 /// Add an option here, and what it means in [`Case`].
-const AXES: [Axis; 15] = [
+const AXES: [Axis; 17] = [
     ("shape", || SHAPES.len()),
     ("weight", || 3),
     ("row weights", || 2),
@@ -42,6 +42,8 @@ const AXES: [Axis; 15] = [
     ("smoothing", || SMOOTHING.len()),
     ("focal", || FOCAL_GAMMA.len()),
     ("z-loss", || Z_LOSS.len()),
+    ("logit scale", || LOGIT_SCALE.len()),
+    ("softcap", || SOFTCAP.len()),
     ("reduction", || REDUCTIONS.len()),
     ("denominator", || DENOMINATORS.len()),
     ("upstream", || 4),
@@ -59,6 +61,8 @@ const LABEL_SMOOTHING: [f64; 4] = [0.0, 0.1, 0.75, 1.0];
 const SMOOTHING: [Smoothing; 3] = [Smoothing::AllClasses, Smoothing::OtherClasses, Smoothing::LiveClasses];
 const FOCAL_GAMMA: [f64; 4] = [0.0, 0.5, 2.0, 5.0];
 const Z_LOSS: [f64; 2] = [0.0, 0.3];
+const LOGIT_SCALE: [f64; 3] = [1.0, 0.5, 2.3];
+const SOFTCAP: [Option<f64>; 3] = [None, Some(30.0), Some(2.6)];
 const REDUCTIONS: [Reduction; 2] = [Reduction::Mean, Reduction::Sum];
 const DENOMINATORS: [Option<f64>; 2] = [None, Some(7.5)];
 const PARALLELISMS: [Parallelism; 2] = [Parallelism::Serial, Parallelism::Rayon];
@@ -140,6 +144,8 @@ impl Case {
             .smoothing(SMOOTHING[value("smoothing")])
             .focal_gamma(FOCAL_GAMMA[value("focal")])
             .z_loss(Z_LOSS[value("z-loss")])
+            .logit_scale(LOGIT_SCALE[value("logit scale")])
+            .softcap(SOFTCAP[value("softcap")])
             .reduction(REDUCTIONS[value("reduction")]);
         match value("weight") {
             0 => {}
@@ -527,7 +533,8 @@ fn every_pair_of_options_has_the_gradient_that_central_differences_have() {
                 (at(step) - at(-step)) / (2.0 * f64::from(step))
             };
             let (one, two) = (difference(STEP), difference(2.0 * STEP));
-            let of_fourth_order = f64::from(STEP).powi(4) * FIFTH_DERIVATIVE * magnitude;
+            let of_fourth_order =
+                f64::from(STEP).powi(4) * FIFTH_DERIVATIVE * magnitude * ce.logit_scale().max(1.0).powi(5);
             let rounding = REFERENCE_ERROR * magnitude / f64::from(STEP);
             // The error of the shorter step is a third of this difference.
             let bound = (one - two).abs() + of_fourth_order + rounding;

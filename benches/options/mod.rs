@@ -30,7 +30,7 @@ pub fn bench(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
     group.throughput(Throughput::Elements((ROWS * CLASSES) as u64));
     let plain = CrossEntropy::builder().parallelism(Parallelism::Serial);
     let smooth = plain.clone().label_smoothing(0.1);
-    let builders: [(&str, CrossEntropyBuilder); 8] = [
+    let builders: [(&str, CrossEntropyBuilder); 11] = [
         ("plain", plain.clone()),
         ("weight", plain.clone().weight(weights.clone())),
         ("label_smoothing", smooth.clone()),
@@ -39,6 +39,9 @@ pub fn bench(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
         ("label_smoothing, live classes", smooth.smoothing(Smoothing::LiveClasses)),
         ("z_loss", plain.clone().z_loss(1e-4)),
         ("focal_gamma", plain.clone().focal_gamma(2.0)),
+        ("logit_scale", plain.clone().logit_scale(0.7)),
+        ("softcap", plain.clone().softcap(30.0)),
+        ("logit_scale, softcap", plain.clone().logit_scale(0.7).softcap(30.0)),
     ];
     for (name, builder) in builders {
         let ce = builder.build()?;

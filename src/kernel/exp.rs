@@ -22,12 +22,12 @@ pub(crate) const LOWEST: f32 = -87.336_54;
 pub(crate) const LEAST: f32 = f32::MIN_POSITIVE * 1.000_008;
 
 /// Adding it rounds to an integer and leaves that integer plus 127 in the low bits.
-const ROUND: f32 = 12_582_912.0 + 127.0;
+pub(super) const ROUND: f32 = 12_582_912.0 + 127.0;
 /// 9 bits: its product with n is exact, where there is no fused multiply-add as well.
-const LN_2_HIGH: f32 = 355.0 / 512.0;
-const LN_2_LOW: f32 = -2.121_944_4e-4;
+pub(super) const LN_2_HIGH: f32 = 355.0 / 512.0;
+pub(super) const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Largest relative error 0.053 u before rounding.
-const Q: [f32; 5] = [
+pub(super) const Q: [f32; 5] = [
     f32::from_bits(0x3eff_fffe),
     f32::from_bits(0x3e2a_aa49),
     f32::from_bits(0x3d2a_ac55),

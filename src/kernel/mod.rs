@@ -38,7 +38,8 @@
 //! (`alongside.rs`). Rows whose classes lie in planes go 16 at a time as well (`planes.rs`, `bands.rs`). The scalars are
 //! those of 16 rows at a time for all of them (`lanes.rs`). Outside, `rows.rs` has the order and `passes.rs` the kinds.
 //!
-//! Numbers in memory may have 16 bits (`number.rs`); all arithmetic is in `f32`. What a loss does with a row beyond this
+//! Numbers in memory may have 16 bits (`number.rs`), and logits may be scaled or capped on their way to the first pass
+//! (`transform.rs`); all arithmetic is in `f32`. What a loss does with a row beyond this
 //! is a handful of scalars: see `loss`.
 
 pub(crate) mod affine;
@@ -60,7 +61,9 @@ pub(crate) mod scalar;
 pub(crate) mod short_rows;
 mod side_by_side;
 pub(crate) mod statistics;
+mod tanh;
 pub(crate) mod tasks;
+pub(crate) mod transform;
 #[cfg(feature = "half")]
 pub(crate) mod widen;
 

@@ -74,10 +74,10 @@ pub(crate) struct FirstEqual<'a, T> {
     pub(crate) value: f32,
 }
 
-/// How many classes come before one: those with a larger logit, or with an equal one and earlier.
+/// How many of some columns come before a class: those with a larger logit, or with an equal one and earlier.
 pub(crate) struct Rank<'a, T> {
     pub(crate) x: &'a [T],
-    pub(crate) class: usize,
+    pub(crate) class: Entry,
 }
 
 /// The sum of exp(x - max) (max - x) of all columns but the pivot.
@@ -265,14 +265,14 @@ impl<T: Number> Task for Rank<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> usize {
         let Self { x, class } = self;
-        let value = x[class].to_f32();
+        let value = class.value;
         let mut rank = 0;
         let (vectors, rest) = x.as_chunks::<LANES>();
         for x in vectors {
             rank += larger(s, T::load(s, x), value);
         }
         rank += larger(s, T::load_partial(s, rest, f32::NEG_INFINITY), value);
-        let (vectors, rest) = x[..class].as_chunks::<LANES>();
+        let (vectors, rest) = x[..class.columns_before(x.len())].as_chunks::<LANES>();
         for x in vectors {
             rank += s.equal_bits(T::load(s, x), value).count_ones() as usize;
         }

@@ -8,11 +8,13 @@ mod focal;
 mod smoothing;
 mod softmax;
 mod term_lanes;
+mod transform;
 mod weights;
 
 pub use smoothing::Smoothing;
 pub(crate) use softmax::Softmax;
 pub(crate) use term_lanes::TermLanes;
+pub(crate) use transform::{Transform, is_factor};
 pub(crate) use weights::ClassWeights;
 
 use crate::kernel::affine::Shift;
@@ -52,6 +54,8 @@ pub(crate) struct Options {
     pub(crate) smoothing: Smoothing,
     pub(crate) z_loss: f64,
     pub(crate) focal_gamma: f64,
+    pub(crate) logit_scale: f64,
+    pub(crate) softcap: Option<f64>,
     pub(crate) reduction: Reduction,
     pub(crate) empty_mean: EmptyMean,
 }
@@ -100,6 +104,8 @@ impl Options {
         smoothing: Smoothing::AllClasses,
         z_loss: 0.0,
         focal_gamma: 0.0,
+        logit_scale: 1.0,
+        softcap: None,
         reduction: Reduction::Sum,
         empty_mean: EmptyMean::Nan,
     };

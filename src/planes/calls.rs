@@ -15,7 +15,7 @@ use crate::{CrossEntropy, Error, Summary, Target};
 /// Logits of shape (N, C, d1, d2, ...), whose classes are not last: see [`Planes`].
 ///
 /// Each position of each image is a row of C logits, and all is as if these were the rows of a [`Matrix`](crate::Matrix):
-/// the same options, the same formulas, the same bounds. Nothing is copied or transposed: 16 neighbouring positions are
+/// the same options (but a logit scale and a softcap), the same formulas, the same bounds. Nothing is copied or transposed: 16 neighbouring positions are
 /// one vector in each plane. `targets` are N x d1 x d2 x ..., one class for each position, in the order of a plane's
 /// elements; rows in an [`Error`] are counted like this.
 ///
@@ -36,7 +36,8 @@ impl CrossEntropy {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights) and [`Error::TargetOutOfRange`].
+    /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights), [`Error::TargetOutOfRange`], and
+    /// [`Error::NoPlanes`] where logits are scaled or capped.
     pub fn loss_planes<T: Target>(&self, logits: Planes<'_>, targets: &[T]) -> Result<f64, Error> {
         self.run_planes(logits, targets, PlanesRequest::new()).map(|summary| summary.loss)
     }
@@ -113,6 +114,9 @@ impl CrossEntropy {
         targets: Targets<'_>,
         request: PlanesRequest<'_>,
     ) -> Result<Summary, Error> {
+        if let Some(option) = self.options.transforming() {
+            return Err(Error::NoPlanes { option });
+        }
         let batch = Batch { logits, targets, request };
         let (images, classes, positions) = batch.sizes();
         // The views have been checked: this does not overflow.

@@ -34,7 +34,14 @@ pub fn run_distillation(
             grad[c] = temperature * if are_near_1 { difference } else { p[c] - q[c] };
         }
         let loss = temperature * temperature * divergence;
-        all.add(&distillation.ce, request.inputs.row_weight(row), row, of_student, (loss, grad), 1.0);
+        all.add(
+            &distillation.ce,
+            request.inputs.row_weight(row),
+            row,
+            of_student,
+            (loss, grad, vec![1.0; classes]),
+            1.0,
+        );
     }
     Ok(all.reduced(&distillation.ce, &request.inputs))
 }

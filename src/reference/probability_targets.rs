@@ -1,6 +1,6 @@
 //! Targets that are probabilities.
 
-use super::{Outcome, Rows, product, softmax_row};
+use super::{Outcome, Rows, product, softmax_of, transform_slopes, transformed};
 use crate::{CrossEntropy, Error, Matrix, Request};
 
 /// What [`CrossEntropy::run_probabilities`] computes, in `f64`, with the inputs of a request. Its outputs are not written.
@@ -21,7 +21,8 @@ pub fn run_probabilities(
 
     let mut all = Rows::new(rows, classes);
     for row in (0..rows).filter(|&row| inputs.may_count(row)) {
-        let softmax = softmax_row(logits.row(row).unwrap_or_default());
+        let x = logits.row(row).unwrap_or_default();
+        let softmax = softmax_of(&transformed(ce, x));
         let q = target_probabilities.row(row).unwrap_or_default();
         // v_c = w_c ((1 - eps) q_c + eps / C)
         let v: Vec<f64> = (0..classes)
@@ -34,7 +35,8 @@ pub fn run_probabilities(
         for i in 0..classes {
             grad[i] = (total - v[i]) * softmax.probabilities[i] - v[i] * softmax.complements[i];
         }
-        all.add(ce, inputs.row_weight(row), row, softmax, (loss, grad), 1.0);
+        let slopes = transform_slopes(ce, x);
+        all.add(ce, inputs.row_weight(row), row, softmax, (loss, grad, slopes), 1.0);
     }
     Ok(all.reduced(ce, inputs))
 }

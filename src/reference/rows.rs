@@ -32,21 +32,24 @@ impl Rows {
         }
     }
 
-    /// A row that counts: its loss without the z-loss, the gradient of that, and its weight in the mean.
+    /// A row that counts: its loss without the z-loss, the gradient of that with respect to the transformed logits, and
+    /// their derivatives; and its weight in the mean.
     pub(super) fn add(
         &mut self,
         ce: &CrossEntropy,
         row_weight: f64,
         row: usize,
         softmax: SoftmaxRow,
-        (loss, grad): (f64, Vec<f64>),
+        (loss, grad, slopes): (f64, Vec<f64>, Vec<f64>),
         weight: f64,
     ) {
         // z lse^2, and d(lse) / dx_i = p_i.
         let lse = softmax.lse;
         for i in 0..self.classes {
-            self.grad[row * self.classes + i] = grad[i];
-            self.z_grad[row * self.classes + i] = 2.0 * ce.z_loss() * lse * softmax.probabilities[i];
+            let z_grad = 2.0 * ce.z_loss() * lse * softmax.probabilities[i];
+            // The chain rule.
+            self.grad[row * self.classes + i] = grad[i] * slopes[i];
+            self.z_grad[row * self.classes + i] = z_grad * slopes[i];
         }
         let z_loss = ce.z_loss() * lse * lse;
         // The weight of the row multiplies all of it.

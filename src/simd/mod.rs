@@ -96,8 +96,11 @@ pub(crate) trait Simd: Copy {
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a * b + c`, rounded once where the CPU can.
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// The magnitude of one, the sign of the other.
+    fn copy_sign(self, magnitude: Self::F32, sign: Self::F32) -> Self::F32;
     /// The larger lane. Where `b` is NaN, NaN; where only `a` is, either.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The largest of the lanes; unspecified when one is NaN.

@@ -166,8 +166,20 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn div(self, a: f32x16, b: f32x16) -> f32x16 {
+        a / b
+    }
+
+    #[inline(always)]
     fn mul_add(self, a: f32x16, b: f32x16, c: f32x16) -> f32x16 {
         a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn copy_sign(self, magnitude: f32x16, sign: f32x16) -> f32x16 {
+        let negative: u32x16 = bytemuck::cast(f32x16::splat(-0.0));
+        let (magnitude, sign): (u32x16, u32x16) = (bytemuck::cast(magnitude), bytemuck::cast(sign));
+        bytemuck::cast((magnitude & !negative) | (sign & negative))
     }
 
     #[inline(always)]

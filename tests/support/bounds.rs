@@ -5,7 +5,9 @@ mod distributions;
 use super::batch::Batch;
 use super::evaluation::{Call, Evaluation};
 use core::fmt;
-use xent::contract::{ENTROPY, LOG_PROBABILITY, LOSS, LSE, PROBABILITY, TARGET_GRADIENT, U};
+use xent::contract::{
+    ENTROPY, LOG_PROBABILITY, LOSS, LSE, PROBABILITY, TARGET_GRADIENT, U, transform_slope, transformed_logit,
+};
 use xent::reference::{self, Outcome, SoftmaxRow};
 use xent::{CrossEntropy, Reduction, Smoothing};
 
@@ -125,10 +127,9 @@ impl<'a> Expected<'a> {
                 continue;
             }
             let x = self.batch.row(row);
-            let largest = first_largest_or_nan(x);
-            assert_eq!(outputs.argmax, largest, "argmax, {context}");
             counted += 1;
             if is_nan_row(x) {
+                assert_eq!(outputs.argmax, first_largest_or_nan(x), "argmax, {context}");
                 outputs.assert_all(f32::NAN, context);
                 assert_eq!(outputs.target_rank, usize::MAX, "rank, {context}");
                 has_nan = true;
@@ -137,7 +138,7 @@ impl<'a> Expected<'a> {
             let (of_loss, of_z_loss) = if let Some(q) = self.call.target_probabilities {
                 self.check_distribution(row, q, &outputs, context)
             } else {
-                correct += usize::from(largest == self.batch.targets[row] as usize);
+                correct += usize::from(outputs.argmax == self.batch.targets[row] as usize);
                 self.check_row(row, &outputs, context, note)
             };
             loss_bound += of_loss;
@@ -190,12 +191,13 @@ impl<'a> Expected<'a> {
         note: &mut Note<'_>,
     ) -> (f64, f64) {
         let target = self.batch.targets[row] as usize;
-        let softmax = RowOfSoftmax::new(self.batch.row(row), &self.exact.softmax[row], self.rounding);
+        let x = self.batch.row(row);
+        let softmax = RowOfSoftmax::of_row(self.ce, x, &self.exact.softmax[row], self.rounding);
         let lse = softmax.check(outputs, context);
         note(row, Quantity::Lse, lse.relative_to(softmax.max.abs() + softmax.ln_sum));
+        softmax.check_argmax(x, outputs.argmax, context);
         softmax.check_target(outputs, target, context);
-        let rank = reference::rank(self.batch.row(row), target);
-        assert_eq!(outputs.target_rank, rank, "rank of {target}, {context}");
+        softmax.check_rank(x, outputs, target, context);
 
         let terms = Terms::new(self.ce, &softmax, target);
         let exact_loss = self.exact.losses[row];
@@ -211,7 +213,8 @@ impl<'a> Expected<'a> {
         let (factor, z_factor) = self.factors(row);
         let exact = &self.exact.grad[row * self.batch.classes..];
         for (i, (&found, &exact)) in outputs.grad.iter().zip(exact).enumerate() {
-            let gradient = terms.check_gradient(i, factor, z_factor, found, exact);
+            let chain = Chain::new(self.ce, x[i]);
+            let gradient = terms.check_gradient(i, factor, z_factor, chain, found, exact);
             let gradient = gradient.unwrap_or_else(|error| {
                 panic!("{error}, factor {factor:e}, column {i}, target {target}, {context}")
             });
@@ -328,9 +331,15 @@ struct RowOfSoftmax<'a> {
     exact: &'a SoftmaxRow,
     max: f64,
     ln_sum: f64,
-    /// |d_i|.
+    /// What the softmax is of.
+    transformed: Vec<f64>,
+    /// How far that may be from what the kernels make of it, e_i.
+    errors: Vec<f64>,
+    /// sum_c p_c e_c.
+    mean_error: f64,
+    /// |d_i| + e_i / u.
     gaps: Vec<f64>,
-    /// D.
+    /// D, of these.
     mean_gap: f64,
     /// Of outputs as wide as the row.
     rounding: Rounding,
@@ -338,12 +347,55 @@ struct RowOfSoftmax<'a> {
 
 impl<'a> RowOfSoftmax<'a> {
     fn new(x: &[f32], exact: &'a SoftmaxRow, rounding: Rounding) -> Self {
-        let max = x.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(f64::from(x)));
-        let gaps: Vec<f64> = x.iter().map(|&x| max - f64::from(x)).collect();
+        Self::of_row(&CrossEntropy::default(), x, exact, rounding)
+    }
+
+    fn of_row(ce: &CrossEntropy, x: &[f32], exact: &'a SoftmaxRow, rounding: Rounding) -> Self {
+        let transformed = reference::transformed(ce, x);
+        let error = |&x: &f64| transformed_logit(ce.logit_scale(), ce.softcap(), x);
+        let errors: Vec<f64> = transformed.iter().map(error).collect();
+        let max = transformed.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(x));
+        let gaps: Vec<f64> = transformed.iter().zip(&errors).map(|(x, error)| max - x + error / U).collect();
         let ln_sum = -exact.log_probabilities.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(x));
-        let mut row = Self { exact, max, ln_sum, gaps, mean_gap: 0.0, rounding };
+        let mean_error = exact.probabilities.iter().zip(&errors).map(|(p, error)| p * error).sum();
+        let mut row =
+            Self { exact, max, ln_sum, transformed, errors, mean_error, gaps, mean_gap: 0.0, rounding };
         row.mean_gap = (0..x.len()).map(|i| row.part_of_mean_gap(i)).sum();
         row
+    }
+
+    /// Whether the logits are taken as they are.
+    fn is_plain(&self) -> bool {
+        self.errors.iter().all(|&error| error == 0.0)
+    }
+
+    /// Whether a transformed logit is below another by more than their errors.
+    fn is_below(&self, i: usize, j: usize) -> bool {
+        self.transformed[i] + self.errors[i] < self.transformed[j] - self.errors[j]
+    }
+
+    /// Checks the argmax, which is exact where logits are taken as they are, and else as good as the transformed ones.
+    fn check_argmax(&self, x: &[f32], argmax: usize, context: fmt::Arguments<'_>) {
+        if self.is_plain() {
+            assert_eq!(argmax, first_largest_or_nan(x), "argmax, {context}");
+        }
+        assert!((0..x.len()).all(|i| !self.is_below(argmax, i)), "argmax {argmax}, {context}");
+    }
+
+    /// Checks the target's rank in the same way.
+    fn check_rank(&self, x: &[f32], outputs: &Outputs<'_>, target: usize, context: fmt::Arguments<'_>) {
+        let (argmax, rank) = (outputs.argmax, outputs.target_rank);
+        if self.is_plain() {
+            assert_eq!(rank, reference::rank(x, target), "rank of {target}, {context}");
+        }
+        let least = (0..x.len()).filter(|&i| self.is_below(target, i)).count();
+        let most = (0..x.len()).filter(|&i| i != target && !self.is_below(i, target)).count();
+        assert!((least..=most).contains(&rank), "rank {rank} of {target}, {least} to {most}, {context}");
+        assert_eq!(
+            rank == 0,
+            argmax == target,
+            "rank {rank} of {target}, but the argmax is {argmax}, {context}"
+        );
     }
 
     /// p |d|; a masked class has no part.
@@ -356,7 +408,8 @@ impl<'a> RowOfSoftmax<'a> {
     fn others_mean_gap(&self, target: usize) -> f64 {
         let others = (0..self.gaps.len()).filter(|&i| i != target);
         let sum: f64 = others.map(|i| self.part_of_mean_gap(i)).sum();
-        if sum == 0.0 { 0.0 } else { sum / self.exact.complements[target] }
+        let of_others = if sum == 0.0 { 0.0 } else { sum / self.exact.complements[target] };
+        of_others + self.errors[target] / U
     }
 
     /// Relative, of a probability.
@@ -365,7 +418,7 @@ impl<'a> RowOfSoftmax<'a> {
     }
 
     fn lse_bound(&self) -> f64 {
-        (self.mean_gap + LSE) * U * (self.max.abs() + self.ln_sum)
+        (self.mean_gap + LSE) * U * (self.max.abs() + self.ln_sum) + self.mean_error
     }
 
     /// The outputs that follow from the softmax alone. Returns how far lse is from the exact one.
@@ -409,7 +462,9 @@ impl<'a> RowOfSoftmax<'a> {
 
     fn check_log_probabilities(&self, found: &[f32], context: fmt::Arguments<'_>) {
         for (i, (&found, &exact)) in found.iter().zip(&self.exact.log_probabilities).enumerate() {
-            let bound = (LOG_PROBABILITY * (self.gaps[i] + self.ln_sum) + self.mean_gap) * U;
+            let gap = self.gaps[i] - self.errors[i] / U;
+            let bound = (LOG_PROBABILITY * (gap + self.ln_sum) + self.mean_gap) * U;
+            let bound = bound + self.errors[i] + self.mean_error;
             close("log-probability", found, exact, bound, self.rounding)
                 .unwrap_or_else(|error| panic!("{error}, column {i}, {context}"));
         }
@@ -507,7 +562,11 @@ impl<'a> Terms<'a> {
         let nll = -self.softmax.exact.log_probabilities[self.target];
         let of_focal =
             if self.hard_error * self.hard == 0.0 { 0.0 } else { self.hard_error * self.hard * nll };
-        let of_terms = if row_weight == 0.0 { 0.0 } else { row_weight * (of_ln_sum + of_gaps + of_focal) };
+        let of_transform =
+            |c: usize| self.weight_among(c) * (self.softmax.errors[c] + self.softmax.mean_error);
+        let of_transforms = self.smooth * (0..self.softmax.gaps.len()).map(of_transform).sum::<f64>();
+        let of_terms = of_ln_sum + of_gaps + of_focal + of_transforms;
+        let of_terms = if row_weight == 0.0 { 0.0 } else { row_weight * of_terms };
         (self.others_mean_gap + LOSS) * U * loss + of_terms
     }
 
@@ -529,9 +588,14 @@ impl<'a> Terms<'a> {
         i: usize,
         factor: f64,
         z_factor: f64,
+        chain: Chain,
         found: f32,
         exact: f64,
     ) -> Result<Deviation, String> {
+        if chain.may_vanish && found == 0.0 {
+            return Ok(Deviation { error: 0.0, bound: 0.0, scale: 0.0 });
+        }
+        let (factor, z_factor) = (factor * chain.slope, z_factor * chain.slope);
         let p = self.softmax.exact.probabilities[i];
         let z_slope = 2.0 * self.z * z_factor;
         let z_coefficient = z_slope * self.softmax.exact.lse;
@@ -545,6 +609,7 @@ impl<'a> Terms<'a> {
             let z_relative = self.softmax.probability_bound(i) + TARGET_GRADIENT * U;
             let of_focal = (self.slope_error * hard * self.softmax.exact.complements[i]).abs();
             let bound = bound + z_relative * (z_coefficient * p).abs() + z_error + of_focal;
+            let bound = bound + chain.error * (rise.abs() + fall.abs() + (z_coefficient * p).abs());
             let scale = rise.abs() + fall.abs() + (z_coefficient * p).abs() + (z_slope * p).abs();
             let gradient = close("gradient at the target", found, exact, bound, self.softmax.rounding);
             return gradient.map(|gradient| gradient.relative_to(scale));
@@ -563,7 +628,7 @@ impl<'a> Terms<'a> {
         // A masked class has but the second term, and no gap to speak of.
         let relative = self.softmax.probability_bound(i).max(PROBABILITY * U);
         let of_focal = (self.slope_error * hard * p).abs();
-        let bound = relative * (magnitude * p + fall.abs()) + z_error + of_focal;
+        let bound = (relative + chain.error) * (magnitude * p + fall.abs()) + z_error + of_focal;
         // A term is 0 where the term or one of its factors is no normal number, unless the other factors make up for it.
         let may_vanish = |factors: [f64; 3]| factors.iter().any(|x| x.abs() < SMALLEST * (1.0 + relative));
         let rises = if may_vanish([p, coefficient, rise]) { [rise, 0.0] } else { [rise; 2] };
@@ -578,6 +643,26 @@ impl<'a> Terms<'a> {
             }
         }
         error.map(|gradient| gradient.relative_to(magnitude * p + fall.abs() + (z_slope * p).abs()))
+    }
+}
+
+/// How a gradient goes back through the transform of a logit.
+#[derive(Clone, Copy)]
+struct Chain {
+    slope: f64,
+    /// Relative.
+    error: f64,
+    /// Whether the kernel's slope may be 0.
+    may_vanish: bool,
+}
+
+impl Chain {
+    fn new(ce: &CrossEntropy, x: f32) -> Self {
+        let slope = reference::transform_slopes(ce, &[x])[0];
+        let error = transform_slope(ce.logit_scale(), ce.softcap(), f64::from(x));
+        let may_vanish =
+            ce.softcap().is_some() && slope / ce.logit_scale() < 4.0 * SMALLEST * (1.0 + 2.0 * error);
+        Self { slope, error, may_vanish }
     }
 }
 

@@ -332,9 +332,27 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn div(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
     fn mul_add(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: `self` exists, so the instructions do.
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    fn copy_sign(self, magnitude: [__m256; 2], sign: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let negative = _mm256_set1_ps(-0.0);
+            [
+                _mm256_or_ps(_mm256_andnot_ps(negative, magnitude[0]), _mm256_and_ps(negative, sign[0])),
+                _mm256_or_ps(_mm256_andnot_ps(negative, magnitude[1]), _mm256_and_ps(negative, sign[1])),
+            ]
+        }
     }
 
     #[inline(always)]

@@ -244,9 +244,27 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+
+    #[inline(always)]
     fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: `self` exists, so the instructions do.
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn copy_sign(self, magnitude: __m512, sign: __m512) -> __m512 {
+        /// Bit by bit the second where the first is set, else the third.
+        const SELECT: i32 = 0b1100_1010;
+        // SAFETY: `self` exists, so the instructions do.
+        unsafe {
+            let negative = _mm512_castps_si512(_mm512_set1_ps(-0.0));
+            let (magnitude, sign) = (_mm512_castps_si512(magnitude), _mm512_castps_si512(sign));
+            _mm512_castsi512_ps(_mm512_ternarylogic_epi32::<SELECT>(negative, sign, magnitude))
+        }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Rows whose targets are probabilities.
 
-use super::{Expected, Outputs, Rounding, RowOfSoftmax, SMALLEST, SUBNORMAL_ROUNDING, close};
+use super::{Chain, Expected, Outputs, Rounding, RowOfSoftmax, SMALLEST, SUBNORMAL_ROUNDING, close};
 use core::fmt;
 use xent::contract::{DISTRIBUTION_LOSS, DISTRIBUTION_TARGET, LSE, U};
 
@@ -14,8 +14,10 @@ impl Expected<'_> {
         context: fmt::Arguments<'_>,
     ) -> (f64, f64) {
         let (ce, classes) = (self.ce, self.batch.classes);
-        let softmax = RowOfSoftmax::new(self.batch.row(row), &self.exact.softmax[row], self.rounding);
+        let x = self.batch.row(row);
+        let softmax = RowOfSoftmax::of_row(ce, x, &self.exact.softmax[row], self.rounding);
         softmax.check(outputs, context);
+        softmax.check_argmax(x, outputs.argmax, context);
 
         let q = &q[row * classes..][..classes];
         let (eps, row_weight) = (ce.label_smoothing(), self.call.row_weight(row));
@@ -31,7 +33,10 @@ impl Expected<'_> {
         let of_lse = (softmax.mean_gap + LSE) * U;
         // Products of a weight and a gap may be subnormal.
         let of_products = row_weight * classes as f64 * SUBNORMAL_ROUNDING;
-        let bound = (softmax.others_mean_gap(outputs.argmax) + DISTRIBUTION_LOSS) * U * loss + of_products;
+        let of_transform = |c: usize| v(c) * (softmax.errors[c] + softmax.mean_error);
+        let of_transforms = row_weight * (0..classes).map(of_transform).sum::<f64>();
+        let bound = (softmax.others_mean_gap(outputs.argmax) + DISTRIBUTION_LOSS) * U * loss;
+        let bound = bound + of_products + of_transforms;
         let z_bound = row_weight * ce.z_loss() * (2.0 * lse.abs() * of_lse + U * lse * lse);
         let sum_bound = if ce.z_loss() == 0.0 { 0.0 } else { U * exact_loss };
         close("loss", outputs.loss, exact_loss, bound + z_bound + sum_bound, Rounding::F32)
@@ -47,7 +52,11 @@ impl Expected<'_> {
             let of_v = DISTRIBUTION_TARGET * U * (factor * v(c)).abs();
             // What is no normal number is 0: p, the terms, and v itself.
             let of_zeros = (2.0 + coefficient + factor.abs()) * SMALLEST;
-            let bound = of_p + of_v + slope * p * of_lse + of_zeros;
+            let chain = Chain::new(ce, x[c]);
+            let of_slope = chain.error * (coefficient * p + (factor * v(c)).abs());
+            // The slope is 0 below four of the smallest.
+            let bound = (of_p + of_v + slope * p * of_lse + of_slope) * chain.slope
+                + 4.0 * of_zeros * ce.logit_scale().max(1.0);
             close("gradient", found, exact, bound, self.rounding)
                 .unwrap_or_else(|error| panic!("{error}, factor {factor:e}, column {c}, {context}"));
         }

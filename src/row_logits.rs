@@ -1,0 +1,146 @@
+//! A row's logits as the loss sees them: as they are, or transformed on the way, a block at a time.
+
+use crate::batch::Wide;
+use crate::kernel::Entry;
+use crate::kernel::gaps::Gaps;
+use crate::kernel::number::Number;
+use crate::kernel::place::Columns;
+use crate::kernel::statistics::{BLOCK, Statistics};
+use crate::kernel::tasks::{AffineTask, FirstEqual, LogProbabilitiesTask, Rank, SpreadTask, StatisticsTask};
+use crate::kernel::transform::{Function, TransformTask, TransformedStatisticsTask, TransformedTask};
+use crate::loss::{Options, Transform};
+use crate::parallel::Schedule;
+use crate::rows::Job;
+
+/// A row, or some columns of one.
+#[derive(Clone, Copy)]
+pub(crate) struct RowLogits<'a, T> {
+    schedule: Schedule,
+    transform: Option<Transform>,
+    x: &'a [T],
+}
+
+impl<'a, T: Number> RowLogits<'a, T> {
+    pub(crate) fn new(schedule: Schedule, options: &Options, x: &'a [T]) -> Self {
+        Self { schedule, transform: options.transform(), x }
+    }
+
+    /// Some of the columns.
+    pub(crate) fn of(self, x: &'a [T]) -> Self {
+        Self { x, ..self }
+    }
+
+    pub(crate) fn columns(&self) -> &'a [T] {
+        self.x
+    }
+
+    /// A class and its logit.
+    pub(crate) fn entry(&self, class: usize) -> Entry {
+        let mut logit = [self.x[class].to_f32()];
+        if let Some(transform) = self.transform {
+            let task = TransformTask::of_block(transform, &self.x[class..=class], &mut logit, &mut []);
+            self.schedule.instructions.run(task);
+        }
+        Entry::new(class, logit[0])
+    }
+
+    /// The first pass. Blocks of transformed logits have no references.
+    pub(crate) fn statistics(
+        &self,
+        following: usize,
+        pivot: Entry,
+        gaps: Gaps<'_>,
+        references: &mut [f32],
+    ) -> Statistics {
+        let Self { schedule, transform, x } = *self;
+        match transform {
+            None => {
+                let columns = Columns::Read(x);
+                schedule.statistics(StatisticsTask { columns, following, pivot, gaps, references })
+            }
+            Some(transform) => {
+                schedule.transformed_statistics(TransformedStatisticsTask { transform, x, pivot, gaps })
+            }
+        }
+    }
+
+    /// The first class with this logit.
+    pub(crate) fn first_equal(&self, value: f32) -> Option<usize> {
+        let instructions = self.schedule.instructions;
+        let Some(transform) = self.transform else {
+            return instructions.run(FirstEqual { x: self.x, value });
+        };
+        let mut found = None;
+        self.each_block(transform, |start, x| {
+            found = instructions.run(FirstEqual { x, value }).map(|index| start + index);
+            found.is_none()
+        });
+        found
+    }
+
+    /// How many classes come before this one.
+    pub(crate) fn rank(&self, class: usize) -> usize {
+        let (instructions, class) = (self.schedule.instructions, self.entry(class));
+        let Some(transform) = self.transform else { return instructions.run(Rank { x: self.x, class }) };
+        let mut rank = 0;
+        self.each_block(transform, |start, x| {
+            rank += instructions.run(Rank { x, class: class.from(start) });
+            true
+        });
+        rank
+    }
+
+    /// The sum of exp(x - max) (max - x) of all columns but the pivot.
+    pub(crate) fn spread(&self, max: f32, pivot: Entry) -> f64 {
+        let Some(transform) = self.transform else {
+            return self.schedule.spread(SpreadTask { x: self.x, max, pivot });
+        };
+        let mut spread = 0.0;
+        self.each_block(transform, |start, x| {
+            spread += self.schedule.spread(SpreadTask { x, max, pivot: pivot.from(start) });
+            true
+        });
+        spread
+    }
+
+    /// Hands transformed blocks over, with the column where each starts, as long as `next` returns true.
+    fn each_block(&self, transform: Transform, mut next: impl FnMut(usize, &[f32]) -> bool) {
+        let mut block = [0.0; BLOCK];
+        for (index, x) in self.x.chunks(BLOCK).enumerate() {
+            let block = &mut block[..x.len()];
+            self.schedule.instructions.run(TransformTask::of_block(transform, x, block, &mut []));
+            if !next(index * BLOCK, block) {
+                return;
+            }
+        }
+    }
+}
+
+impl Job<'_> {
+    /// A row as the loss sees it.
+    pub(crate) fn logits<'a, T: Number>(&self, x: &'a [T]) -> RowLogits<'a, T> {
+        RowLogits::new(self.schedule, self.options, x)
+    }
+
+    /// The second pass over a row's logits. Where they are transformed, what it reads is relative to the row's maximum.
+    pub(crate) fn affine<T: Number>(&self, task: AffineTask<'_, T>, wide: Wide) {
+        let Some(transform) = self.options.transform() else { return self.schedule.affine(task) };
+        let AffineTask { columns, max, scale, shift, target, .. } = task;
+        let function = Function::Affine { max, scale, shift };
+        let is_gradient = wide == Wide::Gradient;
+        self.schedule.transformed(TransformedTask { transform, columns, function, target, is_gradient });
+    }
+
+    pub(crate) fn log_probabilities<T: Number>(&self, task: LogProbabilitiesTask<'_, T>) {
+        let Some(transform) = self.options.transform() else { return self.schedule.log_probabilities(task) };
+        let LogProbabilitiesTask { columns, max, ln_sum, target } = task;
+        let function = Function::LogProbabilities { max, ln_sum };
+        self.schedule.transformed(TransformedTask {
+            transform,
+            columns,
+            function,
+            target,
+            is_gradient: false,
+        });
+    }
+}

@@ -1,0 +1,281 @@
+//! The passes over rows whose logits are transformed before the softmax.
+//!
+//! Transformed logits are `f32`, whatever the logits are, in memory of the passes' own that stays in the first-level cache; so
+//! all else is what happens to `f32`. Few classes and rows of one block become tiles, and the gradient finds the transform's
+//! derivatives beside them. Longer rows are transformed block by block, once in each pass.
+
+use core::ops::Range;
+
+use crate::batch::{Batch, Wide};
+use crate::kernel::affine::Shift;
+use crate::kernel::gaps::Gaps;
+use crate::kernel::lanes::{NO_CLASS, RowLanes};
+use crate::kernel::place::RowsOf;
+use crate::kernel::statistics::BLOCK;
+use crate::kernel::tasks::Content;
+use crate::kernel::transform::{TransformTask, WriteTask};
+use crate::kernel::{Entry, few_classes, short_rows};
+use crate::loss::Transform;
+use crate::passes::{Kernels, Output, Passes, gaps_of};
+use crate::rows::{Job, TILE, Totals, run_passes};
+use crate::simd::LANES;
+
+/// All rows of a batch, as [`rows::run`](crate::rows::run).
+pub(crate) fn run<T: Kernels>(
+    transform: Transform,
+    job: &Job<'_>,
+    batch: Batch<'_, T>,
+    rows_per_piece: usize,
+) -> Totals {
+    let classes = batch.classes();
+    if classes <= few_classes::MOST {
+        run_few_classes(transform, job, batch, rows_per_piece)
+    } else if classes <= BLOCK {
+        run_short_rows(transform, job, batch, rows_per_piece)
+    } else {
+        run_passes(job, batch, LongRows, rows_per_piece)
+    }
+}
+
+// Functions of their own, for each to take no more than its own memory on the stack.
+
+#[inline(never)]
+fn run_few_classes<T: Kernels>(
+    transform: Transform,
+    job: &Job<'_>,
+    batch: Batch<'_, T>,
+    rows_per_piece: usize,
+) -> Totals {
+    let mut passes = FewClasses::new(transform, &batch);
+    run_passes(job, batch, &mut passes, rows_per_piece)
+}
+
+#[inline(never)]
+fn run_short_rows<T: Kernels>(
+    transform: Transform,
+    job: &Job<'_>,
+    batch: Batch<'_, T>,
+    rows_per_piece: usize,
+) -> Totals {
+    let mut passes = ShortRows::new(transform, job, &batch);
+    run_passes(job, batch, &mut passes, rows_per_piece)
+}
+
+/// Few classes, as a tile of `f32`.
+struct FewClasses {
+    transform: Transform,
+    /// Whether a gradient goes back through a derivative that differs between logits.
+    has_slopes: bool,
+    tile: few_classes::Tile,
+    /// Transformed logits, and then outputs: the rows one behind the other.
+    rows: [f32; LANES * few_classes::MOST],
+    slopes: [f32; LANES * few_classes::MOST],
+}
+
+fn has_slopes<T: Kernels>(transform: Transform, batch: &Batch<'_, T>) -> bool {
+    transform.has_slopes() && batch.writes(Wide::Gradient)
+}
+
+impl FewClasses {
+    #[inline(always)]
+    fn new<T: Kernels>(transform: Transform, batch: &Batch<'_, T>) -> Self {
+        let rows = [0.0; LANES * few_classes::MOST];
+        let has_slopes = has_slopes(transform, batch);
+        Self { transform, has_slopes, tile: few_classes::Tile::new(), rows, slopes: rows }
+    }
+}
+
+impl<T: Kernels> Passes<T> for FewClasses {
+    fn statistics(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, T>,
+        tile: Range<usize>,
+        lanes: &mut RowLanes,
+    ) {
+        let Self { transform, has_slopes, tile: transposed, rows, slopes } = self;
+        let logits = batch.rows_of_logits(tile);
+        let RowsOf { classes, count, .. } = logits;
+        job.schedule.instructions.run(TransformTask {
+            transform: *transform,
+            rows: logits,
+            counts: None,
+            to: rows,
+            slopes: if *has_slopes { slopes } else { &mut [] },
+            to_stride: classes,
+        });
+        job.schedule.instructions.run(few_classes::StatisticsTask {
+            tile: transposed,
+            logits: RowsOf { data: rows, row_stride: classes, classes, count },
+            gaps: gaps_of(job, batch),
+            rows: lanes,
+        });
+        // The lanes of an incomplete tile hold what no row is.
+        if !lanes.is_full() {
+            lanes.leave_out_ignored();
+        }
+    }
+
+    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
+        let Self { has_slopes, tile: transposed, rows, slopes, .. } = self;
+        let (wide, adds) = (output.wide, batch.adds(output.wide));
+        let streaming = job.streaming && !batch.overwrites(wide);
+        let Some(to) = batch.rows_of(wide, tile) else { return };
+        let RowsOf { classes, count, .. } = to;
+        job.schedule.instructions.run(few_classes::AffineTask {
+            tile: transposed,
+            to: RowsOf { data: rows, row_stride: classes, classes, count },
+            adds: false,
+            gaps: output.gaps(job),
+            coefficients: output.coefficients,
+            rows: output.lanes,
+        });
+        let has_slopes = *has_slopes && wide == Wide::Gradient;
+        job.schedule.instructions.run(WriteTask {
+            from: rows,
+            slopes: if has_slopes { slopes } else { &[] },
+            from_stride: classes,
+            rows: to,
+            counts: adds.then_some(&output.lanes.counts),
+            adds,
+            streaming,
+        });
+    }
+}
+
+/// Rows of one block: each step for all rows of a tile.
+struct ShortRows {
+    transform: Transform,
+    has_slopes: bool,
+    /// The last output to be made of the exponentials, which may take their place.
+    keeps: Option<Wide>,
+    /// Transformed logits, and then their exponentials where they are kept.
+    rows: Scratch,
+    slopes: Scratch,
+}
+
+/// A tile.
+#[repr(align(64))]
+struct Scratch([f32; TILE]);
+
+impl ShortRows {
+    #[inline(always)]
+    fn new<T: Kernels>(transform: Transform, job: &Job<'_>, batch: &Batch<'_, T>) -> Self {
+        let keeps = if !batch.writes(Wide::Gradient) {
+            batch.writes(Wide::Probabilities).then_some(Wide::Probabilities)
+        } else {
+            // Exponentials do not show which classes are live.
+            (!job.options.gaps().is_live()).then_some(Wide::Gradient)
+        };
+        let has_slopes = has_slopes(transform, batch) && keeps.is_some();
+        Self { transform, has_slopes, keeps, rows: Scratch([0.0; TILE]), slopes: Scratch([0.0; TILE]) }
+    }
+}
+
+/// From row to row of a tile: whole vectors, where there is room for that.
+fn stride_in_tile(classes: usize, count: usize) -> usize {
+    let whole = classes.next_multiple_of(LANES);
+    if count * whole <= TILE { whole } else { classes }
+}
+
+impl<T: Kernels> Passes<T> for ShortRows {
+    fn statistics(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, T>,
+        tile: Range<usize>,
+        lanes: &mut RowLanes,
+    ) {
+        let Self { transform, has_slopes, keeps, rows: Scratch(rows), slopes: Scratch(slopes) } = self;
+        let logits = batch.rows_of_logits(tile);
+        let RowsOf { classes, count, .. } = logits;
+        let row_stride = stride_in_tile(classes, count);
+        job.schedule.instructions.run(TransformTask {
+            transform: *transform,
+            rows: logits,
+            counts: Some(&lanes.counts),
+            to: rows,
+            slopes: if *has_slopes { slopes } else { &mut [] },
+            to_stride: row_stride,
+        });
+        let source = if keeps.is_some() {
+            short_rows::Source::Overwrite(RowsOf { data: rows, row_stride, classes, count })
+        } else {
+            short_rows::Source::<f32>::Read(RowsOf { data: rows, row_stride, classes, count })
+        };
+        let gaps = gaps_of(job, batch);
+        job.schedule.instructions.run(short_rows::StatisticsTask { source, gaps, rows: lanes });
+    }
+
+    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
+        let Output { wide, lanes, coefficients } = *output;
+        if self.keeps != Some(wide) {
+            return affine_of_rows(job, batch, tile, output);
+        }
+        let Self { has_slopes, rows: Scratch(rows), slopes: Scratch(slopes), .. } = self;
+        let adds = batch.adds(wide);
+        let streaming = job.streaming && !batch.overwrites(wide);
+        let Some(to) = batch.rows_of(wide, tile) else { return };
+        let RowsOf { classes, count, .. } = to;
+        let row_stride = stride_in_tile(classes, count);
+        let kept = RowsOf { data: rows.as_mut_slice(), row_stride, classes, count };
+        job.schedule.instructions.run(short_rows::AffineTask {
+            kept: short_rows::Kept { rows: kept, further_down: 0 },
+            shift: if wide == Wide::Gradient { job.options.shift(0.0) } else { Shift::None },
+            coefficients,
+            rows: lanes,
+        });
+        job.schedule.instructions.run(WriteTask {
+            from: rows,
+            slopes: if *has_slopes { slopes } else { &[] },
+            from_stride: row_stride,
+            rows: to,
+            counts: Some(&lanes.counts),
+            adds,
+            streaming,
+        });
+    }
+}
+
+/// Longer rows, which go alone, in pieces for several threads.
+struct LongRows;
+
+impl<T: Kernels> Passes<T> for LongRows {
+    fn statistics(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, T>,
+        tile: Range<usize>,
+        lanes: &mut RowLanes,
+    ) {
+        if !lanes.counts[0] {
+            return;
+        }
+        let row = tile.start;
+        let logits = job.logits(batch.logits.row(row));
+        let (pivot, gaps) = match lanes.class[0] {
+            NO_CLASS => (Entry::NONE, Gaps::None),
+            class => (logits.entry(class), job.options.gaps()),
+        };
+        let statistics = logits.statistics(batch.following(row), pivot, gaps, &mut []);
+        lanes.set_statistics(0, &statistics, pivot.value);
+    }
+
+    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
+        affine_of_rows(job, batch, tile, output);
+    }
+}
+
+/// An affine output from the logits.
+fn affine_of_rows<T: Kernels>(
+    job: &Job<'_>,
+    batch: &mut Batch<'_, T>,
+    tile: Range<usize>,
+    output: &Output<'_>,
+) {
+    let Output { wide, lanes, .. } = *output;
+    for (lane, row) in tile.enumerate().filter(|&(lane, _)| lanes.counts[lane]) {
+        let Some(columns) = batch.columns(row, wide, job.streaming) else { return };
+        job.affine(output.task(job, lane, columns, Content::LogitsOfShard), wide);
+    }
+}
