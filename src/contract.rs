@@ -113,6 +113,12 @@ pub const SMALLEST_F16: f64 = 1.0 / 16_777_216.0;
 /// exponential is a normal number, on each backend.
 pub const EXPONENTIAL: f64 = 1.7;
 
+/// The unit of `f64`, half the distance from 1 to the next: 2^-53.
+pub const U_F64: f64 = f64::EPSILON / 2.0;
+
+/// Largest error of the exponentials of `f64`, in units in the last place.
+pub const EXP_F64: f64 = 1.0;
+
 /// Of probabilities, and of the gradient away from the target.
 pub const PROBABILITY: f64 = 4.0;
 

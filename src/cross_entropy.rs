@@ -2,6 +2,7 @@
 
 use crate::backend::Instructions;
 use crate::batch::{Batch, Logits, Wide};
+use crate::kernel::real::Real;
 use crate::loss::{ClassWeights, EmptyMean, Options, Terms};
 use crate::parallel::Schedule;
 use crate::row_inputs::RowInputs;
@@ -274,7 +275,7 @@ impl CrossEntropy {
             if mean.is_nan() { f64::NAN } else { mean }
         };
         let z_loss = if self.options.z_loss == 0.0 { 0.0 } else { mean(totals.z_loss, z_divisor) };
-        let loss = mean(totals.loss, divisor) + z_loss;
+        let loss = mean(totals.loss(), divisor) + z_loss;
         let loss = if loss.is_nan() { f64::NAN } else { loss };
         Summary { loss, z_loss, weight: census.weight, counted: census.counted, correct: totals.correct }
     }
@@ -289,7 +290,7 @@ impl CrossEntropy {
     }
 
     /// Checks all but the outputs, and counts.
-    pub(crate) fn check<R: Copy + Into<f64>>(
+    pub(crate) fn check<R: Real>(
         &self,
         rows: usize,
         classes: usize,

@@ -2,6 +2,8 @@
 
 use core::fmt::Debug;
 
+use crate::kernel::real::Real;
+
 /// The dtype of logits, and of outputs that have one number for each of them.
 ///
 /// | logits | gradient, probabilities, log-probabilities | per-row losses, lse, upstream gradients |
@@ -26,7 +28,7 @@ use core::fmt::Debug;
 /// ```
 pub trait Element: sealed::Element {
     /// What outputs and inputs have that are one number for each row.
-    type PerRow: Copy + Debug + Default + From<f32> + Into<f64> + Send + Sync + 'static;
+    type PerRow: Real + Copy + Debug + Default + From<f32> + Into<f64> + Send + Sync + 'static;
 }
 
 pub(crate) mod sealed {
@@ -56,10 +58,10 @@ pub(crate) mod sealed {
 }
 
 macro_rules! elements {
-    ($($element:ty),+) => {
+    ($per_row:ty: $($element:ty),+) => {
         $(
             impl Element for $element {
-                type PerRow = f32;
+                type PerRow = $per_row;
             }
 
             #[allow(private_interfaces)]
@@ -91,6 +93,7 @@ macro_rules! elements {
     };
 }
 
-elements!(f32);
+elements!(f32: f32);
+elements!(f64: f64);
 #[cfg(feature = "half")]
-elements!(half::bf16, half::f16);
+elements!(f32: half::bf16, half::f16);

@@ -83,6 +83,7 @@ pub mod mathematics {}
 mod cross_entropy;
 mod curvature;
 mod distillation;
+mod doubles;
 mod element;
 mod error;
 #[cfg(feature = "half")]

@@ -10,6 +10,7 @@ use crate::kernel::affine::Shift;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::RowLanes;
 use crate::kernel::place::Columns;
+use crate::kernel::real::Real;
 use crate::kernel::statistics::BLOCK;
 use crate::kernel::tasks::{Content, FirstEqual, StatisticsTask};
 use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes};
@@ -45,7 +46,7 @@ impl CrossEntropy {
     /// Those of [`CrossEntropy::run`]; [`Error::InvalidTargetProbability`]; and [`Error::NeedsClasses`] for an output that
     /// is about the one class of a row, for another [`Smoothing`] than that of all classes, and for the focal loss. No
     /// output has then been written.
-    pub fn run_probabilities<E: Element>(
+    pub fn run_probabilities<E: Element<PerRow = f32>>(
         &self,
         logits: Matrix<'_, E>,
         target_probabilities: Matrix<'_>,
@@ -58,7 +59,7 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// The same, and [`Error::GradTwice`] if the request names a gradient of its own.
-    pub fn run_probabilities_in_place<E: Element>(
+    pub fn run_probabilities_in_place<E: Element<PerRow = f32>>(
         &self,
         logits: MatrixMut<'_, E>,
         target_probabilities: Matrix<'_>,
@@ -70,7 +71,7 @@ impl CrossEntropy {
         self.run_distributions(Logits::Overwrite(logits, Wide::Gradient), target_probabilities, request)
     }
 
-    fn run_distributions<E: Element>(
+    fn run_distributions<E: Element<PerRow = f32>>(
         &self,
         logits: Logits<'_, E>,
         target_probabilities: Matrix<'_>,
@@ -86,7 +87,7 @@ impl CrossEntropy {
     }
 
     /// Checks all but the outputs, and counts.
-    pub(crate) fn check_distributions<R: Copy + Into<f64>>(
+    pub(crate) fn check_distributions<R: Real>(
         &self,
         rows: usize,
         classes: usize,
