@@ -210,12 +210,12 @@ impl CrossEntropy {
     }
 
     /// The class of each row, `None` where it does not count; all checked.
-    pub(crate) fn classes_of_rows<T: Target>(
+    pub(crate) fn classes_of_rows<T: Target, R: Real>(
         &self,
         rows: usize,
         classes: usize,
         targets: &[T],
-        inputs: &RowInputs<'_>,
+        inputs: &RowInputs<'_, R>,
     ) -> Result<Vec<Option<usize>>, Error> {
         let targets = Targets::new(targets);
         self.check(rows, classes, targets, inputs)?;

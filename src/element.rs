@@ -9,10 +9,29 @@ use crate::kernel::real::Real;
 /// | logits | gradient, probabilities, log-probabilities | per-row losses, lse, upstream gradients |
 /// |---|---|---|
 /// | `f32` | `f32` | `f32` |
+/// | `f64` | `f64` | `f64` |
 /// | `half::bf16`, `half::f16` (feature `half`) | the same | `f32` |
 ///
-/// Arithmetic is `f32` for all of them, and sums are `f64`; see [`contract`](crate::contract) for the bounds and for what
-/// is stored.
+/// Arithmetic is `f32`, and sums are `f64`; but for `f64`, whose arithmetic is its own and whose sums carry their rounding
+/// errors along. See [`contract`](crate::contract) for the bounds and for what is stored.
+///
+/// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
+/// [`Planes`](crate::Planes) and [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) take `f32` alone;
+/// [`Shards`](crate::Shards) and [`CrossEntropy::run_probabilities`](crate::CrossEntropy::run_probabilities) all but `f64`.
+/// The types say so: such a call does not compile.
+///
+/// ```
+/// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
+///
+/// // A confident row: the gap of 700 leaves exp(-700), and not 0.
+/// let x = [0.0_f64, -700.0];
+/// let (mut grad, mut losses) = ([0.0; 2], [0.0; 1]);
+/// let request = Request::new().grad(MatrixMut::new(&mut grad, 1, 2)?).losses(&mut losses);
+/// let summary = CrossEntropy::default().run(Matrix::new(&x, 1, 2)?, &[0_u8], request)?;
+/// assert!((summary.loss / 9.859_676_543_759_77e-305 - 1.0).abs() < 1e-15);
+/// assert_eq!((losses, grad), ([summary.loss], [-summary.loss, summary.loss]));
+/// # Ok::<(), xent::Error>(())
+/// ```
 ///
 /// ```
 /// # #[cfg(feature = "half")] {

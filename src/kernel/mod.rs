@@ -38,7 +38,8 @@
 //! (`alongside.rs`). Rows whose classes lie in planes go 16 at a time as well (`planes.rs`, `bands.rs`). The scalars are
 //! those of 16 rows at a time for all of them (`lanes.rs`). Outside, `rows.rs` has the order and `passes.rs` the kinds.
 //!
-//! Numbers in memory may have 16 bits (`number.rs`); all arithmetic is in `f32`. What a loss does with a row beyond this
+//! Numbers in memory may have 16 bits (`number.rs`); all arithmetic is in `f32`. Rows of `f64` have passes of their own
+//! (`double`). What a loss does with a row beyond this
 //! is a handful of scalars: see `loss`.
 
 pub(crate) mod affine;

@@ -34,12 +34,13 @@ pub(crate) trait Doubles: Copy {
     /// Lane `lane` replaced by `value`; nothing is where `lane` is 16 or more.
     #[inline(always)]
     fn with_lane_f64(self, v: Self::F64, lane: usize, value: f64) -> Self::F64 {
-        // One vector of a row has such a lane: by way of memory it costs little, and no code of its own.
+        if lane >= LANES {
+            return v;
+        }
+        // One vector of a row has such a lane: by way of memory it costs little.
         let mut lanes = [0.0; LANES];
         self.store_f64(v, &mut lanes);
-        if lane < LANES {
-            lanes[lane] = value;
-        }
+        lanes[lane] = value;
         self.load_f64(&lanes)
     }
 

@@ -136,6 +136,9 @@ impl Mul for DoubleDouble {
 
     fn mul(self, other: Self) -> Self {
         let product = Self::product(self.high, other.high);
+        if !product.high.is_finite() {
+            return product;
+        }
         Self::normalised(product.high, product.low + (self.high * other.low + self.low * other.high))
     }
 }

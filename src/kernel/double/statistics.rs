@@ -145,10 +145,14 @@ impl Task for GapsTask<'_> {
         let (half_max, is_live) = (s.splat_f64(max * 0.5), gaps.is_live());
         let (mut gap_sums, mut weight_sums, mut live_sums) = (Sums::zero(s), Sums::zero(s), s.zero_sums());
         for start in (0..x.len()).step_by(LANES) {
-            // Lanes past the end weigh nothing, nor does the pivot.
-            let mut lanes = [0.0; LANES];
-            s.store_f64(gaps.load_f64(s, start), &mut lanes);
-            let mut weights = s.load_partial_f64(&lanes[..(x.len() - start).min(LANES)], 0.0);
+            let mut weights = gaps.load_f64(s, start);
+            if x.len() - start < LANES {
+                // Lanes past the end weigh nothing.
+                let mut lanes = [0.0; LANES];
+                s.store_f64(weights, &mut lanes);
+                weights = s.load_partial_f64(&lanes[..x.len() - start], 0.0);
+            }
+            // Nor does the pivot.
             let lane = pivot.from(start).lane();
             weights = s.with_lane_f64(weights, lane, 0.0);
             let fill = if is_live { f64::NEG_INFINITY } else { 0.0 };

@@ -43,8 +43,12 @@ impl Doubles for Avx2 {
 
     #[inline(always)]
     fn store_f64(self, v: [__m256d; 4], out: &mut [f64; LANES]) {
-        // SAFETY: `self` exists, so the instructions do; the registers' bytes are 16 doubles.
-        *out = unsafe { core::mem::transmute::<[__m256d; 4], [f64; LANES]>(v) };
+        // SAFETY: `self` exists, so the instructions do; `out` is 16 writable doubles, and no alignment is asked.
+        unsafe {
+            for i in 0..4 {
+                _mm256_storeu_pd(out.as_mut_ptr().add(QUARTER * i), v[i]);
+            }
+        }
     }
 
     #[inline(always)]

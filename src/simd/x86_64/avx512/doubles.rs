@@ -25,8 +25,12 @@ impl Doubles for Avx512 {
 
     #[inline(always)]
     fn store_f64(self, v: [__m512d; 2], out: &mut [f64; LANES]) {
-        // SAFETY: `self` exists, so the instructions do; the registers' bytes are 16 doubles.
-        *out = unsafe { core::mem::transmute::<[__m512d; 2], [f64; LANES]>(v) };
+        // SAFETY: `self` exists, so the instructions do; `out` is 16 writable doubles, and no alignment is asked.
+        unsafe {
+            for i in 0..2 {
+                _mm512_storeu_pd(out.as_mut_ptr().add(HALF * i), v[i]);
+            }
+        }
     }
 
     #[inline(always)]
@@ -133,6 +137,17 @@ impl Doubles for Avx512 {
                 let keep = _mm512_cmp_pd_mask::<_CMP_NLT_UQ>(_mm512_abs_pd(v[i]), least[i]);
                 _mm512_maskz_mov_pd(keep, v[i])
             };
+        }
+        v
+    }
+
+    #[inline(always)]
+    fn with_lane_f64(self, mut v: [__m512d; 2], lane: usize, value: f64) -> [__m512d; 2] {
+        let mask = (1_u32 << lane.min(LANES)) as __mmask16;
+        for i in 0..2 {
+            // SAFETY: `self` exists, so the instructions do.
+            v[i] =
+                unsafe { _mm512_mask_mov_pd(v[i], (mask >> (HALF * i)) as __mmask8, _mm512_set1_pd(value)) };
         }
         v
     }
