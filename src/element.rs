@@ -20,6 +20,15 @@ use crate::kernel::real::Real;
 /// [`Shards`](crate::Shards) and [`CrossEntropy::run_probabilities`](crate::CrossEntropy::run_probabilities) all but `f64`.
 /// The types say so: such a call does not compile.
 ///
+/// ```compile_fail,E0271
+/// use xent::{CrossEntropy, Matrix, Request};
+///
+/// let (x, q) = ([0.0_f64, 1.0], [0.5, 0.5]);
+/// let (x, q) = (Matrix::new(&x, 1, 2)?, Matrix::new(&q, 1, 2)?);
+/// CrossEntropy::default().run_probabilities(x, q, Request::new())?;
+/// # Ok::<(), xent::Error>(())
+/// ```
+///
 /// ```
 /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
 ///
