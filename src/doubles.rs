@@ -16,8 +16,8 @@ use crate::rows::{Dtype, Job, Totals, run_passes};
 
 impl Dtype for f64 {
     fn run_piece(job: &Job<'_>, batch: Batch<'_, Self>, rows_per_piece: usize) -> Totals {
-        let passes = Doubles { keeps: keeps(job, &batch) };
-        run_passes(job, batch, passes, rows_per_piece)
+        let mut passes = Doubles { keeps: keeps(job, &batch) };
+        run_passes(job, batch, &mut passes, rows_per_piece)
     }
 
     fn first_equal(job: &Job<'_>, x: &[Self], value: Self) -> Option<usize> {

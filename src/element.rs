@@ -17,8 +17,9 @@ use crate::kernel::real::Real;
 ///
 /// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
 /// [`Planes`](crate::Planes) and [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) take `f32` alone;
-/// [`Shards`](crate::Shards) and [`CrossEntropy::run_probabilities`](crate::CrossEntropy::run_probabilities) all but `f64`.
-/// The types say so: such a call does not compile.
+/// [`Shards`](crate::Shards), [`Distillation`](crate::Distillation) and
+/// [`CrossEntropy::run_probabilities`](crate::CrossEntropy::run_probabilities) all but `f64`. The types say so: such a call
+/// does not compile.
 ///
 /// ```compile_fail,E0271
 /// use xent::{CrossEntropy, Matrix, Request};
@@ -76,12 +77,6 @@ pub(crate) mod sealed {
 
         #[doc(hidden)]
         fn run_backward(schedule: Schedule, batch: Backward<'_, Self>);
-
-        /// The sum of the rows' losses.
-        #[doc(hidden)]
-        fn run_distillation(schedule: Schedule, rows: crate::distillation::Rows<'_, Self>) -> f64
-        where
-            Self: super::Element;
     }
 }
 
@@ -107,14 +102,6 @@ macro_rules! elements {
                     batch: crate::batch::Backward<'_, Self>,
                 ) {
                     schedule.run_backward(batch);
-                }
-
-                fn run_distillation(
-                    schedule: crate::parallel::Schedule,
-                    rows: crate::distillation::Rows<'_, Self>,
-                ) -> f64 {
-                    let classes = rows.classes();
-                    schedule.run_rows(rows, classes, |first, second| first + second)
                 }
             }
         )+

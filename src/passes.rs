@@ -89,16 +89,17 @@ impl<T: Kernels> Dtype for T {
     fn run_piece(job: &Job<'_>, batch: Batch<'_, Self>, rows_per_piece: usize) -> Totals {
         let classes = batch.classes();
         if batch.target_probabilities.is_some() {
-            let passes = Distributions::new(&batch);
-            run_passes(job, batch, passes, rows_per_piece)
+            let mut passes = Distributions::new(&batch);
+            run_passes(job, batch, &mut passes, rows_per_piece)
         } else if classes <= few_classes::MOST {
-            run_passes(job, batch, T::few_classes(), rows_per_piece)
+            let mut passes = T::few_classes();
+            run_passes(job, batch, &mut passes, rows_per_piece)
         } else if classes <= BLOCK {
-            let passes = T::short_rows(job, &batch);
-            run_passes(job, batch, passes, rows_per_piece)
+            let mut passes = T::short_rows(job, &batch);
+            run_passes(job, batch, &mut passes, rows_per_piece)
         } else {
-            let passes = T::long_rows(job, &batch);
-            run_passes(job, batch, passes, rows_per_piece)
+            let mut passes = T::long_rows(job, &batch);
+            run_passes(job, batch, &mut passes, rows_per_piece)
         }
     }
 

@@ -122,7 +122,7 @@ pub(crate) trait Dtype: Element + Rounded<Real = Self::PerRow> {
 pub(crate) fn run_passes<T: Dtype, P: Passes<T>>(
     job: &Job<'_>,
     mut batch: Batch<'_, T>,
-    passes: P,
+    passes: &mut P,
     rows_per_piece: usize,
 ) -> Totals {
     let rows = 0..batch.rows();
@@ -140,7 +140,7 @@ pub(crate) fn run_passes<T: Dtype, P: Passes<T>>(
 struct Tiles<'a, 'b, T: Dtype, P> {
     job: &'a Job<'a>,
     batch: &'a mut Batch<'b, T>,
-    passes: P,
+    passes: &'a mut P,
     rows_per_piece: usize,
     scalars: &'a mut Scalars<T::PerRow>,
     /// Of the tile before, where tiles may be deferred.
