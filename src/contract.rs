@@ -133,7 +133,8 @@ pub const SCALARS_F64: f64 = 8.0;
 /// Of the reduced loss for `f64`: sums of 16 rows, and the division.
 pub const REDUCED_F64: f64 = 8.0;
 
-/// Largest error of the exponentials of `f64`, in units in the last place, with fused multiply-add or without.
+/// Largest error of the exponentials of `f64`, in units in the last place. Measured: 0.85 with fused multiply-add, 1.18
+/// without (`cargo test --lib exp_keeps_its_bound_on_every_backend -- --show-output`).
 pub const EXP_F64: f64 = 1.25;
 
 /// Of probabilities, and of the gradient away from the target.

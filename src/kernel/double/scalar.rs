@@ -262,6 +262,10 @@ mod tests {
                     let ln = (DoubleDouble::from(p) / q.into()).ln_1p();
                     let exact = (-(ln * gamma.into())).exp();
                     let found = power_of_complement(q, p, gamma);
+                    if exact.high < 1e-300 {
+                        assert!(found < 2e-300 && !found.is_subnormal(), "({q:e})^{gamma} = {found:e}");
+                        continue;
+                    }
                     // That p / q is rounded, and the result; and of the logarithm, its size.
                     let of_ln = gamma * ln.high * RELATIVE_ERROR;
                     let bound = (gamma + 1.5) * crate::contract::U_F64 + of_ln;
