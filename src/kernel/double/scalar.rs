@@ -19,10 +19,11 @@ const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
 /// Below this, nothing is known of what rounding lost: it may be subnormal.
 const LEAST_SPLIT: f64 = 1e-250;
 
-/// `x`; 0 where that is subnormal.
+/// `x`; 0 where that is subnormal, and of all that is NaN the same.
 #[inline(always)]
 pub(crate) fn normal_or_zero(x: f64) -> f64 {
-    if x.abs() < f64::MIN_POSITIVE { 0.0 } else { x }
+    let normal = if x.abs() < f64::MIN_POSITIVE { 0.0 } else { x };
+    if x.is_nan() { f64::NAN } else { normal }
 }
 
 /// a + b, and what rounding it lost.
