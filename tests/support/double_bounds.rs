@@ -106,6 +106,8 @@ pub fn check(
         let loss = exact.loss.high;
         let loss_bound = row_weight
             * ((softmax.others_mean_gap(target) + LOSS + scalars) * U * loss + of_ln_sum + of_focal);
+        // A row of weight 0 adds nothing, even where its loss is infinite.
+        let loss_bound = if row_weight == 0.0 { 0.0 } else { loss_bound };
         let lse_error = (softmax.mean_gap + LSE) * U;
         let z_bound = row_weight
             * ce.z_loss()
