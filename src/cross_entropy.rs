@@ -275,7 +275,7 @@ impl CrossEntropy {
             if mean.is_nan() { f64::NAN } else { mean }
         };
         let z_loss = if self.options.z_loss == 0.0 { 0.0 } else { mean(totals.z_loss, z_divisor) };
-        let loss = mean(totals.loss(), divisor) + z_loss;
+        let loss = mean(totals.loss, divisor) + z_loss;
         let loss = if loss.is_nan() { f64::NAN } else { loss };
         Summary { loss, z_loss, weight: census.weight, counted: census.counted, correct: totals.correct }
     }

@@ -8,6 +8,7 @@ use crate::Element;
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch};
 use crate::kernel::number::Number;
+use crate::kernel::real::Real;
 use crate::kernel::statistics::{BLOCK, Statistics};
 use crate::kernel::tasks::{
     AffineTask, Fence, LogProbabilitiesTask, OverlappedTask, SpreadTask, StatisticsTask,
@@ -66,7 +67,8 @@ impl Schedule {
     pub(crate) fn run<T: Dtype>(self, job: &Job<'_>, batch: Batch<'_, T>) -> Totals {
         let classes = batch.classes();
         let pieces = |batch: Batch<'_, T>, rows_per_piece| T::run_piece(job, batch, rows_per_piece);
-        self.run_pieces(batch, classes, job.streaming, &pieces, Totals::add)
+        let totals = self.run_pieces(batch, classes, job.streaming, &pieces, Totals::add);
+        if T::PerRow::NEEDS_LOST { totals.with_lost() } else { totals }
     }
 
     /// Runs `pieces` on pieces of rows that have so many columns, or on several at once, and tells it how many rows one

@@ -59,7 +59,7 @@ pub(crate) struct Job<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) loss: f64,
-    /// What rounding took from the loss so far: many rows of `f64` would show it.
+    /// What rounding took from the loss so far: many rows of `f64` would show it, and add it in the end.
     pub(crate) lost: f64,
     pub(crate) z_loss: f64,
     pub(crate) correct: usize,
@@ -83,10 +83,13 @@ impl Totals {
         }
     }
 
-    /// The loss of all rows; infinite or NaN, where a row's is.
-    pub(crate) fn loss(self) -> f64 {
-        // What is lost of an infinite sum is NaN.
-        if self.loss.is_finite() { self.loss + self.lost } else { self.loss }
+    /// With what was lost; an infinite loss stays so, though what is lost of it is NaN.
+    pub(crate) fn with_lost(self) -> Self {
+        Self {
+            loss: if self.loss.is_finite() { self.loss + self.lost } else { self.loss },
+            lost: 0.0,
+            ..self
+        }
     }
 }
 

@@ -15,6 +15,9 @@ use crate::loss::Softmax;
 pub trait Real: Copy + Debug + Default + PartialOrd + From<f32> + Into<f64> + Send + Sync + 'static {
     #[doc(hidden)]
     const NEG_INFINITY: Self;
+    /// Whether the sum of the rows' losses needs what rounding took from it.
+    #[doc(hidden)]
+    const NEEDS_LOST: bool;
 
     /// Rounds to this type. What would be subnormal becomes 0, so that no result depends on how a thread treats
     /// subnormals.
@@ -38,6 +41,7 @@ pub trait Real: Copy + Debug + Default + PartialOrd + From<f32> + Into<f64> + Se
 #[allow(private_interfaces)]
 impl Real for f32 {
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
+    const NEEDS_LOST: bool = false;
 
     #[inline(always)]
     fn round(x: f64) -> Self {
@@ -63,6 +67,7 @@ impl Real for f32 {
 #[allow(private_interfaces)]
 impl Real for f64 {
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
+    const NEEDS_LOST: bool = true;
 
     #[inline(always)]
     fn round(x: f64) -> Self {
