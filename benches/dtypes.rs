@@ -1,4 +1,4 @@
-//! What 16 bits save: bf16 and f16 beside f32, taking turns on the same logits.
+//! What 16 bits save, and 64 cost: bf16, f16 and f64 beside f32, taking turns on the same logits.
 //!
 //! ```text
 //! cargo bench --bench dtypes                  all shapes, on all threads; a minute
@@ -27,7 +27,7 @@ const SHAPES: [(usize, usize); 8] = [
     (64, 262_144),
 ];
 
-/// Time for each shape and call, of all three dtypes together.
+/// Time for each shape and call, of all dtypes together.
 const TIME: Duration = Duration::from_millis(2000);
 const LEAST_ROUNDS: usize = 15;
 
@@ -81,34 +81,38 @@ fn main() -> Result<(), Box<dyn Error>> {
     let shapes: Vec<&String> = arguments.iter().filter(|argument| argument.contains('x')).collect();
 
     println!("{} on {parallelism:?}; {}", ce.backend(), xent::BUILD);
-    println!("\n| rows x classes | call | f32, us | bf16, us | f16, us |\n|---|---|---:|---:|---:|");
+    println!(
+        "\n| rows x classes | call | f32, us | bf16, us | f16, us | f64, us |\n|---|---|---:|---:|---:|---:|"
+    );
     for (rows, classes) in SHAPES {
         let shape = format!("{rows}x{classes}");
         if !shapes.is_empty() && !shapes.contains(&&shape) {
             continue;
         }
         for (call, name) in CALLS {
-            let [f32, bf16, f16] = best_times(call, &ce, rows, classes)?;
+            let [f32, bf16, f16, f64] = best_times(call, &ce, rows, classes)?;
             println!(
-                "| {rows} x {classes} | {name} | {:.2} | {:.2} ({:.2}) | {:.2} ({:.2}) |",
+                "| {rows} x {classes} | {name} | {:.2} | {:.2} ({:.2}) | {:.2} ({:.2}) | {:.2} ({:.2}) |",
                 f32 * 1e6,
                 bf16 * 1e6,
                 bf16 / f32,
                 f16 * 1e6,
-                f16 / f32
+                f16 / f32,
+                f64 * 1e6,
+                f64 / f32
             );
         }
     }
     Ok(())
 }
 
-/// Seconds, of f32, bf16 and f16.
+/// Seconds, of f32, bf16, f16 and f64.
 fn best_times(
     call: Call,
     ce: &CrossEntropy,
     rows: usize,
     classes: usize,
-) -> Result<[f64; 3], Box<dyn Error>> {
+) -> Result<[f64; 4], Box<dyn Error>> {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         seed ^= seed << 13;
@@ -116,11 +120,12 @@ fn best_times(
         seed ^= seed << 17;
         seed
     };
-    // Numbers that all three have, and so the same work.
+    // Numbers that all of them have, and so the same work.
     let x: Vec<f32> = (0..rows * classes).map(|_| (next() % 64) as f32 / 8.0 - 4.0).collect();
     let targets: Vec<u32> = (0..rows).map(|_| (next() % classes as u64) as u32).collect();
     let mut of_bf16 = Lane::new(x.iter().map(|&x| bf16::from_f32(x)).collect());
     let mut of_f16 = Lane::new(x.iter().map(|&x| f16::from_f32(x)).collect());
+    let mut of_f64 = Lane::new(x.iter().map(|&x| f64::from(x)).collect());
     let mut of_f32 = Lane::new(x);
 
     // All in the pool, as a training loop is.
@@ -131,11 +136,12 @@ fn best_times(
             of_f32.round(call, ce, &targets)?;
             of_bf16.round(call, ce, &targets)?;
             of_f16.round(call, ce, &targets)?;
+            of_f64.round(call, ce, &targets)?;
             rounds += 1;
         }
         Ok::<(), xent::Error>(())
     })?;
-    Ok([of_f32.best, of_bf16.best, of_f16.best].map(|best| best.as_secs_f64()))
+    Ok([of_f32.best, of_bf16.best, of_f16.best, of_f64.best].map(|best| best.as_secs_f64()))
 }
 
 fn in_pool<R: Send>(run: impl FnOnce() -> R + Send) -> R {

@@ -12,10 +12,11 @@ use crate::kernel::Entry;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
 use crate::kernel::number::Number;
 use crate::kernel::place::{Columns, RowsOf};
+use crate::kernel::real::Real;
 use crate::parallel::SplitRows;
 use crate::request::Request;
 use crate::row_inputs::RowInputs;
-use crate::rows::Job;
+use crate::rows::{Dtype, Job};
 use crate::simd::LANES;
 use crate::targets::Targets;
 use crate::{Element, Matrix, MatrixMut};
@@ -121,7 +122,7 @@ impl<T: Element> Batch<'_, T> {
     }
 }
 
-impl<T: Element + Number> Batch<'_, T> {
+impl<T: Element> Batch<'_, T> {
     /// How many numbers of later rows follow a row in memory.
     pub(crate) fn following(&self, row: usize) -> usize {
         let (rest, _) = self.logits.as_matrix().rows_from(row);
@@ -129,7 +130,7 @@ impl<T: Element + Number> Batch<'_, T> {
     }
 
     /// What the rows of a tile bring along.
-    pub(crate) fn look_up(&self, tile: Range<usize>, job: &Job<'_>, lanes: &mut RowLanes) {
+    pub(crate) fn look_up(&self, tile: Range<usize>, job: &Job<'_>, lanes: &mut RowLanes<T::PerRow>) {
         if self.target_probabilities.is_some() {
             lanes.len = tile.len();
             lanes.counts[..tile.len()].fill(true);
@@ -224,30 +225,33 @@ impl<T: Element + Number> Batch<'_, T> {
         };
         Some(RowsOf { data, row_stride, classes, count })
     }
+}
 
+impl<T: Element + Number> Batch<'_, T> {
     /// The pivot of a row with this class.
     pub(crate) fn pivot(&self, row: usize, class: usize) -> Entry {
         if class == NO_CLASS { Entry::NONE } else { Entry::new(class, self.logits.row(row)[class].to_f32()) }
     }
+}
 
+impl<T: Dtype> Batch<'_, T> {
     /// One value in all outputs of a row but those that are made of its exponentials, and `best` for its argmax.
     pub(crate) fn fill_but_affine(&mut self, row: usize, value: f32, best: usize) {
         if let Some(out) = self.wide_row(row, Wide::LogProbabilities) {
-            out.fill(T::from_f32(value));
+            out.fill(T::from_real(value.into()));
         }
         self.request.row_outputs.fill(row, value, best);
     }
 }
 
-/// Exponentials are kept in memory of `f32`.
 /// What rows bring along, with targets or without.
-pub(crate) fn look_up<R: Copy + Into<f64>>(
+pub(crate) fn look_up<R: Real>(
     targets: Option<Targets<'_>>,
     inputs: &RowInputs<'_, R>,
     classes: usize,
     tile: Range<usize>,
     job: &Job<'_>,
-    lanes: &mut RowLanes,
+    lanes: &mut RowLanes<R>,
 ) {
     let options = job.options;
     lanes.len = tile.len();

@@ -103,6 +103,16 @@
 //! scale ([`upstream_scalar`](crate::Request::upstream_scalar)) lifts it. Beyond the largest number (65,504 in `f16`, from
 //! 65,520 on) results are infinite, as IEEE 754 has it. NaN stays NaN.
 //!
+//! # `f64`
+//!
+//! For logits of `f64` the bounds of the table hold with [`U_F64`] in place of [`U`] and `f64::MIN_POSITIVE` in place of
+//! `f32::MIN_POSITIVE`: a row's length costs nothing, a gap of 700 has a loss of exp(-700), and nothing subnormal is stored.
+//! Exponentials are within [`EXP_F64`] units in the last place. The bound on lse is ([`LSE`] (\|m\| + ln S) + D) [`U_F64`],
+//! because differences x_i - m are not as often exact as those of `f32`. But what multiplies a result there rounds it. Where there
+//! are options, weights, upstream gradients, or a divisor, constants are larger by [`SCALARS_F64`]; the reduced loss has
+//! an error of [`REDUCED_F64`] [`U_F64`] besides the rows', however many they are. The error of a z-loss, and of its gradient,
+//! is that which lse has by the table.
+//!
 //! # Bits
 //!
 //! A row's results depend on the row's bits and on the options, and on nothing else: not on the batch, the position, the
@@ -110,7 +120,7 @@
 //! CPU with fused multiply-add. The reduced loss is summed along a tree that depends on the shape alone. Where a row has no
 //! softmax, its outputs are `f32::NAN` and the reduced loss is `f64::NAN`, whichever NaN the logits had.
 
-/// The unit that bounds are stated in: half the distance from 1 to the next `f32`, 2^-24.
+/// The unit that bounds are stated in, but for `f64`: half the distance from 1 to the next `f32`, 2^-24.
 pub const U: f64 = 1.0 / 16_777_216.0;
 
 /// The unit of `bf16`, half the distance from 1 to the next: 2^-8.
@@ -125,6 +135,20 @@ pub const SMALLEST_F16: f64 = 1.0 / 16_777_216.0;
 /// Of the exponential of a gap that all of the bounds rest on: found by trying every `f32` from 0 down to the last whose
 /// exponential is a normal number, on each backend.
 pub const EXPONENTIAL: f64 = 1.7;
+
+/// The unit of `f64`, half the distance from 1 to the next: 2^-53.
+pub const U_F64: f64 = f64::EPSILON / 2.0;
+
+/// What steps between the passes add to each constant for `f64`, which has nothing wider to take them in: where options,
+/// upstream gradients, or a divisor multiply losses and gradients.
+pub const SCALARS_F64: f64 = 8.0;
+
+/// Of the reduced loss for `f64`: sums of 16 rows, and the division.
+pub const REDUCED_F64: f64 = 8.0;
+
+/// Largest error of the exponentials of `f64`, in units in the last place. Measured: 0.85 with fused multiply-add, 1.18
+/// without (`cargo test --lib exp_keeps_its_bound_on_every_backend -- --show-output`).
+pub const EXP_F64: f64 = 1.25;
 
 /// Of probabilities, and of the gradient away from the target.
 pub const PROBABILITY: f64 = 4.0;

@@ -2,6 +2,7 @@
 
 use crate::backend::Instructions;
 use crate::batch::{Batch, Logits, Wide};
+use crate::kernel::real::Real;
 use crate::loss::{ClassWeights, EmptyMean, Options, Terms};
 use crate::parallel::Schedule;
 use crate::row_inputs::RowInputs;
@@ -100,7 +101,8 @@ impl CrossEntropy {
     /// `logits` is rows x C, `targets` has one class below C, or the ignored index, for each row.
     ///
     /// # Errors
-    /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights) and [`Error::TargetOutOfRange`].
+    /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights), [`Error::TargetOutOfRange`], and
+    /// [`Error::NoDouble`] for scaled or capped logits of `f64`.
     pub fn loss<E: Element, T: Target>(&self, logits: Matrix<'_, E>, targets: &[T]) -> Result<f64, Error> {
         self.run(logits, targets, Request::new()).map(|summary| summary.loss)
     }
@@ -222,12 +224,12 @@ impl CrossEntropy {
     }
 
     /// The class of each row, `None` where it does not count; all checked.
-    pub(crate) fn classes_of_rows<T: Target>(
+    pub(crate) fn classes_of_rows<T: Target, R: Real>(
         &self,
         rows: usize,
         classes: usize,
         targets: &[T],
-        inputs: &RowInputs<'_>,
+        inputs: &RowInputs<'_, R>,
     ) -> Result<Vec<Option<usize>>, Error> {
         let targets = Targets::new(targets);
         self.check(rows, classes, targets, inputs)?;
@@ -242,6 +244,11 @@ impl CrossEntropy {
         request: Request<'_, E>,
     ) -> Result<Summary, Error> {
         let (rows, classes) = (logits.as_matrix().rows(), logits.as_matrix().cols());
+        if let Some(option) = self.options.transforming()
+            && !E::PerRow::CAN_BE_TRANSFORMED
+        {
+            return Err(Error::NoDouble { option });
+        }
         let census = self.check(rows, classes, targets, &request.inputs)?;
         request.check(rows, classes)?;
         let batch = Batch { logits, targets: Some(targets), target_probabilities: None, request };
@@ -308,7 +315,7 @@ impl CrossEntropy {
     }
 
     /// Checks all but the outputs, and counts.
-    pub(crate) fn check<R: Copy + Into<f64>>(
+    pub(crate) fn check<R: Real>(
         &self,
         rows: usize,
         classes: usize,

@@ -7,8 +7,8 @@ use crate::cross_entropy::{Census, reciprocal};
 use crate::request::check_shape;
 use crate::rows::Totals;
 use crate::{
-    Backend, CrossEntropy, CrossEntropyBuilder, Element, EmptyMean, Error, Matrix, MatrixMut, Parallelism,
-    Reduction, Request, Summary,
+    Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Error, Matrix, MatrixMut, Parallelism, Reduction,
+    Request, ShardElement, Summary,
 };
 pub(crate) use rows::Rows;
 use rows::Settings;
@@ -142,7 +142,11 @@ impl Distillation {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-    pub fn loss<E: Element>(&self, student: Matrix<'_, E>, teacher: Matrix<'_, E>) -> Result<f64, Error> {
+    pub fn loss<E: ShardElement>(
+        &self,
+        student: Matrix<'_, E>,
+        teacher: Matrix<'_, E>,
+    ) -> Result<f64, Error> {
         self.run(student, teacher, Request::new()).map(|summary| summary.loss)
     }
 
@@ -150,7 +154,7 @@ impl Distillation {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-    pub fn loss_and_grad<E: Element>(
+    pub fn loss_and_grad<E: ShardElement>(
         &self,
         student: Matrix<'_, E>,
         teacher: Matrix<'_, E>,
@@ -163,7 +167,7 @@ impl Distillation {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-    pub fn loss_and_grad_in_place<E: Element>(
+    pub fn loss_and_grad_in_place<E: ShardElement>(
         &self,
         student: MatrixMut<'_, E>,
         teacher: Matrix<'_, E>,
@@ -179,7 +183,7 @@ impl Distillation {
     /// # Errors
     /// Those of [`Distillation::loss`]; those of [`CrossEntropy::run`] that concern the request; and
     /// [`Error::NotOfDistillation`] for any other output. No output has then been written.
-    pub fn run<E: Element>(
+    pub fn run<E: ShardElement>(
         &self,
         student: Matrix<'_, E>,
         teacher: Matrix<'_, E>,
@@ -192,7 +196,7 @@ impl Distillation {
     ///
     /// # Errors
     /// The same, and [`Error::GradTwice`] if the request names a gradient of its own.
-    pub fn run_in_place<E: Element>(
+    pub fn run_in_place<E: ShardElement>(
         &self,
         student: MatrixMut<'_, E>,
         teacher: Matrix<'_, E>,
@@ -224,7 +228,7 @@ impl Distillation {
         self.ce.backend()
     }
 
-    fn run_logits<E: Element>(
+    fn run_logits<E: ShardElement>(
         &self,
         student: Logits<'_, E>,
         teacher: Matrix<'_, E>,
@@ -246,7 +250,7 @@ impl Distillation {
     }
 
     /// Checks all but the outputs, and counts.
-    pub(crate) fn check<E: Element>(
+    pub(crate) fn check<E: ShardElement>(
         &self,
         (rows, classes): (usize, usize),
         teacher: Matrix<'_, E>,
@@ -266,7 +270,7 @@ impl Distillation {
 }
 
 /// None but those that there are.
-fn check_outputs<E: Element>(request: &Request<'_, E>) -> Result<(), Error> {
+fn check_outputs<E: ShardElement>(request: &Request<'_, E>) -> Result<(), Error> {
     let outputs = &request.row_outputs;
     let asked = [
         ("probabilities", request.probabilities.is_some()),

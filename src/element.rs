@@ -2,15 +2,46 @@
 
 use core::fmt::Debug;
 
+use crate::kernel::real::Real;
+
 /// The dtype of logits, and of outputs that have one number for each of them.
 ///
 /// | logits | gradient, probabilities, log-probabilities | per-row losses, lse, upstream gradients |
 /// |---|---|---|
 /// | `f32` | `f32` | `f32` |
+/// | `f64` | `f64` | `f64` |
 /// | `half::bf16`, `half::f16` (feature `half`) | the same | `f32` |
 ///
-/// Arithmetic is `f32` for all of them, and sums are `f64`; see [`contract`](crate::contract) for the bounds and for what
-/// is stored.
+/// Arithmetic is `f32`, and sums are `f64`; but for `f64`, whose arithmetic is its own and whose sums carry their rounding
+/// errors along. See [`contract`](crate::contract) for the bounds and for what is stored.
+///
+/// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
+/// [`Planes`](crate::Planes) and [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) take `f32` alone;
+/// [`Shards`](crate::Shards), [`Distillation`](crate::Distillation) and
+/// [`CrossEntropy::run_probabilities`](crate::CrossEntropy::run_probabilities) all but `f64`. The types say so: such a call
+/// does not compile.
+///
+/// ```compile_fail,E0271
+/// use xent::{CrossEntropy, Matrix, Request};
+///
+/// let (x, q) = ([0.0_f64, 1.0], [0.5, 0.5]);
+/// let (x, q) = (Matrix::new(&x, 1, 2)?, Matrix::new(&q, 1, 2)?);
+/// CrossEntropy::default().run_probabilities(x, q, Request::new())?;
+/// # Ok::<(), xent::Error>(())
+/// ```
+///
+/// ```
+/// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
+///
+/// // A confident row: the gap of 700 leaves exp(-700), and not 0.
+/// let x = [0.0_f64, -700.0];
+/// let (mut grad, mut losses) = ([0.0; 2], [0.0; 1]);
+/// let request = Request::new().grad(MatrixMut::new(&mut grad, 1, 2)?).losses(&mut losses);
+/// let summary = CrossEntropy::default().run(Matrix::new(&x, 1, 2)?, &[0_u8], request)?;
+/// assert!((summary.loss / 9.859_676_543_759_77e-305 - 1.0).abs() < 1e-15);
+/// assert_eq!((losses, grad), ([summary.loss], [-summary.loss, summary.loss]));
+/// # Ok::<(), xent::Error>(())
+/// ```
 ///
 /// ```
 /// # #[cfg(feature = "half")] {
@@ -26,7 +57,7 @@ use core::fmt::Debug;
 /// ```
 pub trait Element: sealed::Element {
     /// What outputs and inputs have that are one number for each row.
-    type PerRow: Copy + Debug + Default + From<f32> + Into<f64> + Send + Sync + 'static;
+    type PerRow: Real + Copy + Debug + Default + From<f32> + Into<f64> + Send + Sync + 'static;
 }
 
 pub(crate) mod sealed {
@@ -46,20 +77,14 @@ pub(crate) mod sealed {
 
         #[doc(hidden)]
         fn run_backward(schedule: Schedule, batch: Backward<'_, Self>);
-
-        /// The sum of the rows' losses.
-        #[doc(hidden)]
-        fn run_distillation(schedule: Schedule, rows: crate::distillation::Rows<'_, Self>) -> f64
-        where
-            Self: super::Element;
     }
 }
 
 macro_rules! elements {
-    ($($element:ty),+) => {
+    ($per_row:ty: $($element:ty),+) => {
         $(
             impl Element for $element {
-                type PerRow = f32;
+                type PerRow = $per_row;
             }
 
             #[allow(private_interfaces)]
@@ -78,19 +103,12 @@ macro_rules! elements {
                 ) {
                     schedule.run_backward(batch);
                 }
-
-                fn run_distillation(
-                    schedule: crate::parallel::Schedule,
-                    rows: crate::distillation::Rows<'_, Self>,
-                ) -> f64 {
-                    let classes = rows.classes();
-                    schedule.run_rows(rows, classes, |first, second| first + second)
-                }
             }
         )+
     };
 }
 
-elements!(f32);
+elements!(f32: f32);
+elements!(f64: f64);
 #[cfg(feature = "half")]
-elements!(half::bf16, half::f16);
+elements!(f32: half::bf16, half::f16);

@@ -202,6 +202,11 @@ pub enum Error {
         /// The option's name.
         option: &'static str,
     },
+    /// The loss of logits of `f64` with this option is not implemented.
+    NoDouble {
+        /// The option's name.
+        option: &'static str,
+    },
     /// This CPU lacks the instruction set that was asked for.
     BackendUnavailable {
         /// The backend asked for.
@@ -300,6 +305,9 @@ impl fmt::Display for Error {
             }
             Self::NoPlanes { option } => {
                 write!(f, "the loss of planes with {option} is not implemented")
+            }
+            Self::NoDouble { option } => {
+                write!(f, "the loss of logits of f64 with {option} is not implemented")
             }
             Self::GradTwice => {
                 write!(f, "grad is requested of a call in place, whose gradient replaces the logits")

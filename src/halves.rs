@@ -8,12 +8,10 @@ use core::ops::Range;
 
 use half::{bf16, f16};
 
-use crate::Element;
 use crate::batch::{Batch, Wide};
 use crate::kernel::affine::Shift;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
-use crate::kernel::number::Number;
 use crate::kernel::place::{Columns, RowsOf};
 use crate::kernel::statistics::BLOCK;
 use crate::kernel::tasks::{Content, StatisticsTask};
@@ -56,7 +54,7 @@ impl Widened {
     }
 }
 
-impl<T: Element + Number> Passes<T> for Widened {
+impl<T: Kernels> Passes<T> for Widened {
     fn statistics(
         &mut self,
         job: &Job<'_>,
@@ -120,13 +118,13 @@ impl Scratch {
 }
 
 impl WithScratch {
-    fn new<T: Element + Number>(batch: &Batch<'_, T>) -> Self {
+    fn new<T: Kernels>(batch: &Batch<'_, T>) -> Self {
         let keeps = batch.writes(Wide::Gradient) || batch.writes(Wide::Probabilities);
         Self { keeps, exps: Scratch([0.0; TILE]) }
     }
 }
 
-impl<T: Element + Number> Passes<T> for WithScratch {
+impl<T: Kernels> Passes<T> for WithScratch {
     fn statistics(
         &mut self,
         job: &Job<'_>,
@@ -176,7 +174,7 @@ struct ReadTwice {
 }
 
 impl ReadTwice {
-    fn new<T: Element + Number>(batch: &Batch<'_, T>) -> Self {
+    fn new<T: Kernels>(batch: &Batch<'_, T>) -> Self {
         let blocks = batch.classes().div_ceil(BLOCK);
         Self {
             blocks: if blocks <= MOST_REFERENCES { blocks } else { 0 },
@@ -185,7 +183,7 @@ impl ReadTwice {
     }
 }
 
-impl<T: Element + Number> Passes<T> for ReadTwice {
+impl<T: Kernels> Passes<T> for ReadTwice {
     fn statistics(
         &mut self,
         job: &Job<'_>,

@@ -60,6 +60,10 @@
 //!
 //! Bytes and operations of each call, and what is reached of the machine's limits: [`cost_model`].
 //!
+//! # Dtypes
+//!
+//! Logits and gradients are `f32`, `f64`, or with the feature `half` of 16 bits: see [`Element`].
+//!
 //! # Features
 //!
 //! * `rayon` (default): threads, in the pool that the call is made in. See [`Parallelism`].
@@ -83,6 +87,7 @@ pub mod mathematics {}
 mod cross_entropy;
 mod curvature;
 mod distillation;
+mod doubles;
 mod element;
 mod error;
 #[cfg(feature = "half")]

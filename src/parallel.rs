@@ -8,13 +8,13 @@ use crate::Element;
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch};
 use crate::kernel::number::Number;
+use crate::kernel::real::Real;
 use crate::kernel::statistics::{BLOCK, Statistics};
 use crate::kernel::tasks::{
     AffineTask, Fence, LogProbabilitiesTask, OverlappedTask, SpreadTask, StatisticsTask,
 };
 use crate::kernel::transform::{TransformedStatisticsTask, TransformedTask};
-use crate::passes::Kernels;
-use crate::rows::{self, Job, Totals, rows_per_tile};
+use crate::rows::{Dtype, Job, Totals, rows_per_tile};
 use crate::simd::Task;
 
 /// Elements that a thread takes at a time: some 15 us of work, several times what it costs to hand it over.
@@ -65,10 +65,11 @@ impl Schedule {
     }
 
     /// All rows of a batch.
-    pub(crate) fn run<T: Kernels>(self, job: &Job<'_>, batch: Batch<'_, T>) -> Totals {
+    pub(crate) fn run<T: Dtype>(self, job: &Job<'_>, batch: Batch<'_, T>) -> Totals {
         let classes = batch.classes();
-        let pieces = |batch: Batch<'_, T>, rows_per_piece| rows::run(job, batch, rows_per_piece);
-        self.run_pieces(batch, classes, job.streaming, &pieces, Totals::add)
+        let pieces = |batch: Batch<'_, T>, rows_per_piece| T::run_piece(job, batch, rows_per_piece);
+        let totals = self.run_pieces(batch, classes, job.streaming, &pieces, Totals::add);
+        if T::PerRow::NEEDS_LOST { totals.with_lost() } else { totals }
     }
 
     /// Runs `pieces` on pieces of rows that have so many columns, or on several at once, and tells it how many rows one
@@ -108,7 +109,10 @@ impl Schedule {
     }
 
     /// The upstream gradients of all rows.
-    pub(crate) fn run_backward<T: Kernels>(self, batch: Backward<'_, T>) {
+    pub(crate) fn run_backward<'a, T: Element>(self, batch: Backward<'a, T>)
+    where
+        Backward<'a, T>: Task<Output = ()>,
+    {
         let classes = batch.classes();
         self.run_rows(batch, classes, |(), ()| ());
     }

@@ -11,11 +11,15 @@ use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
 use crate::kernel::number::Number;
 use crate::kernel::place::Columns;
-use crate::kernel::statistics::BLOCK;
-use crate::kernel::tasks::{AffineTask, Content, OverlappedTask, StatisticsTask};
+use crate::kernel::real::Real;
+use crate::kernel::scalar::to_f32;
+use crate::kernel::statistics::{BLOCK, Statistics};
+use crate::kernel::tasks::{AffineTask, Content, LogProbabilitiesTask, OverlappedTask, StatisticsTask};
 use crate::kernel::{Entry, few_classes, short_rows};
 use crate::parallel::SplitRows;
-use crate::rows::Job;
+use crate::rows::{Dtype, Job, Totals, run_passes};
+use crate::target_probabilities::Distributions;
+use crate::transformed;
 
 /// Blocks of a row whose references are remembered. Longer rows are past the second-level cache, where reading logits
 /// twice costs less than storing and reading exponentials.
@@ -28,11 +32,17 @@ pub(crate) trait Passes<T: Element = f32> {
         job: &Job<'_>,
         batch: &mut Batch<'_, T>,
         tile: Range<usize>,
-        lanes: &mut RowLanes,
+        lanes: &mut RowLanes<T::PerRow>,
     );
 
     /// An output that is an affine function of the exponentials.
-    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>);
+    fn affine(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, T>,
+        tile: Range<usize>,
+        output: &Output<'_, T::PerRow>,
+    );
 
     /// The output whose second pass over a tile waits for the first pass over the next, if one does.
     fn defers(&self, _tile: &Range<usize>) -> Option<Wide> {
@@ -45,28 +55,11 @@ pub(crate) trait Passes<T: Element = f32> {
         job: &Job<'_>,
         batch: &mut Batch<'_, T>,
         [tile, next]: [Range<usize>; 2],
-        output: &Output<'_>,
-        lanes: &mut RowLanes,
+        output: &Output<'_, T::PerRow>,
+        lanes: &mut RowLanes<T::PerRow>,
     ) {
         self.affine(job, batch, tile, output);
         self.statistics(job, batch, next, lanes);
-    }
-}
-
-/// Passes that are too large to be moved.
-impl<T: Element, P: Passes<T>> Passes<T> for &mut P {
-    fn statistics(
-        &mut self,
-        job: &Job<'_>,
-        batch: &mut Batch<'_, T>,
-        tile: Range<usize>,
-        lanes: &mut RowLanes,
-    ) {
-        (**self).statistics(job, batch, tile, lanes);
-    }
-
-    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
-        (**self).affine(job, batch, tile, output);
     }
 }
 
@@ -91,18 +84,62 @@ impl Kernels for f32 {
     }
 }
 
-/// An output that the second pass writes, and what it is for each row.
-pub(crate) struct Output<'a> {
-    pub(crate) wide: Wide,
-    pub(crate) lanes: &'a RowLanes,
-    pub(crate) coefficients: &'a CoefficientLanes,
+impl<T: Kernels> Dtype for T {
+    fn run_piece(job: &Job<'_>, batch: Batch<'_, Self>, rows_per_piece: usize) -> Totals {
+        let classes = batch.classes();
+        if batch.target_probabilities.is_some() {
+            let mut passes = Distributions::new(&batch);
+            run_passes(job, batch, &mut passes, rows_per_piece)
+        } else if let Some(transform) = job.options.transform() {
+            transformed::run(transform, job, batch, rows_per_piece)
+        } else if classes <= few_classes::MOST {
+            let mut passes = T::few_classes();
+            run_passes(job, batch, &mut passes, rows_per_piece)
+        } else if classes <= BLOCK {
+            let mut passes = T::short_rows(job, &batch);
+            run_passes(job, batch, &mut passes, rows_per_piece)
+        } else {
+            let mut passes = T::long_rows(job, &batch);
+            run_passes(job, batch, &mut passes, rows_per_piece)
+        }
+    }
+
+    fn first_equal(job: &Job<'_>, x: &[Self], value: f32) -> Option<usize> {
+        job.logits(x).first_equal(value)
+    }
+
+    fn rank(job: &Job<'_>, x: &[Self], class: usize) -> usize {
+        job.logits(x).rank(class)
+    }
+
+    fn statistics_without(job: &Job<'_>, x: &[Self], pivot: Entry) -> Statistics {
+        job.logits(x).statistics(0, pivot, Gaps::None, &mut [])
+    }
+
+    fn spread(job: &Job<'_>, x: &[Self], max: f32, pivot: Entry) -> f64 {
+        job.logits(x).spread(max, pivot)
+    }
+
+    fn log_probabilities(job: &Job<'_>, columns: Columns<'_, Self>, max: f32, ln_sum: f64, target: Entry) {
+        let ln_sum = to_f32(ln_sum);
+        job.log_probabilities(LogProbabilitiesTask { columns, max, ln_sum, target });
+    }
 }
 
-impl<'a> Output<'a> {
+/// An output that the second pass writes, and what it is for each row.
+pub(crate) struct Output<'a, L = f32> {
+    pub(crate) wide: Wide,
+    pub(crate) lanes: &'a RowLanes<L>,
+    pub(crate) coefficients: &'a CoefficientLanes<L>,
+}
+
+impl<L: Real> Output<'_, L> {
     pub(crate) fn gaps<'b>(&self, job: &Job<'b>) -> Gaps<'b> {
         if self.wide == Wide::Gradient { job.options.gaps() } else { Gaps::None }
     }
+}
 
+impl Output<'_> {
     /// The task of one row.
     pub(crate) fn task<'b, T>(
         &self,
@@ -130,7 +167,7 @@ pub(crate) fn gaps_of<'a, T: Element>(job: &Job<'a>, batch: &Batch<'_, T>) -> Ga
 }
 
 /// The output that keeps exponentials. Those of logits of -inf do not show that a gradient is 0 there.
-fn keeps(job: &Job<'_>, batch: &Batch<'_>) -> Option<Wide> {
+pub(crate) fn keeps<T: Element>(job: &Job<'_>, batch: &Batch<'_, T>) -> Option<Wide> {
     let needs_logits = |wide| wide == Wide::Gradient && job.options.gaps().is_live();
     batch.keeps_exponentials().filter(|&wide| !needs_logits(wide))
 }

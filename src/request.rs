@@ -66,7 +66,8 @@ impl<'a, T: Element> Request<'a, T> {
     }
 
     /// The gradient in the same way, but added to what the matrix holds, as PyTorch's `backward` does. The
-    /// gradient has been rounded to `f32` before; the sum is rounded once more. Rows that do not count are left alone.
+    /// gradient has been rounded to its dtype before, one of 16 bits to `f32`; the sum is rounded once more. Rows that do
+    /// not count are left alone.
     ///
     /// It reads the logits twice, because exponentials have no place where sums are, and costs more than a gradient that
     /// is only written.

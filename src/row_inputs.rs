@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use crate::Error;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
+use crate::kernel::real::Real;
 
 /// The inputs of a [`Request`](crate::Request), each of them optional.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,7 +17,7 @@ pub(crate) struct RowInputs<'a, R = f32> {
     pub(crate) denominator: Option<f64>,
 }
 
-impl<R: Copy + Into<f64>> RowInputs<'_, R> {
+impl<R: Real> RowInputs<'_, R> {
     pub(crate) fn check(&self, rows: usize) -> Result<(), Error> {
         let lengths = [
             ("loss_mask", self.loss_mask.map(<[bool]>::len)),
@@ -86,7 +87,7 @@ impl<R: Copy + Into<f64>> RowInputs<'_, R> {
     }
 
     /// What scales the losses and the gradients of the rows of a tile.
-    pub(crate) fn look_up(&self, tile: Range<usize>, lanes: &mut RowLanes) {
+    pub(crate) fn look_up(&self, tile: Range<usize>, lanes: &mut RowLanes<R>) {
         if let Some(upstream) = self.upstream {
             let scalar = self.upstream_scalar.unwrap_or(1.0);
             for (lane, &upstream) in upstream[tile.clone()].iter().enumerate() {

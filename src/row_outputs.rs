@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use crate::Error;
 use crate::kernel::lanes::{Results, RowLanes};
-use crate::kernel::scalar::to_f32;
+use crate::kernel::real::Real;
 use crate::request::split;
 
 /// The argmax, and the target's rank, of a row that has none.
@@ -22,7 +22,7 @@ pub(crate) struct RowOutputs<'a, R = f32> {
     pub(crate) target_ranks: Option<&'a mut [usize]>,
 }
 
-impl<R: Copy + From<f32>> RowOutputs<'_, R> {
+impl<R: Real> RowOutputs<'_, R> {
     pub(crate) fn check(&self, rows: usize) -> Result<(), Error> {
         let lengths = [
             ("losses", len(&self.losses)),
@@ -106,22 +106,23 @@ impl<R: Copy + From<f32>> RowOutputs<'_, R> {
     }
 
     /// What follows from the scalars of a tile's rows.
-    pub(crate) fn write(&mut self, tile: Range<usize>, lanes: &RowLanes, results: &Results) {
+    pub(crate) fn write(&mut self, tile: Range<usize>, lanes: &RowLanes<R>, results: &Results<R>) {
         if let Some(losses) = &mut self.losses {
             for (loss, &exact) in losses[tile.clone()].iter_mut().zip(&results.loss) {
-                *loss = to_f32(exact).into();
+                *loss = R::round(exact);
             }
         }
         if let Some(log_probabilities) = &mut self.target_log_probabilities {
             for (lane, out) in log_probabilities[tile.clone()].iter_mut().enumerate() {
                 let nll = results.softmax(lanes, lane).nll();
-                *out = if lanes.counts[lane] { to_f32(-nll) } else { 0.0 }.into();
+                *out = if lanes.counts[lane] { R::round(-nll) } else { R::default() };
             }
         }
         if let Some(probabilities) = &mut self.argmax_probabilities {
             for (lane, out) in probabilities[tile].iter_mut().enumerate() {
                 let softmax = results.softmax(lanes, lane);
-                *out = if lanes.counts[lane] { to_f32(softmax.largest_probability()) } else { 0.0 }.into();
+                let probability = softmax.largest_probability();
+                *out = if lanes.counts[lane] { R::round(probability) } else { R::default() };
             }
         }
     }

@@ -20,20 +20,21 @@ use core::marker::PhantomData;
 use core::mem;
 use core::ops::Range;
 
+use crate::Element;
 use crate::batch::{Batch, Wide};
 use crate::kernel::lanes::{CoefficientLanes, CoefficientsTask, NO_CLASS, Results, ResultsTask, RowLanes};
-use crate::kernel::scalar::to_f32;
-use crate::kernel::statistics::BLOCK;
-use crate::kernel::tasks::{Fence, LogProbabilitiesTask};
+use crate::kernel::number::Rounded;
+use crate::kernel::place::Columns;
+use crate::kernel::real::Real;
+use crate::kernel::statistics::{BLOCK, Statistics};
+use crate::kernel::tasks::Fence;
 use crate::kernel::{Entry, few_classes};
 use crate::largest::of_largest;
 use crate::loss::{Options, Softmax, Terms, Transform};
 use crate::parallel::{Schedule, SplitRows, middle};
-use crate::passes::{Kernels, Output, Passes};
+use crate::passes::{Output, Passes};
 use crate::row_outputs::NO_RANK;
 use crate::simd::LANES;
-use crate::target_probabilities::Distributions;
-use crate::transformed;
 
 /// Elements of a tile: 16 KiB, so that logits and exponentials fit the first-level cache together.
 pub(crate) const TILE: usize = 4096;
@@ -58,16 +59,36 @@ pub(crate) struct Job<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) loss: f64,
+    /// What rounding took from the loss so far: many rows of `f64` would show it, and add it in the end.
+    pub(crate) lost: f64,
     pub(crate) z_loss: f64,
     pub(crate) correct: usize,
 }
 
 impl Totals {
+    pub(crate) fn of_tile<L>(results: &Results<L>) -> Self {
+        let Results { total_loss: loss, total_z_loss: z_loss, correct, .. } = *results;
+        Self { loss, lost: 0.0, z_loss, correct }
+    }
+
     pub(crate) fn add(self, other: Self) -> Self {
+        let loss = self.loss + other.loss;
+        let part = loss - self.loss;
+        let lost_now = (self.loss - (loss - part)) + (other.loss - part);
         Self {
-            loss: self.loss + other.loss,
+            loss,
+            lost: self.lost + other.lost + lost_now,
             z_loss: self.z_loss + other.z_loss,
             correct: self.correct + other.correct,
+        }
+    }
+
+    /// With what was lost; an infinite loss stays so, though what is lost of it is NaN.
+    pub(crate) fn with_lost(self) -> Self {
+        Self {
+            loss: if self.loss.is_finite() { self.loss + self.lost } else { self.loss },
+            lost: 0.0,
+            ..self
         }
     }
 }
@@ -77,31 +98,36 @@ pub(crate) fn rows_per_tile(classes: usize) -> usize {
     if classes <= few_classes::MOST { LANES } else { (TILE / classes).clamp(1, LANES) }
 }
 
-/// All rows of a batch, on one thread but for long rows. The losses add up along the tree that would have cut the rows
-/// into pieces of `rows_per_piece`.
-pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
-    let classes = batch.classes();
-    if batch.target_probabilities.is_some() {
-        let passes = Distributions::new(&batch);
-        run_passes(job, batch, passes, rows_per_piece)
-    } else if let Some(transform) = job.options.transform() {
-        transformed::run(transform, job, batch, rows_per_piece)
-    } else if classes <= few_classes::MOST {
-        run_passes(job, batch, T::few_classes(), rows_per_piece)
-    } else if classes <= BLOCK {
-        let passes = T::short_rows(job, &batch);
-        run_passes(job, batch, passes, rows_per_piece)
-    } else {
-        let passes = T::long_rows(job, &batch);
-        run_passes(job, batch, passes, rows_per_piece)
-    }
+/// What the driver needs of a dtype.
+pub(crate) trait Dtype:
+    Element<PerRow: Rounded<Real = Self::PerRow>> + Rounded<Real = Self::PerRow>
+{
+    /// All rows of a batch, on one thread but for long rows: [`run_passes`] with the passes of such rows.
+    fn run_piece(job: &Job<'_>, batch: Batch<'_, Self>, rows_per_piece: usize) -> Totals;
+
+    /// The first index that holds `value`; the first NaN, for NaN.
+    fn first_equal(job: &Job<'_>, x: &[Self], value: Self::PerRow) -> Option<usize>;
+    /// How many classes come before this one.
+    fn rank(job: &Job<'_>, x: &[Self], class: usize) -> usize;
+    /// The statistics of a row but its pivot.
+    fn statistics_without(job: &Job<'_>, x: &[Self], pivot: Entry<Self::PerRow>) -> Statistics<Self::PerRow>;
+    /// The sum of exp(x - max) (max - x) of all columns but the pivot.
+    fn spread(job: &Job<'_>, x: &[Self], max: Self::PerRow, pivot: Entry<Self::PerRow>) -> f64;
+    /// (x - max) - ln_sum of all columns but the target's, which gets its own value.
+    fn log_probabilities(
+        job: &Job<'_>,
+        columns: Columns<'_, Self>,
+        max: Self::PerRow,
+        ln_sum: f64,
+        target: Entry<Self::PerRow>,
+    );
 }
 
-/// The same with these passes.
-pub(crate) fn run_passes<T: Kernels, P: Passes<T>>(
+/// All rows of a batch. The losses add up along the tree that would have cut the rows into pieces of `rows_per_piece`.
+pub(crate) fn run_passes<T: Dtype, P: Passes<T>>(
     job: &Job<'_>,
     mut batch: Batch<'_, T>,
-    passes: P,
+    passes: &mut P,
     rows_per_piece: usize,
 ) -> Totals {
     let rows = 0..batch.rows();
@@ -116,35 +142,46 @@ pub(crate) fn run_passes<T: Kernels, P: Passes<T>>(
     totals
 }
 
-struct Tiles<'a, 'b, T: Kernels, P> {
+struct Tiles<'a, 'b, T: Dtype, P> {
     job: &'a Job<'a>,
     batch: &'a mut Batch<'b, T>,
-    passes: P,
+    passes: &'a mut P,
     rows_per_piece: usize,
-    scalars: &'a mut Scalars,
+    scalars: &'a mut Scalars<T::PerRow>,
     /// Of the tile before, where tiles may be deferred.
-    previous: Option<&'a mut Scalars>,
+    previous: Option<&'a mut Scalars<T::PerRow>>,
     /// The tile whose second pass waits for the next tile, and the output that it writes.
     deferred: Option<(Range<usize>, Wide)>,
 }
 
 /// What a tile's rows need besides their columns. Cleared once, not for each tile: every tile has as many rows, but for
 /// the last.
-#[derive(Clone, Debug, Default)]
-struct Scalars {
-    lanes: RowLanes,
-    results: Results,
-    coefficients: CoefficientLanes,
+#[derive(Clone, Debug)]
+struct Scalars<L = f32> {
+    lanes: RowLanes<L>,
+    results: Results<L>,
+    coefficients: CoefficientLanes<L>,
     ignores: bool,
 }
 
-impl Scalars {
-    fn output(&self, wide: Wide) -> Output<'_> {
+impl<L: Real> Default for Scalars<L> {
+    fn default() -> Self {
+        Self {
+            lanes: RowLanes::default(),
+            results: Results::default(),
+            coefficients: CoefficientLanes::default(),
+            ignores: false,
+        }
+    }
+}
+
+impl<L: Real> Scalars<L> {
+    fn output(&self, wide: Wide) -> Output<'_, L> {
         Output { wide, lanes: &self.lanes, coefficients: &self.coefficients }
     }
 }
 
-impl<T: Kernels, P: Passes<T>> Tiles<'_, '_, T, P> {
+impl<T: Dtype, P: Passes<T>> Tiles<'_, '_, T, P> {
     fn pieces(&mut self, rows: Range<usize>) -> Totals {
         if let Some(middle) = middle(rows.len(), self.rows_per_piece) {
             let middle = rows.start + middle;
@@ -196,8 +233,7 @@ impl<T: Kernels, P: Passes<T>> Tiles<'_, '_, T, P> {
                 lanes.counts[lane] &= !results.softmax(lanes, lane).is_nan();
             }
         }
-        let totals =
-            Totals { loss: results.total_loss, z_loss: results.total_z_loss, correct: results.correct };
+        let totals = Totals::of_tile(results);
         self.affine(tile);
         totals
     }
@@ -216,7 +252,7 @@ impl<T: Kernels, P: Passes<T>> Tiles<'_, '_, T, P> {
                     let dtype = PhantomData::<T>;
                     instructions.run(CoefficientsTask { rows, terms, results, coefficients, dtype });
                 } else {
-                    let dtype = PhantomData::<f32>;
+                    let dtype = PhantomData::<T::PerRow>;
                     instructions.run(CoefficientsTask { rows, terms, results, coefficients, dtype });
                 }
                 if passes.defers(&tile) == Some(wide) {
@@ -252,50 +288,53 @@ impl<T: Kernels, P: Passes<T>> Tiles<'_, '_, T, P> {
         }
     }
 
-    fn narrow_row(&mut self, row: usize, class: usize, softmax: &Softmax) {
+    fn narrow_row(&mut self, row: usize, class: usize, softmax: &Softmax<T::PerRow>) {
         let Self { job, batch, .. } = self;
-        let logits = job.logits(batch.logits.row(row));
+        let x = batch.logits.row(row);
         let outputs = &mut batch.request.row_outputs;
         if let Some(argmax) = &mut outputs.argmax {
-            argmax[row] = logits.first_equal(softmax.max).unwrap_or(0);
+            argmax[row] = T::first_equal(job, x, softmax.max).unwrap_or(0);
         }
         if let Some(ranks) = &mut outputs.target_ranks {
-            ranks[row] = if class == NO_CLASS { NO_RANK } else { logits.rank(class) };
+            ranks[row] = if class == NO_CLASS { NO_RANK } else { T::rank(job, x, class) };
         }
         if let Some(entropies) = &mut outputs.entropies {
-            entropies[row] = to_f32(of_largest(&logits, class, softmax).entropy(&logits));
+            entropies[row] = Real::round(of_largest(job, x, class, softmax).entropy(job, x));
         }
         if !batch.writes_lse() {
             return;
         }
         let mut log_softmax = *softmax;
         if softmax.has_dominant_other() {
-            log_softmax = of_largest(&logits, class, softmax).softmax;
+            log_softmax = of_largest(job, x, class, softmax).softmax;
         }
         if let Some(lse) = &mut batch.request.row_outputs.lse {
-            lse[row] = to_f32(log_softmax.lse());
+            lse[row] = Real::round(log_softmax.lse());
         }
         if let Some(columns) = batch.columns(row, Wide::LogProbabilities, false) {
             let target =
                 if class == NO_CLASS { Entry::NONE } else { Entry::new(class, T::round(-softmax.nll())) };
-            let ln_sum = to_f32(log_softmax.ln_sum);
-            let max = log_softmax.max;
-            job.log_probabilities(LogProbabilitiesTask { columns, max, ln_sum, target });
+            T::log_probabilities(job, columns, log_softmax.max, log_softmax.ln_sum, target);
         }
     }
 
     /// The argmax of a row that has a NaN, +inf, or nothing but -inf. NaN counts as larger than everything.
     fn nan_argmax(&self, row: usize) -> usize {
-        let logits = self.job.logits(self.batch.logits.row(row));
+        let x = self.batch.logits.row(row);
         [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
             .into_iter()
-            .find_map(|value| logits.first_equal(value))
+            .find_map(|value| T::first_equal(self.job, x, value.into()))
             .unwrap_or(0)
     }
 }
 
 /// Rows that are ignored or have no softmax.
-fn fill_uncounted<T: Kernels>(batch: &mut Batch<'_, T>, tile: Range<usize>, wide: Wide, scalars: &Scalars) {
+fn fill_uncounted<T: Dtype>(
+    batch: &mut Batch<'_, T>,
+    tile: Range<usize>,
+    wide: Wide,
+    scalars: &Scalars<T::PerRow>,
+) {
     let Scalars { lanes, results, ignores, .. } = scalars;
     if !results.has_nan && !ignores {
         return;
@@ -306,9 +345,9 @@ fn fill_uncounted<T: Kernels>(batch: &mut Batch<'_, T>, tile: Range<usize>, wide
             && let Some(out) = batch.wide_row(row, wide)
         {
             if results.softmax(lanes, lane).is_nan() {
-                out.fill(T::from_f32(f32::NAN));
+                out.fill(T::from_real(f32::NAN.into()));
             } else if !adds {
-                out.fill(T::from_f32(0.0));
+                out.fill(T::default());
             }
         }
     }

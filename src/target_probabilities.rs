@@ -9,6 +9,7 @@ use crate::kernel::Entry;
 use crate::kernel::affine::Shift;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::RowLanes;
+use crate::kernel::real::Real;
 use crate::kernel::statistics::BLOCK;
 use crate::kernel::tasks::Content;
 use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes};
@@ -21,7 +22,7 @@ impl CrossEntropy {
     /// As [`CrossEntropy::run`], with a probability q of each class as the target of a row: soft labels, mixed samples, a
     /// teacher's predictions.
     ///
-    /// `logits` and `target_probabilities`, in `f32`, are rows x C. With v_c = w_c ((1 - eps) q_c + eps / C) the loss of a
+    /// `logits`, of any dtype but `f64`, and `target_probabilities`, in `f32`, are rows x C. With v_c = w_c ((1 - eps) q_c + eps / C) the loss of a
     /// row is sum_c v_c (-ln p_c), and its gradient S p_i - v_i with S = sum_c v_c: as PyTorch's `cross_entropy` has it.
     /// The probabilities of a row need not add up to 1. A class whose v is 0 adds nothing, also where its logit is -inf.
     /// The mean divides by the number of rows that count; no index is ignored, but a row may be
@@ -44,7 +45,7 @@ impl CrossEntropy {
     /// Those of [`CrossEntropy::run`]; [`Error::InvalidTargetProbability`]; and [`Error::NeedsClasses`] for an output that
     /// is about the one class of a row, for another [`Smoothing`] than that of all classes, and for the focal loss. No
     /// output has then been written.
-    pub fn run_probabilities<E: Element>(
+    pub fn run_probabilities<E: Element<PerRow = f32>>(
         &self,
         logits: Matrix<'_, E>,
         target_probabilities: Matrix<'_>,
@@ -57,7 +58,7 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// The same, and [`Error::GradTwice`] if the request names a gradient of its own.
-    pub fn run_probabilities_in_place<E: Element>(
+    pub fn run_probabilities_in_place<E: Element<PerRow = f32>>(
         &self,
         logits: MatrixMut<'_, E>,
         target_probabilities: Matrix<'_>,
@@ -69,7 +70,7 @@ impl CrossEntropy {
         self.run_distributions(Logits::Overwrite(logits, Wide::Gradient), target_probabilities, request)
     }
 
-    fn run_distributions<E: Element>(
+    fn run_distributions<E: Element<PerRow = f32>>(
         &self,
         logits: Logits<'_, E>,
         target_probabilities: Matrix<'_>,
@@ -85,7 +86,7 @@ impl CrossEntropy {
     }
 
     /// Checks all but the outputs, and counts.
-    pub(crate) fn check_distributions<R: Copy + Into<f64>>(
+    pub(crate) fn check_distributions<R: Real>(
         &self,
         rows: usize,
         classes: usize,

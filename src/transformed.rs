@@ -33,7 +33,7 @@ pub(crate) fn run<T: Kernels>(
     } else if classes <= BLOCK {
         run_short_rows(transform, job, batch, rows_per_piece)
     } else {
-        run_passes(job, batch, LongRows, rows_per_piece)
+        run_passes(job, batch, &mut LongRows, rows_per_piece)
     }
 }
 

@@ -288,17 +288,22 @@ fn serial_calls_allocate_nothing() {
 #[cfg(feature = "half")]
 #[test]
 fn calls_on_halves_allocate_nothing() {
-    check_halves(half::bf16::from_f32);
-    check_halves(half::f16::from_f32);
+    check_dtype(half::bf16::from_f32);
+    check_dtype(half::f16::from_f32);
 }
 
-#[cfg(feature = "half")]
-fn check_halves<T: xent::Element<PerRow = f32>>(of: fn(f32) -> T) {
+#[test]
+fn calls_on_doubles_allocate_nothing() {
+    check_dtype(f64::from);
+}
+
+fn check_dtype<T: xent::Element>(of: fn(f32) -> T) {
     for (rows, classes) in [(40, 10), (100, 100), (3, 5000)] {
         let batch = Batch::random(rows, classes, 2);
         let x: Vec<T> = batch.logits.iter().map(|&x| of(x)).collect();
         let mut wide = [x.clone(), x.clone(), x.clone()];
-        let (mut losses, mut lse, mut argmax) = (vec![0.0; rows], vec![0.0; rows], vec![0; rows]);
+        let mut losses = vec![T::PerRow::default(); rows];
+        let (mut lse, mut argmax) = (losses.clone(), vec![0; rows]);
         for backend in backends() {
             let builder = CrossEntropy::builder().backend(backend).parallelism(Parallelism::Serial);
             let ce = builder.label_smoothing(0.1).build().expect("the backend is available");

@@ -9,6 +9,8 @@ use support::backends;
 use support::batch::{Batch, IGNORE_INDEX, Random};
 use support::bounds::{Expected, Rounding};
 use support::covering::pairwise;
+use support::double_bounds::{self, Shares};
+use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation, assert_same_bits};
 #[cfg(feature = "half")]
 use support::halves::{self, Half};
@@ -69,13 +71,16 @@ const PARALLELISMS: [Parallelism; 2] = [Parallelism::Serial, Parallelism::Rayon]
 const PLACES: [Place; 3] = [Place::Out, Place::In, Place::Added];
 
 #[cfg(feature = "half")]
-const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
+const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F64, Dtype::Bf16, Dtype::F16];
 #[cfg(not(feature = "half"))]
-const DTYPES: [Dtype; 1] = [Dtype::F32];
+const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::F64];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Dtype {
     F32,
+    /// Its outputs are compared with numbers of twice the precision. Where `f64` has no such call, with probabilities for
+    /// targets and in shards, this is `f32` once more.
+    F64,
     #[cfg(feature = "half")]
     Bf16,
     #[cfg(feature = "half")]
@@ -224,7 +229,7 @@ impl Dtype {
     /// The batch with logits that this type has.
     fn rounded(self, batch: Batch) -> Batch {
         match self {
-            Self::F32 => batch,
+            Self::F32 | Self::F64 => batch,
             #[cfg(feature = "half")]
             Self::Bf16 => halves::rounded::<half::bf16>(&batch),
             #[cfg(feature = "half")]
@@ -235,7 +240,7 @@ impl Dtype {
     /// Every output of a call on logits of this type, and how those as wide as the logits are rounded.
     fn evaluate(self, call: &Call<'_>, ce: &CrossEntropy, batch: &Batch) -> (Evaluation, Rounding) {
         match self {
-            Self::F32 => (call.evaluate(ce, batch), Rounding::F32),
+            Self::F32 | Self::F64 => (call.evaluate(ce, batch), Rounding::F32),
             #[cfg(feature = "half")]
             Self::Bf16 => (halves::evaluate::<half::bf16>(call, ce, batch), half::bf16::ROUNDING),
             #[cfg(feature = "half")]
@@ -275,12 +280,21 @@ fn every_pair_of_values_is_in_some_case() {
 
 #[test]
 fn every_pair_of_options_keeps_the_bounds() {
+    let mut shares = Shares::default();
     for case in cases(usize::MAX) {
         let (ce, call) = (case.cross_entropy(), case.call());
+        if case.dtype == Dtype::F64 && call.target_probabilities.is_none() {
+            let batch = Doubles::near(&case.batch);
+            let found = doubles::evaluate(&call, &ce, &batch);
+            found.assert_no_subnormal(&case.name);
+            double_bounds::check(&ce, &batch, &call, &found, false, &mut shares, &case.name);
+            continue;
+        }
         let (found, rounding) = case.dtype.evaluate(&call, &ce, &case.batch);
         found.assert_no_subnormal(&case.name);
         Expected::of_call(&ce, &case.batch, call).rounded(rounding).check(&found, &case.name);
     }
+    shares.print();
 }
 
 #[test]

@@ -309,7 +309,12 @@ impl Convert for half::f16 {
 }
 
 /// From a teacher whose logits are random ones.
-fn distillation<T: Convert>(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
+fn distillation<T: Convert + ShardElement>(
+    backend: Backend,
+    parallelism: Parallelism,
+    batch: &Batch,
+    hash: &mut Hash,
+) {
     let Batch { rows, classes, .. } = *batch;
     let mut random = Random::new(13);
     let student: Vec<T> = batch.logits.iter().map(|&x| T::from_f32(x)).collect();

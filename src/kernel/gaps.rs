@@ -103,6 +103,12 @@ impl Gaps<'_> {
         }
     }
 
+    /// [`Gaps::load`] in `f64`.
+    #[inline(always)]
+    pub(super) fn load_f64<S: Simd>(&self, s: S, class: usize) -> S::F64 {
+        s.accumulate(s.zero_sums(), self.load(s, class))
+    }
+
     /// The same of the classes from `class` on.
     #[inline(always)]
     pub(crate) fn from(self, class: usize) -> Self {

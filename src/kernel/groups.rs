@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use super::number::Number;
 use super::place::Place;
+use super::real::Real;
 use super::statistics::BLOCK;
 use super::{Entry, exp};
 use crate::simd::{LANES, Simd};
@@ -31,7 +32,7 @@ pub(super) struct Groups {
 
 impl Groups {
     #[inline(always)]
-    pub(super) fn new(columns: Range<usize>, pivot: Entry) -> Self {
+    pub(super) fn new<L: Real>(columns: Range<usize>, pivot: Entry<L>) -> Self {
         let Range { start, end } = columns;
         let whole = (end - start) / GROUP;
         let group = pivot.from(start).index() / GROUP;

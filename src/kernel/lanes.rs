@@ -6,15 +6,15 @@
 use core::marker::PhantomData;
 
 use super::Entry;
-use super::affine::scale_and_least;
-use super::number::Number;
+use super::number::Rounded;
+use super::real::Real;
 use super::statistics::Statistics;
 use crate::loss::{Coefficients, Softmax, TermLanes, Terms, weighted};
 use crate::simd::{LANES, Simd, Task};
 
 /// Rows on their way through the passes, by fields.
 #[derive(Clone, Debug)]
-pub(crate) struct RowLanes {
+pub(crate) struct RowLanes<L = f32> {
     /// How many rows there are.
     pub(crate) len: usize,
     /// [`NO_CLASS`] where a row has none.
@@ -29,14 +29,14 @@ pub(crate) struct RowLanes {
     /// What the row's loss is multiplied by, if rows have weights.
     pub(crate) row_weight: [f64; LANES],
     pub(crate) has_row_weights: bool,
-    pub(crate) target_logit: [f32; LANES],
-    pub(crate) max: [f32; LANES],
+    pub(crate) target_logit: [L; LANES],
+    pub(crate) max: [L; LANES],
     pub(crate) sum: [f64; LANES],
     pub(crate) gap: [f64; LANES],
     pub(crate) weight: [f64; LANES],
     pub(crate) live: [f64; LANES],
     /// The target's logit; -inf where an earlier class has an equal one.
-    pub(crate) contender: [f32; LANES],
+    pub(crate) contender: [L; LANES],
 }
 
 /// The class of a row without one. No matrix has so many columns.
@@ -44,9 +44,9 @@ pub(crate) const NO_CLASS: usize = usize::MAX;
 
 /// What comes of the rows, by fields: [`Softmax`] and the loss of each.
 #[derive(Clone, Debug)]
-pub(crate) struct Results {
+pub(crate) struct Results<L = f32> {
     /// The largest logit, the target's included.
-    max: [f32; LANES],
+    max: [L; LANES],
     ln_sum: [f64; LANES],
     scale: [f64; LANES],
     target_probability: [f64; LANES],
@@ -67,32 +67,32 @@ pub(crate) struct Results {
 
 /// [`Coefficients`] by fields, their scale as the second pass takes it.
 #[derive(Clone, Debug)]
-pub(crate) struct CoefficientLanes {
+pub(crate) struct CoefficientLanes<L = f32> {
     pub(crate) exact_scale: [f64; LANES],
-    pub(crate) scale: [f32; LANES],
-    pub(crate) least: [f32; LANES],
-    pub(crate) shift: [f32; LANES],
-    pub(crate) at_target: [f32; LANES],
+    pub(crate) scale: [L; LANES],
+    pub(crate) least: [L; LANES],
+    pub(crate) shift: [L; LANES],
+    pub(crate) at_target: [L; LANES],
 }
 
 /// From the statistics to softmax and loss. Without terms, the rows have no targets.
-pub(crate) struct ResultsTask<'a> {
-    pub(crate) rows: &'a RowLanes,
+pub(crate) struct ResultsTask<'a, L = f32> {
+    pub(crate) rows: &'a RowLanes<L>,
     pub(crate) terms: Option<&'a Terms>,
-    pub(crate) results: &'a mut Results,
+    pub(crate) results: &'a mut Results<L>,
 }
 
 /// From the results to the coefficients of the gradient; without terms, of the probabilities.
-pub(crate) struct CoefficientsTask<'a, T> {
-    pub(crate) rows: &'a RowLanes,
+pub(crate) struct CoefficientsTask<'a, T: Rounded> {
+    pub(crate) rows: &'a RowLanes<T::Real>,
     pub(crate) terms: Option<&'a Terms>,
-    pub(crate) results: &'a Results,
-    pub(crate) coefficients: &'a mut CoefficientLanes,
+    pub(crate) results: &'a Results<T::Real>,
+    pub(crate) coefficients: &'a mut CoefficientLanes<T::Real>,
     /// What the targets' own values are rounded to.
     pub(crate) dtype: PhantomData<T>,
 }
 
-impl Default for RowLanes {
+impl<L: Real> Default for RowLanes<L> {
     fn default() -> Self {
         Self {
             len: 0,
@@ -103,22 +103,22 @@ impl Default for RowLanes {
             z_factor: [0.0; LANES],
             row_weight: [1.0; LANES],
             has_row_weights: false,
-            target_logit: [f32::NEG_INFINITY; LANES],
+            target_logit: [L::NEG_INFINITY; LANES],
             // Rows that do not count keep these, and come out as zeros.
-            max: [0.0; LANES],
+            max: [L::default(); LANES],
             sum: [1.0; LANES],
             gap: [0.0; LANES],
             weight: [0.0; LANES],
             live: [0.0; LANES],
-            contender: [f32::NEG_INFINITY; LANES],
+            contender: [L::NEG_INFINITY; LANES],
         }
     }
 }
 
-impl Default for Results {
+impl<L: Real> Default for Results<L> {
     fn default() -> Self {
         Self {
-            max: [0.0; LANES],
+            max: [L::default(); LANES],
             ln_sum: [0.0; LANES],
             scale: [0.0; LANES],
             target_probability: [0.0; LANES],
@@ -134,21 +134,21 @@ impl Default for Results {
     }
 }
 
-impl Default for CoefficientLanes {
+impl<L: Real> Default for CoefficientLanes<L> {
     fn default() -> Self {
         Self {
             exact_scale: [0.0; LANES],
-            scale: [0.0; LANES],
-            least: [0.0; LANES],
-            shift: [0.0; LANES],
-            at_target: [0.0; LANES],
+            scale: [L::default(); LANES],
+            least: [L::default(); LANES],
+            shift: [L::default(); LANES],
+            at_target: [L::default(); LANES],
         }
     }
 }
 
-impl RowLanes {
+impl<L: Real> RowLanes<L> {
     #[inline(always)]
-    pub(crate) fn statistics(&self, lane: usize) -> Statistics {
+    pub(crate) fn statistics(&self, lane: usize) -> Statistics<L> {
         Statistics {
             max: self.max[lane],
             sum: self.sum[lane],
@@ -160,7 +160,7 @@ impl RowLanes {
     }
 
     /// The pivot of a row.
-    pub(crate) fn pivot(&self, lane: usize) -> Entry {
+    pub(crate) fn pivot(&self, lane: usize) -> Entry<L> {
         match self.class[lane] {
             NO_CLASS => Entry::NONE,
             class => Entry::new(class, self.target_logit[lane]),
@@ -180,26 +180,26 @@ impl RowLanes {
                 self.own[lane] = 0.0;
                 self.factor[lane] = 0.0;
                 self.z_factor[lane] = 0.0;
-                self.set_statistics(lane, &nothing.statistics(lane), f32::NEG_INFINITY);
+                self.set_statistics(lane, &nothing.statistics(lane), L::NEG_INFINITY);
             }
         }
     }
 
     /// The statistics of a row but its target, and the target's logit.
-    pub(crate) fn set_statistics(&mut self, lane: usize, statistics: &Statistics, target_logit: f32) {
+    pub(crate) fn set_statistics(&mut self, lane: usize, statistics: &Statistics<L>, target_logit: L) {
         self.target_logit[lane] = target_logit;
         self.max[lane] = statistics.max;
         self.sum[lane] = statistics.sum;
         self.gap[lane] = statistics.gap;
         self.weight[lane] = statistics.weight;
         self.live[lane] = statistics.live;
-        self.contender[lane] = if statistics.has_earlier_equal { f32::NEG_INFINITY } else { target_logit };
+        self.contender[lane] = if statistics.has_earlier_equal { L::NEG_INFINITY } else { target_logit };
     }
 }
 
-impl Results {
+impl<L: Real> Results<L> {
     #[inline(always)]
-    pub(crate) fn softmax(&self, rows: &RowLanes, lane: usize) -> Softmax {
+    pub(crate) fn softmax(&self, rows: &RowLanes<L>, lane: usize) -> Softmax<L> {
         Softmax {
             statistics: rows.statistics(lane),
             target_logit: rows.target_logit[lane],
@@ -213,7 +213,7 @@ impl Results {
     }
 }
 
-impl Task for ResultsTask<'_> {
+impl<L: Real> Task for ResultsTask<'_, L> {
     type Output = ();
 
     #[inline(always)]
@@ -244,10 +244,10 @@ impl Task for ResultsTask<'_> {
     }
 }
 
-impl Results {
+impl<L: Real> Results<L> {
     /// The loss, of terms that differ between rows.
     #[inline(always)]
-    fn add_loss(&mut self, rows: &RowLanes, terms: &Terms) {
+    fn add_loss(&mut self, rows: &RowLanes<L>, terms: &Terms) {
         self.terms.set(terms, rows);
         if terms.has_focal() {
             for lane in 0..LANES {
@@ -262,7 +262,7 @@ impl Results {
     }
 
     #[inline(always)]
-    fn weigh_rows(&mut self, rows: &RowLanes) {
+    fn weigh_rows(&mut self, rows: &RowLanes<L>) {
         for lane in 0..LANES {
             self.loss[lane] = weighted(rows.row_weight[lane], self.loss[lane]);
         }
@@ -270,7 +270,7 @@ impl Results {
     }
 
     #[inline(always)]
-    fn add_z_loss(&mut self, rows: &RowLanes, terms: &Terms) {
+    fn add_z_loss(&mut self, rows: &RowLanes<L>, terms: &Terms) {
         let mut z_loss = [0.0; LANES];
         for lane in 0..LANES {
             if rows.counts[lane] {
@@ -288,7 +288,11 @@ impl Results {
 /// One loop for all: a short one would be unrolled before it could become vectors. And the function's own arguments,
 /// which the compiler knows not to overlap.
 #[inline(always)]
-fn each_result(rows: &RowLanes, results: &mut Results, loss: impl Fn(&Softmax, f64) -> f64) {
+fn each_result<L: Real>(
+    rows: &RowLanes<L>,
+    results: &mut Results<L>,
+    loss: impl Fn(&Softmax<L>, f64) -> f64,
+) {
     let mut probes = [0.0; LANES];
     let mut correct = 0;
     for lane in 0..LANES {
@@ -301,7 +305,7 @@ fn each_result(rows: &RowLanes, results: &mut Results, loss: impl Fn(&Softmax, f
         results.target_gap[lane] = softmax.target_gap;
         results.loss[lane] = loss(&softmax, rows.own[lane]);
         // NaN where the maximum is infinite.
-        probes[lane] = softmax.ln_sum + f64::from(softmax.max * 0.0);
+        probes[lane] = softmax.ln_sum + softmax.max.into() * 0.0;
         correct += u64::from(rows.contender[lane] >= rows.max[lane]);
     }
     results.has_nan = sum(probes).is_nan();
@@ -315,7 +319,7 @@ fn each_result(rows: &RowLanes, results: &mut Results, loss: impl Fn(&Softmax, f
     results.correct = correct as usize;
 }
 
-impl<T: Number> Task for CoefficientsTask<'_, T> {
+impl<T: Rounded> Task for CoefficientsTask<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -348,18 +352,18 @@ impl<T: Number> Task for CoefficientsTask<'_, T> {
 
 /// Also one loop for all.
 #[inline(always)]
-fn each_coefficient<T: Number>(
-    rows: &RowLanes,
-    results: &Results,
-    lanes: &mut CoefficientLanes,
-    coefficients: impl Fn(&Softmax, usize) -> Coefficients,
+fn each_coefficient<T: Rounded>(
+    rows: &RowLanes<T::Real>,
+    results: &Results<T::Real>,
+    lanes: &mut CoefficientLanes<T::Real>,
+    coefficients: impl Fn(&Softmax<T::Real>, usize) -> Coefficients,
 ) {
     for lane in 0..LANES {
         let Coefficients { scale, shift, at_target } = coefficients(&results.softmax(rows, lane), lane);
         lanes.exact_scale[lane] = scale;
-        lanes.shift[lane] = shift;
+        lanes.shift[lane] = T::Real::round(shift);
         lanes.at_target[lane] = T::round(at_target);
-        (lanes.scale[lane], lanes.least[lane]) = scale_and_least(scale);
+        (lanes.scale[lane], lanes.least[lane]) = T::Real::scale_and_least(scale);
     }
 }
 

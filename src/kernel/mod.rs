@@ -39,7 +39,7 @@
 //! those of 16 rows at a time for all of them (`lanes.rs`). Outside, `rows.rs` has the order and `passes.rs` the kinds.
 //!
 //! Numbers in memory may have 16 bits (`number.rs`), and logits may be scaled or capped on their way to the first pass
-//! (`transform.rs`); all arithmetic is in `f32`. What a loss does with a row beyond this
+//! (`transform.rs`); all arithmetic is in `f32`. Rows of `f64` have passes of their own (`double`). What a loss does with a row beyond this
 //! is a handful of scalars: see `loss`.
 
 pub(crate) mod affine;
@@ -48,6 +48,7 @@ pub(crate) mod backward;
 pub(crate) mod bands;
 pub(crate) mod curvature;
 pub(crate) mod distillation;
+pub(crate) mod double;
 pub(crate) mod exp;
 pub(crate) mod few_classes;
 pub(crate) mod gaps;
@@ -57,6 +58,7 @@ pub(crate) mod map;
 pub(crate) mod number;
 pub(crate) mod place;
 pub(crate) mod planes;
+pub(crate) mod real;
 pub(crate) mod scalar;
 pub(crate) mod short_rows;
 mod side_by_side;
@@ -67,21 +69,22 @@ pub(crate) mod transform;
 #[cfg(feature = "half")]
 pub(crate) mod widen;
 
+use self::real::Real;
 use crate::simd::LANES;
 
 /// One entry of a row: the pivot and its logit, or the target and its gradient.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<L = f32> {
     /// Where it is from the start of some columns. It may lie before them, or behind them.
     column: isize,
-    pub(crate) value: f32,
+    pub(crate) value: L,
 }
 
-impl Entry {
+impl<L: Real> Entry<L> {
     /// Before all columns.
-    pub(crate) const NONE: Self = Self { column: isize::MIN, value: f32::NEG_INFINITY };
+    pub(crate) const NONE: Self = Self { column: isize::MIN, value: L::NEG_INFINITY };
 
-    pub(crate) fn new(column: usize, value: f32) -> Self {
+    pub(crate) fn new(column: usize, value: L) -> Self {
         // No slice is longer than isize::MAX bytes.
         Self { column: column as isize, value }
     }

@@ -1,11 +1,24 @@
 //! What numbers are in memory. The kernels compute in `f32`, whatever they read and write.
 
+use super::real::Real;
 use crate::simd::{LANES, Simd};
+
+/// A floating-point type that results of `f64` are rounded to.
+pub(crate) trait Rounded: Copy + Default + PartialEq + Send + Sync + 'static {
+    /// What the numbers of a row are computed in.
+    type Real: Real;
+
+    /// Rounds to this type, once. Where that would be a subnormal [`Real`], it is 0, so that no result depends on how a
+    /// thread treats subnormals.
+    fn round(x: f64) -> Self::Real;
+    /// Rounded.
+    fn from_real(x: Self::Real) -> Self;
+}
 
 /// A floating-point type as it lies in memory: how 16 of them become a vector of `f32`, and a vector 16 of them.
 ///
 /// What is stored is rounded to the nearest, to the even one of two as near.
-pub(crate) trait Number: Copy + Default + PartialEq + Send + Sync + 'static {
+pub(crate) trait Number: Rounded<Real = f32> {
     /// Whether exponentials can be kept in memory of this type: whether it is `f32`.
     const KEEPS: bool = false;
     /// Numbers in a cache line.
@@ -24,9 +37,6 @@ pub(crate) trait Number: Copy + Default + PartialEq + Send + Sync + 'static {
     fn to_f32(self) -> f32;
     /// Rounded.
     fn from_f32(x: f32) -> Self;
-    /// Rounds to this type, once. Where that would be a subnormal `f32`, it is 0, so that no result depends on how a
-    /// thread treats subnormals.
-    fn round(x: f64) -> f32;
 
     /// Whether one of `x` is equal to `value`.
     #[inline(always)]
@@ -72,10 +82,33 @@ impl Number for f32 {
     fn from_f32(x: f32) -> Self {
         x
     }
+}
+
+impl Rounded for f32 {
+    type Real = Self;
 
     #[inline(always)]
-    fn round(x: f64) -> f32 {
-        super::scalar::to_f32(x)
+    fn round(x: f64) -> Self {
+        Real::round(x)
+    }
+
+    #[inline(always)]
+    fn from_real(x: Self) -> Self {
+        x
+    }
+}
+
+impl Rounded for f64 {
+    type Real = Self;
+
+    #[inline(always)]
+    fn round(x: f64) -> Self {
+        Real::round(x)
+    }
+
+    #[inline(always)]
+    fn from_real(x: Self) -> Self {
+        x
     }
 }
 
@@ -84,7 +117,7 @@ mod halves {
     use bytemuck::{cast_slice, cast_slice_mut, must_cast_mut, must_cast_ref};
     use half::{bf16, f16};
 
-    use super::Number;
+    use super::{Number, Rounded};
     use crate::simd::{LANES, Simd, halves};
 
     macro_rules! halves {
@@ -123,6 +156,15 @@ mod halves {
                 #[inline(always)]
                 fn from_f32(x: f32) -> Self {
                     Self::from_bits(halves::$to_halves(x))
+                }
+            }
+
+            impl Rounded for $half {
+                type Real = f32;
+
+                #[inline(always)]
+                fn from_real(x: f32) -> Self {
+                    Self::from_f32(x)
                 }
 
                 #[inline(always)]

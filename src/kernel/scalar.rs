@@ -4,6 +4,9 @@
 //! differ, and no fused operations, which are library calls where the CPU lacks them. A row waits for these chains, and
 //! its results are rounded to `f32`, at 6e-8: so they stop at a relative error of 1e-11.
 
+use super::statistics::Statistics;
+use crate::loss::Softmax;
+
 /// Largest relative error of both.
 #[cfg(test)]
 const RELATIVE_ERROR: f64 = 1e-11;
@@ -53,6 +56,39 @@ pub(crate) fn log1p_and_reciprocal(y: f64) -> (f64, f64) {
     let series = c3 + ((z2 * z2) * (z2 * z2)) * c11;
     let ln_f = 2.0 * z + (2.0 * z * z2) * series;
     (k * LN_2_HIGH + (ln_f + (k * LN_2_LOW + lost * reciprocal)), reciprocal)
+}
+
+/// A row's softmax, from the statistics of all columns but the target, and the target's logit.
+#[inline(always)]
+pub(crate) fn softmax(statistics: Statistics, target_logit: f32) -> Softmax {
+    let Statistics { max: others_max, sum, .. } = statistics;
+    let target_leads = target_logit >= others_max;
+    let max = if target_leads { target_logit } else { others_max };
+    let min = if target_leads { others_max } else { target_logit };
+    let e = exp(f64::from(min) - f64::from(max));
+    let scaled = sum * e;
+    let y = select(target_leads, scaled, (sum - 1.0) + e);
+    let (ln_sum, reciprocal) = log1p_and_reciprocal(y);
+    let others = if target_leads { scaled } else { sum };
+    let own = if target_leads { 1.0 } else { e };
+    Softmax {
+        statistics,
+        target_logit,
+        max,
+        ln_sum,
+        scale: if target_leads { e * reciprocal } else { reciprocal },
+        target_probability: own * reciprocal,
+        others_probability: others * reciprocal,
+        target_gap: f64::from(max) - f64::from(target_logit),
+    }
+}
+
+/// `a` if `first`, else `b`, by their bits: of a branch, the compiler would make two logarithms, one in each arm, and
+/// vectors would compute both.
+#[inline(always)]
+pub(super) fn select(first: bool, a: f64, b: f64) -> f64 {
+    let mask = u64::from(first).wrapping_neg();
+    f64::from_bits((a.to_bits() & mask) | (b.to_bits() & !mask))
 }
 
 /// q^gamma for q = 1 - p, where both are given without cancellation and gamma >= 0 is finite; NaN for NaN. The relative

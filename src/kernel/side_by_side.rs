@@ -155,7 +155,7 @@ fn exponentials_marked<S: Simd, const MARKS: bool>(
         s.store(if MARKS { marked(s, e, x) } else { e }, to);
     }
     let mut added = [0.0; LANES];
-    s.store_sums(sums, &mut added);
+    s.store_f64(sums, &mut added);
     for lane in 0..LANES {
         let sum = rows.sum[lane] + added[lane];
         let is_empty = (rows.max[lane] == f32::NEG_INFINITY) & !sum.is_nan();
@@ -213,7 +213,7 @@ pub(super) fn gaps<S: Simd>(
 #[inline(always)]
 fn add<S: Simd>(s: S, sums: S::F64, times: f64, first: usize, to: &mut [f64; LANES]) {
     let mut added = [0.0; LANES];
-    s.store_sums(sums, &mut added);
+    s.store_f64(sums, &mut added);
     for lane in 0..LANES {
         let added = times * added[lane];
         to[lane] = if first == 0 { added } else { to[lane] + added };

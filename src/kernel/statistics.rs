@@ -31,9 +31,9 @@ pub(crate) const BLOCK: usize = 2048;
 ///
 /// Ranges of one row combine with [`Statistics::merge`].
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Statistics {
+pub(crate) struct Statistics<L = f32> {
     /// The largest logit; -inf where there is none.
-    pub(crate) max: f32,
+    pub(crate) max: L,
     /// Sum of exp(x - max).
     pub(crate) sum: f64,
     /// Sum of w (max - x), where gaps were asked for.

@@ -1,7 +1,7 @@
 //! The focal loss: easy rows count less.
 
 use super::{Softmax, Terms};
-use crate::kernel::scalar::power_of_complement;
+use crate::kernel::real::Real;
 
 impl Terms {
     #[inline(always)]
@@ -17,10 +17,10 @@ impl Terms {
     ///
     /// because d(q) = p d(-ln p). Nothing cancels: p, q and -ln p are all known to a small relative error.
     #[inline(always)]
-    pub(crate) fn focal(&self, softmax: &Softmax) -> (f64, f64) {
+    pub(crate) fn focal<L: Real>(&self, softmax: &Softmax<L>) -> (f64, f64) {
         let gamma = self.focal_gamma;
         let (p, q) = (softmax.target_probability, softmax.others_probability);
-        let power = power_of_complement(q, p, gamma);
+        let power = L::power_of_complement(q, p, gamma);
         // -ln p is infinite where p is 0, and q may be 0.
         let share = if p == 0.0 { 0.0 } else { gamma * (p * softmax.nll() / q) };
         (power, if power == 0.0 { 0.0 } else { power * (1.0 + share) })

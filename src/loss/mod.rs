@@ -19,7 +19,7 @@ pub(crate) use weights::ClassWeights;
 
 use crate::kernel::affine::Shift;
 use crate::kernel::gaps::{Distribution, Gaps};
-use crate::kernel::scalar::to_f32;
+use crate::kernel::real::Real;
 
 pub(crate) mod curvature;
 
@@ -83,7 +83,7 @@ pub(crate) struct Terms {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Coefficients {
     pub(crate) scale: f64,
-    pub(crate) shift: f32,
+    pub(crate) shift: f64,
     pub(crate) at_target: f64,
 }
 
@@ -217,19 +217,19 @@ impl Terms {
 
     /// Those of a row whose targets are probabilities.
     #[inline(always)]
-    pub(crate) fn of_row(self, softmax: &Softmax, own: f64) -> Self {
+    pub(crate) fn of_row<L: Real>(self, softmax: &Softmax<L>, own: f64) -> Self {
         Self { total_weight: self.unit * softmax.statistics.weight + own, ..self }
     }
 
     /// The loss of a row whose target has class weight `own`, before any reduction, without label smoothing.
     #[inline(always)]
-    pub(crate) fn hard_loss(&self, softmax: &Softmax, own: f64) -> f64 {
+    pub(crate) fn hard_loss<L: Real>(&self, softmax: &Softmax<L>, own: f64) -> f64 {
         weighted(self.hard * own, softmax.nll())
     }
 
     /// The same with label smoothing.
     #[inline(always)]
-    pub(crate) fn smooth_loss(&self, softmax: &Softmax, own: f64) -> f64 {
+    pub(crate) fn smooth_loss<L: Real>(&self, softmax: &Softmax<L>, own: f64) -> f64 {
         let spread = self.spread(softmax, own, self.total_weight);
         let loss = self.hard_loss(softmax, own) + weighted(self.smooth, spread);
         let nll = softmax.nll();
@@ -239,10 +239,10 @@ impl Terms {
     /// sum_c w_c (-ln p_c) over the classes that the statistics have gaps of, and the target, which weighs `own`; `total` of
     /// weights in all.
     #[inline(always)]
-    fn spread(&self, softmax: &Softmax, own: f64, total: f64) -> f64 {
+    fn spread<L: Real>(&self, softmax: &Softmax<L>, own: f64, total: f64) -> f64 {
         // -ln p_c = (max - x_c) + ln_sum, and the statistics have the gaps below their own maximum.
         let statistics = &softmax.statistics;
-        let raise = f64::from(softmax.max) - f64::from(statistics.max);
+        let raise = softmax.max.into() - statistics.max.into();
         let gaps = self.unit * (statistics.gap + weighted(statistics.weight, raise))
             + weighted(own, softmax.target_gap);
         gaps + total * softmax.ln_sum
@@ -255,21 +255,27 @@ impl Terms {
 
     /// z lse^2, which comes on top of the loss.
     #[inline(always)]
-    pub(crate) fn z_loss(&self, softmax: &Softmax) -> f64 {
+    pub(crate) fn z_loss<L: Real>(&self, softmax: &Softmax<L>) -> f64 {
         let lse = softmax.lse();
         self.z * (lse * lse)
     }
 
     /// 2 z lse, times `z_factor`.
     #[inline(always)]
-    fn z_slope(&self, softmax: &Softmax, z_factor: f64) -> f64 {
+    fn z_slope<L: Real>(&self, softmax: &Softmax<L>, z_factor: f64) -> f64 {
         2.0 * self.z * softmax.lse() * z_factor
     }
 
     /// The gradient of a row's loss times `factor`, factor [(1 - eps) w_y (p_i - [i = y]) + (eps / C) (W p_i - w_i)], and
     /// that of its z-loss times `z_factor`, z_factor 2 z lse p_i.
     #[inline(always)]
-    pub(crate) fn gradient(&self, softmax: &Softmax, own: f64, factor: f64, z_factor: f64) -> Coefficients {
+    pub(crate) fn gradient<L: Real>(
+        &self,
+        softmax: &Softmax<L>,
+        own: f64,
+        factor: f64,
+        z_factor: f64,
+    ) -> Coefficients {
         let (p, q) = (softmax.target_probability, softmax.others_probability);
         let hard = self.hard * own;
         let spread = self.smooth * ((self.total_weight - own) * p - own * q);
@@ -278,7 +284,7 @@ impl Terms {
         let coefficient = (hard + self.smooth * self.total_weight) * factor + z_slope;
         Coefficients {
             scale: coefficient * softmax.scale,
-            shift: to_f32(self.smooth * self.unit * factor),
+            shift: self.smooth * self.unit * factor,
             at_target,
         }
     }

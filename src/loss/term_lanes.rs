@@ -2,7 +2,7 @@
 
 use super::{Coefficients, Smoothing, Softmax, Terms, weighted};
 use crate::kernel::lanes::RowLanes;
-use crate::kernel::scalar::to_f32;
+use crate::kernel::real::Real;
 use crate::simd::LANES;
 
 /// What a row's loss is made of, 16 rows at a time, by fields:
@@ -29,7 +29,7 @@ pub(crate) struct TermLanes {
 impl TermLanes {
     /// Sets the terms of all rows. Each variant has its loop, for the choice to be made once.
     #[inline(always)]
-    pub(crate) fn set(&mut self, terms: &Terms, rows: &RowLanes) {
+    pub(crate) fn set<L: Real>(&mut self, terms: &Terms, rows: &RowLanes<L>) {
         let own = &rows.own;
         for lane in 0..LANES {
             self.hard[lane] = terms.hard * own[lane];
@@ -53,7 +53,7 @@ impl TermLanes {
             }
             Smoothing::LiveClasses => {
                 for lane in 0..LANES {
-                    let is_live = rows.target_logit[lane] > f32::NEG_INFINITY;
+                    let is_live = rows.target_logit[lane] > L::NEG_INFINITY;
                     let live = rows.live[lane] + f64::from(u8::from(is_live));
                     // Rows without a live class are NaN.
                     self.each[lane] = terms.smooth / if live < 1.0 { 1.0 } else { live };
@@ -74,7 +74,7 @@ impl TermLanes {
 
     /// The loss of a row, before any reduction.
     #[inline(always)]
-    pub(crate) fn loss(&self, terms: &Terms, softmax: &Softmax, lane: usize) -> f64 {
+    pub(crate) fn loss<L: Real>(&self, terms: &Terms, softmax: &Softmax<L>, lane: usize) -> f64 {
         let nll = softmax.nll();
         let spread = terms.spread(softmax, self.own[lane], self.total[lane]);
         let loss = weighted(self.hard[lane], nll) + weighted(self.each[lane], spread);
@@ -83,10 +83,10 @@ impl TermLanes {
 
     /// Its gradient; see [`Terms::gradient`].
     #[inline(always)]
-    pub(crate) fn gradient(
+    pub(crate) fn gradient<L: Real>(
         &self,
         terms: &Terms,
-        softmax: &Softmax,
+        softmax: &Softmax<L>,
         lane: usize,
         factor: f64,
         z_factor: f64,
@@ -98,7 +98,7 @@ impl TermLanes {
         let coefficient = (hard + each * self.total[lane]) * factor + z_slope;
         Coefficients {
             scale: coefficient * softmax.scale,
-            shift: to_f32(each * terms.unit * factor),
+            shift: each * terms.unit * factor,
             at_target: (spread - hard * q) * factor + z_slope * p,
         }
     }

@@ -48,7 +48,7 @@ impl Group {
             rows.leave_out_ignored();
         }
         job.schedule.instructions.run(ResultsTask { rows, terms: Some(&job.terms), results });
-        Totals { loss: results.total_loss, z_loss: results.total_z_loss, correct: results.correct }
+        Totals::of_tile(results)
     }
 
     /// The lanes whose lse wants the largest logit for a pivot, as rows with that for their target.

@@ -1,6 +1,7 @@
 //! From the losses of rows to the reduced loss.
 
 use super::{Outcome, SoftmaxRow, product};
+use crate::kernel::real::Real;
 use crate::row_inputs::RowInputs;
 use crate::{CrossEntropy, EmptyMean, Reduction};
 
@@ -63,7 +64,7 @@ impl Rows {
         self.row_weight += row_weight;
     }
 
-    pub(super) fn reduced(mut self, ce: &CrossEntropy, inputs: &RowInputs<'_>) -> Outcome {
+    pub(super) fn reduced<R: Real>(mut self, ce: &CrossEntropy, inputs: &RowInputs<'_, R>) -> Outcome {
         let (divisor, z_divisor) = match (inputs.denominator, ce.reduction()) {
             (Some(denominator), _) => (denominator, denominator),
             (None, Reduction::Mean) => (self.weight, self.row_weight),
@@ -74,7 +75,7 @@ impl Rows {
             for (g, z_g) in self.grad[columns.clone()].iter_mut().zip(&self.z_grad[columns]) {
                 // With an upstream gradient for each row there is no reduction.
                 let reduced = match inputs.upstream {
-                    Some(upstream) => f64::from(upstream[row]) * (*g + z_g),
+                    Some(upstream) => upstream[row].into() * (*g + z_g),
                     None => quotient(*g, divisor) + quotient(*z_g, z_divisor),
                 };
                 *g = inputs.upstream_scalar.unwrap_or(1.0) * inputs.row_weight(row) * reduced;

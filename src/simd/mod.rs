@@ -12,12 +12,14 @@
 //! and an intrinsic does not inherit the features: every intrinsic behind it becomes a function call, at a 27th of the
 //! speed and with correct results.
 
+mod doubles;
 #[cfg_attr(not(feature = "half"), allow(dead_code))]
 pub(crate) mod halves;
 mod portable;
 #[cfg(xent_runtime_dispatch)]
 mod x86_64;
 
+pub(crate) use doubles::Doubles;
 pub(crate) use portable::Portable;
 #[cfg(xent_runtime_dispatch)]
 pub(crate) use x86_64::{Avx2, Avx512, last_level_cache_share};
@@ -41,13 +43,11 @@ pub(crate) trait Task {
 
 /// An instruction set that this CPU has, and the operations that the kernels need of it.
 #[cfg_attr(not(feature = "half"), allow(dead_code))]
-pub(crate) trait Simd: Copy {
+pub(crate) trait Simd: Doubles {
     /// 16 lanes of `f32`.
     type F32: Copy;
     /// 16 lanes of 16 bits: a `bf16` or an `f16` in memory.
     type Halves: Copy;
-    /// 16 lanes of `f64`: sums.
-    type F64: Copy;
 
     /// Whether a vector of `f32` is a single register.
     const IS_ONE_REGISTER: bool;
@@ -129,7 +129,6 @@ pub(crate) trait Simd: Copy {
     fn zero_sums(self) -> Self::F64;
     /// Adds each lane, widened, to its sum.
     fn accumulate(self, sums: Self::F64, v: Self::F32) -> Self::F64;
-    fn store_sums(self, sums: Self::F64, out: &mut [f64; LANES]);
     /// The sum of the lanes, halves added to halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
     fn sum_lanes(self, sums: Self::F64) -> f64;
 }

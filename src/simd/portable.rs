@@ -2,6 +2,8 @@
 //!
 //! What takes a loop over the lanes is not inlined: it would make up most of the kernels.
 
+mod doubles;
+
 use wide::{f32x16, f64x8, u32x16};
 
 use super::{LANES, Simd, Task, halves};
@@ -13,7 +15,6 @@ pub(crate) struct Portable;
 impl Simd for Portable {
     type F32 = f32x16;
     type Halves = [u16; LANES];
-    type F64 = [f64x8; 2];
 
     const IS_ONE_REGISTER: bool = cfg!(target_feature = "avx512f");
 
@@ -261,12 +262,6 @@ impl Simd for Portable {
             high[i] = f64::from(lanes[i + 8]);
         }
         [sums[0] + f64x8::new(low), sums[1] + f64x8::new(high)]
-    }
-
-    #[inline(always)]
-    fn store_sums(self, sums: [f64x8; 2], out: &mut [f64; LANES]) {
-        out[..8].copy_from_slice(&sums[0].to_array());
-        out[8..].copy_from_slice(&sums[1].to_array());
     }
 
     #[inline(always)]

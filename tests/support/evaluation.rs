@@ -70,7 +70,7 @@ impl<'a> Call<'a> {
     }
 
     /// With the batch's targets or with probabilities.
-    pub fn run<T: Element>(
+    pub fn run<T: Element<PerRow = f32>>(
         &self,
         ce: &CrossEntropy,
         logits: Matrix<'_, T>,
@@ -83,7 +83,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    pub fn run_in_place<T: Element>(
+    pub fn run_in_place<T: Element<PerRow = f32>>(
         &self,
         ce: &CrossEntropy,
         logits: MatrixMut<'_, T>,

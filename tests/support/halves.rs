@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use xent::{CrossEntropy, Element, Matrix, MatrixMut, ShardElement, contract};
 
 /// A 16-bit dtype.
-pub trait Half: Element<PerRow = f32> + bytemuck::Pod + Debug + PartialEq {
+pub trait Half: Element<PerRow = f32> + ShardElement + bytemuck::Pod + Debug + PartialEq {
     const NAME: &'static str;
     const ROUNDING: Rounding;
     /// A NaN that no computation makes.

@@ -9,6 +9,9 @@ pub mod bounds;
 pub mod buffer;
 pub mod covering;
 pub mod curvature;
+pub mod double_bounds;
+pub mod double_double;
+pub mod doubles;
 pub mod evaluation;
 pub mod families;
 #[cfg(feature = "half")]

@@ -1,5 +1,7 @@
 //! AVX2 with FMA: a vector is two registers.
 
+mod doubles;
+
 use core::arch::x86_64::*;
 
 use crate::simd::{LANES, Simd, Task, holds_columns};
@@ -99,7 +101,6 @@ fn second_half(len: usize) -> usize {
 impl Simd for Avx2 {
     type F32 = [__m256; 2];
     type Halves = __m256i;
-    type F64 = [__m256d; 4];
 
     const IS_ONE_REGISTER: bool = false;
 
@@ -494,16 +495,6 @@ impl Simd for Avx2 {
                 _mm256_add_pd(sums[2], _mm256_cvtps_pd(_mm256_castps256_ps128(v[1]))),
                 _mm256_add_pd(sums[3], _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v[1]))),
             ]
-        }
-    }
-
-    #[inline(always)]
-    fn store_sums(self, sums: [__m256d; 4], out: &mut [f64; LANES]) {
-        // SAFETY: `self` exists, so the instructions do; `out` is 16 writable doubles, and no alignment is asked.
-        unsafe {
-            for i in 0..4 {
-                _mm256_storeu_pd(out.as_mut_ptr().add(4 * i), sums[i]);
-            }
         }
     }
 

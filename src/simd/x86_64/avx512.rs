@@ -1,5 +1,7 @@
 //! AVX-512: a vector is one register.
 
+mod doubles;
+
 use core::arch::x86_64::*;
 
 use crate::simd::{LANES, Simd, Task, holds_columns};
@@ -52,7 +54,6 @@ impl Avx512 {
 impl Simd for Avx512 {
     type F32 = __m512;
     type Halves = __m256i;
-    type F64 = [__m512d; 2];
 
     const IS_ONE_REGISTER: bool = true;
 
@@ -347,15 +348,6 @@ impl Simd for Avx512 {
             let low = _mm512_castps512_ps256(v);
             let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
             [_mm512_add_pd(sums[0], _mm512_cvtps_pd(low)), _mm512_add_pd(sums[1], _mm512_cvtps_pd(high))]
-        }
-    }
-
-    #[inline(always)]
-    fn store_sums(self, sums: [__m512d; 2], out: &mut [f64; LANES]) {
-        // SAFETY: `self` exists, so the instructions do; `out` is 16 writable doubles, and no alignment is asked.
-        unsafe {
-            _mm512_storeu_pd(out.as_mut_ptr(), sums[0]);
-            _mm512_storeu_pd(out.as_mut_ptr().add(8), sums[1]);
         }
     }
 

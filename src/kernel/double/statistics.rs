@@ -1,0 +1,207 @@
+//! The first pass over a row of `f64`: its maximum, then the sum of its exponentials, kept where the second pass will want
+//! them; and for label smoothing its gaps below the maximum.
+
+use super::exp::{LEAST, LOWEST, exp_of_four};
+use super::place::Place;
+use super::sums::Sums;
+use super::{GROUP, group, group_without};
+use crate::kernel::Entry;
+use crate::kernel::gaps::{GapSums, Gaps};
+use crate::kernel::groups::Groups;
+use crate::kernel::place::{Between, Columns, InPlace, Read};
+use crate::kernel::statistics::Statistics;
+use crate::simd::{LANES, Simd, Task};
+
+/// The statistics of all columns but the pivot. The exponentials that are written are relative to the largest; the pivot's
+/// own is unspecified.
+pub(crate) struct StatisticsTask<'a> {
+    pub(crate) columns: Columns<'a, f64>,
+    pub(crate) pivot: Entry<f64>,
+    pub(crate) gaps: Gaps<'a>,
+}
+
+/// The sum of exp(x - max) (max - x) of all columns but the pivot.
+pub(crate) struct SpreadTask<'a> {
+    pub(crate) x: &'a [f64],
+    pub(crate) max: f64,
+    pub(crate) pivot: Entry<f64>,
+}
+
+impl Task for StatisticsTask<'_> {
+    type Output = Statistics<f64>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Statistics<f64> {
+        let Self { columns, pivot, gaps } = self;
+        match columns {
+            Columns::Read(x) => statistics(s, Read(x), pivot, gaps),
+            Columns::Between(x, exps) | Columns::Streaming(x, exps) | Columns::Adding(x, exps) => {
+                let exps = &mut exps[..x.len()];
+                statistics(s, Between::<false, _, _>(x, exps), pivot, gaps)
+            }
+            Columns::InPlace(x) => statistics(s, InPlace(x), pivot, gaps),
+        }
+    }
+}
+
+#[inline(always)]
+fn statistics<S: Simd, P: Place>(s: S, mut place: P, pivot: Entry<f64>, gaps: Gaps<'_>) -> Statistics<f64> {
+    let x = place.from();
+    let max = max_of(s, x, pivot);
+    let has_earlier_equal = max == pivot.value && x[..pivot.columns_before(x.len())].contains(&max);
+    // Without a finite maximum x - max would be NaN, and the gaps are 0 or infinite.
+    let finite = if max == f64::NEG_INFINITY { 0.0 } else { max };
+    let of_gaps = match gaps {
+        Gaps::None => GapSums::default(),
+        gaps => s.vectorize(GapsTask { x, pivot, gaps, max: finite }),
+    };
+    let sum = sum_of(s, &mut place, pivot, finite);
+    let sum = if max == f64::NEG_INFINITY && !sum.is_nan() { 0.0 } else { sum };
+    let GapSums { gap, weight, live } = of_gaps;
+    Statistics { max, sum, gap, weight, live, has_earlier_equal }
+}
+
+/// The largest logit.
+#[inline(always)]
+fn max_of<S: Simd>(s: S, x: &[f64], pivot: Entry<f64>) -> f64 {
+    let groups = Groups::new(0..x.len(), pivot);
+    let mut max = [s.splat_f64(f64::NEG_INFINITY); 4];
+    for index in 0..groups.len {
+        let group = group(s, x, groups.at(index));
+        for i in 0..4 {
+            max[i] = s.max_f64(max[i], group[i]);
+        }
+    }
+    for at in [groups.pivot_group, groups.rest] {
+        if at < groups.end {
+            let end = groups.end.min(at + GROUP);
+            let group = group_without(s, &x[..end], at, pivot);
+            for i in 0..4 {
+                max[i] = s.max_f64(max[i], group[i]);
+            }
+        }
+    }
+    s.max_lane_f64(s.max_f64(s.max_f64(max[0], max[1]), s.max_f64(max[2], max[3])))
+}
+
+/// The sum of the exponentials, which are written on the way.
+#[inline(always)]
+fn sum_of<S: Simd, P: Place>(s: S, place: &mut P, pivot: Entry<f64>, max: f64) -> f64 {
+    let len = place.from().len();
+    let reference = s.splat_f64(max);
+    let groups = Groups::new(0..len, pivot);
+    let mut sums = Sums::zero(s);
+    for index in 0..groups.len {
+        let at = groups.at(index);
+        let e = exps_of(s, group(s, place.from(), at), reference);
+        sums = sums.add_four(s, e);
+        if P::WRITES {
+            let out = place.to()[at..at + GROUP].as_chunks_mut::<LANES>().0;
+            for i in 0..4 {
+                P::store(s, e[i], &mut out[i]);
+            }
+        }
+    }
+    for at in [groups.pivot_group, groups.rest] {
+        if at < groups.end {
+            let end = groups.end.min(at + GROUP);
+            let e = exps_of(s, group_without(s, &place.from()[..end], at, pivot), reference);
+            sums = sums.add_four(s, e);
+            if P::WRITES {
+                let out = &mut place.to()[at..end];
+                for i in 0..4 {
+                    let start = (i * LANES).min(out.len());
+                    P::store_partial(s, e[i], &mut out[start..]);
+                }
+            }
+        }
+    }
+    sums.total(s)
+}
+
+#[inline(always)]
+fn exps_of<S: Simd>(s: S, mut x: [S::F64; 4], reference: S::F64) -> [S::F64; 4] {
+    for i in 0..4 {
+        x[i] = s.sub_f64(x[i], reference);
+    }
+    exp_of_four(s, x)
+}
+
+/// The sums of a row's gaps. What weighs the classes is decided anew for each vector: one loop for all.
+struct GapsTask<'a> {
+    x: &'a [f64],
+    pivot: Entry<f64>,
+    gaps: Gaps<'a>,
+    max: f64,
+}
+
+impl Task for GapsTask<'_> {
+    type Output = GapSums;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> GapSums {
+        let Self { x, pivot, gaps, max } = self;
+        let (zero, half) = (s.splat_f64(0.0), s.splat_f64(0.5));
+        let (half_max, is_live) = (s.splat_f64(max * 0.5), gaps.is_live());
+        let (mut gap_sums, mut weight_sums, mut live_sums) = (Sums::zero(s), Sums::zero(s), s.zero_sums());
+        for start in (0..x.len()).step_by(LANES) {
+            let mut weights = gaps.load_f64(s, start);
+            if x.len() - start < LANES {
+                // Lanes past the end weigh nothing.
+                let mut lanes = [0.0; LANES];
+                s.store_f64(weights, &mut lanes);
+                weights = s.load_partial_f64(&lanes[..x.len() - start], 0.0);
+            }
+            // Nor does the pivot.
+            let lane = pivot.from(start).lane();
+            weights = s.with_lane_f64(weights, lane, 0.0);
+            let fill = if is_live { f64::NEG_INFINITY } else { 0.0 };
+            let mut logits = s.load_partial_f64(&x[start..], fill);
+            if is_live {
+                let ones = s.with_lane_f64(live_only(s, logits, s.splat_f64(1.0)), lane, 0.0);
+                live_sums = s.add_f64(live_sums, ones);
+                weights = live_only(s, logits, weights);
+                logits = s.max_f64(s.splat_f64(f64::MIN), logits);
+            }
+            // Half of the gap, because the whole of it may overflow; 0 for a class of weight 0, where the product may be
+            // NaN.
+            let gap = s.sub_f64(half_max, s.mul_f64(logits, half));
+            gap_sums = gap_sums.add(s, s.max_f64(s.mul_f64(gap, weights), zero));
+            weight_sums = weight_sums.add(s, weights);
+        }
+        GapSums { gap: 2.0 * gap_sums.total(s), weight: weight_sums.total(s), live: s.sum_lanes(live_sums) }
+    }
+}
+
+/// `v` where the logit is finite, else +0.
+#[inline(always)]
+pub(super) fn live_only<S: Simd>(s: S, x: S::F64, v: S::F64) -> S::F64 {
+    // 1 where it is finite, else NaN, which is not above a half.
+    let one = s.add_f64(s.mul_f64(x, s.splat_f64(0.0)), s.splat_f64(1.0));
+    s.mul_at_least_f64(one, v, s.splat_f64(0.5))
+}
+
+impl Task for SpreadTask<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let Self { x, max, pivot } = self;
+        let reference = s.splat_f64(if max == f64::NEG_INFINITY { 0.0 } else { max });
+        let mut sums = Sums::zero(s);
+        for at in (0..x.len()).step_by(GROUP) {
+            let mut d = group_without(s, x, at, pivot);
+            for i in 0..4 {
+                d[i] = s.sub_f64(d[i], reference);
+            }
+            let mut terms = exp_of_four(s, d);
+            for i in 0..4 {
+                // Finite, so that its product with 0 is 0.
+                let gap = s.sub_f64(s.splat_f64(0.0), s.max_f64(s.splat_f64(LOWEST), d[i]));
+                terms[i] = s.mul_at_least_f64(terms[i], gap, s.splat_f64(LEAST));
+            }
+            sums = sums.add_four(s, terms);
+        }
+        sums.total(s)
+    }
+}

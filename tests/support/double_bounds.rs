@@ -1,0 +1,253 @@
+//! The bounds of `xent::contract` for every output of a call on logits of `f64`.
+
+use super::double_double::DoubleDouble;
+use super::doubles::{Doubles, ExactLoss, ExactRow, Found, exact_loss, reduced, widened};
+use super::evaluation::Call;
+use xent::contract::{
+    ENTROPY, LOG_PROBABILITY, LOSS, LSE, PROBABILITY, REDUCED_F64, SCALARS_F64, TARGET_GRADIENT, U_F64 as U,
+};
+use xent::{CrossEntropy, Reduction};
+
+/// The largest share of a bound that was used, of each output.
+#[derive(Default)]
+pub struct Shares(Vec<(&'static str, f64, String)>);
+
+impl Shares {
+    /// `found` against an exact value and an absolute bound; exactly 0, where that is no normal number.
+    pub fn note(&mut self, name: &'static str, found: f64, exact: DoubleDouble, bound: f64, context: &str) {
+        assert!(!found.is_subnormal(), "{name}: {found:e} is subnormal, {context}");
+        let magnitude = exact.high.abs();
+        if !exact.high.is_finite() {
+            assert_eq!(found, exact.high, "{name}, {context}");
+            return;
+        }
+        if magnitude < f64::MIN_POSITIVE * (1.0 - 1e-12) {
+            assert_eq!(found, 0.0, "{name}: exact {magnitude:e}, {context}");
+            return;
+        }
+        if found == 0.0 && magnitude < f64::MIN_POSITIVE * (1.0 + 1e-12) {
+            return;
+        }
+        let error = (DoubleDouble::from(found) - exact).high.abs();
+        let share = if error == 0.0 { 0.0 } else { error / bound };
+        assert!(
+            share <= 1.0,
+            "{name}: {found:e} instead of {:e}, {share} of the bound, {context}",
+            exact.high
+        );
+        match self.0.iter_mut().find(|(known, ..)| *known == name) {
+            Some(known) if share > known.1 => (known.1, known.2) = (share, context.to_owned()),
+            Some(_) => {}
+            None => self.0.push((name, share, context.to_owned())),
+        }
+    }
+
+    pub fn print(&self) {
+        for (name, share, context) in &self.0 {
+            println!("{name:<24} {share:.3} of the bound  {context}");
+        }
+    }
+}
+
+/// Checks every output of a call. Plain calls, with neither options nor a divisor, have no steps that multiply.
+pub fn check(
+    ce: &CrossEntropy,
+    batch: &Doubles,
+    call: &Call<'_>,
+    found: &Found,
+    is_plain: bool,
+    shares: &mut Shares,
+    context: &str,
+) {
+    let scalars = if is_plain { 0.0 } else { SCALARS_F64 };
+    let upstream = widened(call.upstream);
+    let counts = |row: usize| {
+        !ce.ignore_indices().contains(&batch.targets[row]) && call.loss_mask.is_none_or(|mask| mask[row])
+    };
+    let weight_of = |class: usize| ce.weight().map_or(1.0, |weight| f64::from(weight[class]));
+    let (mut weight, mut row_weight) = (0.0, 0.0);
+    for row in (0..batch.rows).filter(|&row| counts(row)) {
+        weight += call.row_weight(row) * weight_of(batch.targets[row] as usize);
+        row_weight += call.row_weight(row);
+    }
+    let (divisor, z_divisor) = match (call.denominator, ce.reduction()) {
+        (Some(denominator), _) => (denominator, denominator),
+        (None, Reduction::Mean) => (weight, row_weight),
+        (None, Reduction::Sum) => (1.0, 1.0),
+    };
+    let mut losses = Vec::new();
+    let mut loss_bounds = 0.0;
+    let (mut counted, mut correct) = (0, 0);
+    for row in 0..batch.rows {
+        let context = format!("row {row} of {} x {}, {context}", batch.rows, batch.classes);
+        let columns = row * batch.classes..(row + 1) * batch.classes;
+        if !counts(row) {
+            let zeros = [&found.grad, &found.probabilities, &found.log_probabilities];
+            assert!(
+                zeros.iter().all(|out| out[columns.clone()].iter().all(|x| x.to_bits() == 0)),
+                "{context}"
+            );
+            assert_eq!([found.losses[row], found.lse[row], found.entropies[row]], [0.0; 3], "{context}");
+            continue;
+        }
+        counted += 1;
+        let (x, target) = (batch.row(row), batch.targets[row] as usize);
+        let softmax = ExactRow::new(x);
+        let exact = exact_loss(ce, &softmax, target);
+        correct += usize::from(found.argmax[row] == target);
+        let bounds = Bounds { softmax: &softmax, target, scalars };
+        bounds.check_softmax(x, found, row, shares, &context);
+
+        let row_weight = call.row_weight(row);
+        let focal = bounds.focal(ce.focal_gamma());
+        let of_ln_sum = exact.each * exact.total * (softmax.mean_gap + LOSS + scalars) * U;
+        let nll = -softmax.log_probabilities[target].high;
+        let of_focal = if focal.0 == 0.0 { 0.0 } else { focal.0 * exact.hard * nll };
+        let loss = exact.loss.high;
+        let loss_bound = row_weight
+            * ((softmax.others_mean_gap(target) + LOSS + scalars) * U * loss + of_ln_sum + of_focal);
+        // A row of weight 0 adds nothing, even where its loss is infinite.
+        let loss_bound = if row_weight == 0.0 { 0.0 } else { loss_bound };
+        let lse_error = (softmax.mean_gap + LSE) * U;
+        let z_bound = row_weight
+            * ce.z_loss()
+            * (2.0 * softmax.lse.high.abs() * bounds.lse_bound() + scalars * U * softmax.lse.high.powi(2));
+        let sum = DoubleDouble::from(row_weight) * (exact.loss + exact.z_loss);
+        let sum = if row_weight == 0.0 { 0.0.into() } else { sum };
+        shares.note("loss", found.losses[row], sum, loss_bound + z_bound + scalars * U * sum.high, &context);
+        // The divisors' own shares.
+        loss_bounds += loss_bound / divisor + if z_bound == 0.0 { 0.0 } else { z_bound / z_divisor };
+
+        let scale = row_weight * call.upstream_scalar.unwrap_or(1.0);
+        let factor_of = |divisor: f64| match &upstream {
+            Some(upstream) => DoubleDouble::product(scale, upstream[row]),
+            None if divisor == 0.0 => 0.0.into(),
+            None => DoubleDouble::product(row_weight, call.upstream_scalar.unwrap_or(1.0)) / divisor.into(),
+        };
+        let factors = (factor_of(divisor), factor_of(z_divisor));
+        for (i, &g) in found.grad[columns].iter().enumerate() {
+            let bound =
+                bounds.gradient(ce, &exact, i, (factors.0.high, factors.1.high), (focal.1, lse_error));
+            let g_exact = exact.grad[i] * factors.0 + exact.z_grad[i] * factors.1;
+            let context = format!("column {i}, target {target}, {context}");
+            let name = if i == target { "gradient at the target" } else { "gradient" };
+            // What may vanish: terms or factors that are no normal numbers.
+            let smallest = f64::MIN_POSITIVE * 4.0 * (1.0 + factors.0.high.abs() + factors.1.high.abs());
+            if is_plain {
+                shares.note(name, g, g_exact, bound, &context);
+            } else if g_exact.high.abs() > smallest || g.abs() > 2.0 * smallest {
+                shares.note(name, g, g_exact, bound + smallest, &context);
+            }
+        }
+        losses.push((exact.loss, exact.z_loss, weight_of(target), row_weight));
+    }
+    assert_eq!(found.summary.counted, counted, "{context}");
+    assert_eq!(found.summary.correct, correct, "{context}");
+    let exact = reduced(ce, call, &losses);
+    if exact.is_nan() {
+        assert!(found.summary.loss.is_nan(), "{context}");
+    } else {
+        let bound = loss_bounds + REDUCED_F64 * U * exact.abs();
+        shares.note("reduced loss", found.summary.loss, exact.into(), bound, context);
+    }
+}
+
+struct Bounds<'a> {
+    softmax: &'a ExactRow,
+    target: usize,
+    scalars: f64,
+}
+
+impl Bounds<'_> {
+    /// Relative.
+    fn probability(&self, i: usize) -> f64 {
+        let gap = self.softmax.gaps[i];
+        if gap == f64::INFINITY { 0.0 } else { (gap + self.softmax.mean_gap + PROBABILITY) * U }
+    }
+
+    fn lse_bound(&self) -> f64 {
+        (LSE * (self.softmax.max.abs() + self.softmax.ln_sum) + self.softmax.mean_gap) * U
+    }
+
+    fn check_softmax(&self, x: &[f64], found: &Found, row: usize, shares: &mut Shares, context: &str) {
+        let Self { softmax, target, .. } = *self;
+        let start = row * x.len();
+        for i in 0..x.len() {
+            let (p, ln_p) = (softmax.probabilities[i], softmax.log_probabilities[i]);
+            let bound = self.probability(i) * p.high;
+            shares.note("probability", found.probabilities[start + i], p, bound, context);
+            let bound = (LOG_PROBABILITY * (softmax.gaps[i] + softmax.ln_sum) + softmax.mean_gap) * U;
+            shares.note("log-probability", found.log_probabilities[start + i], ln_p, bound, context);
+        }
+        shares.note("lse", found.lse[row], softmax.lse, self.lse_bound(), context);
+        let ln_p = softmax.log_probabilities[target];
+        let bound = (softmax.others_mean_gap(target) + LOSS) * U * ln_p.high.abs();
+        let name = "target log-probability";
+        shares.note(name, found.target_log_probabilities[row], ln_p, bound, context);
+        let best = found.argmax[row];
+        assert!(x.iter().all(|x| *x <= softmax.max) && x[best] == softmax.max, "argmax, {context}");
+        assert!(!x[..best].contains(&softmax.max), "argmax, {context}");
+        let p = softmax.probabilities[best];
+        let bound = self.probability(best) * p.high;
+        shares.note("argmax probability", found.argmax_probabilities[row], p, bound, context);
+        let before = |i: &usize| x[*i] > x[target] || x[*i] == x[target] && *i < target;
+        assert_eq!(found.target_ranks[row], (0..x.len()).filter(before).count(), "rank, {context}");
+        let part = |i: usize| {
+            let (p, ln_p) = (softmax.probabilities[i].high, softmax.log_probabilities[i].high);
+            if p == 0.0 { 0.0 } else { p * -ln_p * (3.0 * softmax.gaps[i] + softmax.mean_gap + ENTROPY) * U }
+        };
+        let bound = (0..x.len()).map(part).sum();
+        shares.note("entropy", found.entropies[row], softmax.entropy, bound, context);
+    }
+
+    /// Relative errors of the focal loss's factor, and of its gradient's.
+    fn focal(&self, gamma: f64) -> (f64, f64) {
+        if gamma == 0.0 {
+            return (0.0, 0.0);
+        }
+        let (p, q) =
+            (self.softmax.probabilities[self.target].high, self.softmax.complements[self.target].high);
+        let nll = -self.softmax.log_probabilities[self.target].high;
+        let others = self.softmax.others_mean_gap(self.target);
+        let of_q = (others + TARGET_GRADIENT) * U;
+        let of_nll = (others + LOSS) * U;
+        let g = if p == 0.0 || q == 0.0 { 0.0 } else { gamma * p * nll / q };
+        let share = g / (1.0 + g) * (self.probability(self.target) + of_nll + of_q);
+        (gamma * of_q, gamma * of_q + share)
+    }
+
+    fn gradient(
+        &self,
+        ce: &CrossEntropy,
+        exact: &ExactLoss,
+        i: usize,
+        (factor, z_factor): (f64, f64),
+        (slope_error, lse_error): (f64, f64),
+    ) -> f64 {
+        let softmax = self.softmax;
+        let (p, q) = (softmax.probabilities[i].high, softmax.complements[i].high);
+        let z_slope = 2.0 * ce.z_loss() * z_factor;
+        let z_coefficient = (z_slope * softmax.lse.high).abs();
+        // That of lse is relative to its terms.
+        let z_error = (z_slope * p).abs() * (self.lse_bound() + lse_error);
+        let (hard, each) = ((exact.slope * factor).abs(), (exact.each * factor).abs());
+        let own = match ce.weight() {
+            _ if !exact.among[i] => 0.0,
+            None => 1.0,
+            Some(weight) => f64::from(weight[i]),
+        };
+        let scalars = self.scalars * U;
+        if i == self.target {
+            let (rise, fall) = (each * (exact.total - own) * p, (hard + each * own) * q);
+            let relative = (softmax.others_mean_gap(i) + TARGET_GRADIENT) * U + scalars;
+            let z_relative = self.probability(i) + TARGET_GRADIENT * U + scalars;
+            return relative * (rise + fall)
+                + z_relative * z_coefficient * p
+                + z_error
+                + slope_error * hard * q;
+        }
+        let relative = self.probability(i).max(PROBABILITY * U) + scalars;
+        let magnitude = hard + each * exact.total + z_coefficient;
+        relative * (magnitude * p + each * own) + z_error + slope_error * hard * p
+    }
+}
