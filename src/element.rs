@@ -21,7 +21,7 @@ use crate::kernel::real::Real;
 /// [`CrossEntropy::run_probabilities`](crate::CrossEntropy::run_probabilities) all but `f64`. The types say so: such a call
 /// does not compile.
 ///
-/// ```compile_fail,E0271
+/// ```compile_fail,E0277
 /// use xent::{CrossEntropy, Matrix, Request};
 ///
 /// let (x, q) = ([0.0_f64, 1.0], [0.5, 0.5]);

@@ -16,7 +16,7 @@ use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes};
 use crate::request::check_shape;
 use crate::row_inputs::RowInputs;
 use crate::rows::Job;
-use crate::{CrossEntropy, Element, Error, Matrix, MatrixMut, Request, Smoothing, Summary};
+use crate::{CrossEntropy, Error, Matrix, MatrixMut, Request, ShardElement, Smoothing, Summary};
 
 impl CrossEntropy {
     /// As [`CrossEntropy::run`], with a probability q of each class as the target of a row: soft labels, mixed samples, a
@@ -45,7 +45,7 @@ impl CrossEntropy {
     /// Those of [`CrossEntropy::run`]; [`Error::InvalidTargetProbability`]; and [`Error::NeedsClasses`] for an output that
     /// is about the one class of a row, for another [`Smoothing`] than that of all classes, and for the focal loss. No
     /// output has then been written.
-    pub fn run_probabilities<E: Element<PerRow = f32>>(
+    pub fn run_probabilities<E: ShardElement>(
         &self,
         logits: Matrix<'_, E>,
         target_probabilities: Matrix<'_>,
@@ -58,7 +58,7 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// The same, and [`Error::GradTwice`] if the request names a gradient of its own.
-    pub fn run_probabilities_in_place<E: Element<PerRow = f32>>(
+    pub fn run_probabilities_in_place<E: ShardElement>(
         &self,
         logits: MatrixMut<'_, E>,
         target_probabilities: Matrix<'_>,
@@ -70,7 +70,7 @@ impl CrossEntropy {
         self.run_distributions(Logits::Overwrite(logits, Wide::Gradient), target_probabilities, request)
     }
 
-    fn run_distributions<E: Element<PerRow = f32>>(
+    fn run_distributions<E: ShardElement>(
         &self,
         logits: Logits<'_, E>,
         target_probabilities: Matrix<'_>,
