@@ -16,7 +16,8 @@ use support::shards::{Order, Split};
 use support::variants::{DTYPES, Dtype, VARIANTS, Variant};
 use support::{PARALLELISMS, fused_backends};
 use xent::{
-    BUILD, Backend, CrossEntropy, Distillation, Element, Matrix, MatrixMut, Parallelism, Request, Softmax,
+    BUILD, Backend, CrossEntropy, Distillation, Element, Matrix, MatrixMut, Parallelism, Request,
+    ShardElement, Softmax,
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden.txt");
