@@ -101,7 +101,7 @@ mod tests {
                 return;
             }
             let error = (f64::from(found) - exact).abs() / (exact.abs() * U);
-            if !(error <= self.0[which].0) {
+            if error.is_nan() || error > self.0[which].0 {
                 self.0[which] = (error, v);
             }
         }

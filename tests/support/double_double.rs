@@ -15,7 +15,7 @@ pub struct DoubleDouble {
 }
 
 pub const LN_2: DoubleDouble =
-    DoubleDouble { high: 0.693_147_180_559_945_3, low: 2.319_046_813_846_299_6e-17 };
+    DoubleDouble { high: core::f64::consts::LN_2, low: 2.319_046_813_846_299_6e-17 };
 
 impl DoubleDouble {
     /// a + b, for |a| >= |b|.

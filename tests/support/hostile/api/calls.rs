@@ -111,10 +111,8 @@ fn call<E: Element + Pod, T: Target>(
     let &Arguments { rows, classes, in_place, has_grad, adds, .. } = arguments;
     let logits: Vec<E> = number_bytes(bytes, rows * classes);
     let mut wide = arguments.wide.map(|shape| shape.map(|(rows, cols)| Output::<E>::new(rows * cols)));
-    let mut narrow: [_; 5] =
-        core::array::from_fn(|i| arguments.narrow[i].map(|len| Output::<E::PerRow>::new(len)));
-    let mut indices: [_; 2] =
-        core::array::from_fn(|i| arguments.narrow[5 + i].map(|len| Output::of_indices(len)));
+    let mut narrow: [_; 5] = core::array::from_fn(|i| arguments.narrow[i].map(Output::<E::PerRow>::new));
+    let mut indices: [_; 2] = core::array::from_fn(|i| arguments.narrow[5 + i].map(Output::of_indices));
     let mut request = Request::<E>::new();
     let [grad, probabilities, log_probabilities] = &mut wide;
     let [of_grad, of_probabilities, of_log_probabilities] = arguments.wide.map(Option::unwrap_or_default);
