@@ -1,0 +1,378 @@
+"""``torch.nn.functional.cross_entropy`` and ``torch.nn.CrossEntropyLoss`` on the CPU, fused.
+
+The gradient is computed along with the loss, in one pass over the logits, and handed out in the backward pass: as it is
+where the upstream gradient is 1, else scaled where it lies. Neither logits nor gradient are copied. A second backward
+pass, and double backward, go to the logits again.
+
+PyTorch's own function takes what is not covered: tensors that are not on the CPU, dtypes that are not in ``xent.DTYPES``,
+targets that require a gradient, probabilities and 16-bit logits of shape (N, C, d1, ...) unless the classes are innermost
+in memory (``channels_last``), ``torch.func`` transforms and forward-mode derivatives. Of third derivatives, and of second
+ones but in float32 with classes as targets and classes innermost, PyTorch's formulas are used.
+
+Two things differ on purpose. A target that is no class raises an ``IndexError`` with its row, and class weights are
+finite and not negative (``ValueError``). And targets may be of any integer dtype.
+"""
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import functional
+from torch.utils.dlpack import to_dlpack
+
+import xent
+
+__all__ = ["CrossEntropyLoss", "cross_entropy"]
+
+# The dtypes of logits, and those whose second derivatives are fused too.
+_DTYPES = frozenset(getattr(torch, name) for name in xent.DTYPES)
+_SECOND_ORDER_DTYPES = frozenset({torch.float32})
+_PLANES_DTYPES = frozenset({torch.float32})
+
+_transforms_are_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+
+
+def cross_entropy(
+    input,
+    target,
+    weight=None,
+    size_average=None,
+    ignore_index=-100,
+    reduce=None,
+    reduction="mean",
+    label_smoothing=0.0,
+    *,
+    z_loss=0.0,
+    overwrite_input=False,
+):
+    """As ``torch.nn.functional.cross_entropy``, with a z-loss (``z_loss`` lse^2 for each row) if wanted.
+
+    With ``overwrite_input`` the gradient takes the place of the logits, and no memory is needed for it: for logits that
+    nobody else reads, as those of a linear head. Who had saved them for a backward pass of their own gets PyTorch's error
+    about a variable that was modified in place. There is no second backward pass then. It has no effect where no gradient is
+    wanted, in compiled code, and where PyTorch's own function is called.
+    """
+    if size_average is not None or reduce is not None:
+        reduction = _legacy_reduction(size_average, reduce)
+    if not _is_covered(input, target, weight):
+        return _formula(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
+    if target.is_floating_point() and ignore_index >= 0:
+        raise ValueError("ignore_index is for classes as targets, not for probabilities")
+    if not _is_readable(input):
+        input = input.contiguous()
+    if torch.compiler.is_compiling():
+        return _compiled(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
+    wants_grad = torch.is_grad_enabled() and input.requires_grad
+    if overwrite_input and wants_grad:
+        _check_overwritable(input, reduction)
+    loss = _Loss(weight, ignore_index, reduction, label_smoothing, z_loss)
+    if wants_grad:
+        return _CrossEntropy.apply(input, target, weight, loss, overwrite_input)
+    return loss.forward(input, target, None)
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """As ``torch.nn.CrossEntropyLoss``; see :func:`cross_entropy`."""
+
+    def __init__(
+        self,
+        weight=None,
+        size_average=None,
+        ignore_index=-100,
+        reduce=None,
+        reduction="mean",
+        label_smoothing=0.0,
+        *,
+        z_loss=0.0,
+        overwrite_input=False,
+    ):
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        self.z_loss = z_loss
+        self.overwrite_input = overwrite_input
+
+    def forward(self, input, target):
+        return cross_entropy(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+            overwrite_input=self.overwrite_input,
+        )
+
+
+class _Loss:
+    """The options of one call, and the loss that is built with them."""
+
+    __slots__ = ("ce", "ignore_index", "label_smoothing", "per_row", "reduction", "z_loss")
+
+    def __init__(self, weight, ignore_index, reduction, label_smoothing, z_loss):
+        self.ignore_index, self.reduction = ignore_index, reduction
+        self.label_smoothing, self.z_loss = label_smoothing, z_loss
+        self.per_row = reduction == "none"
+        options = {
+            "ignore_index": ignore_index,
+            "reduction": reduction,
+            "label_smoothing": label_smoothing,
+            "z_loss": z_loss,
+        }
+        self.ce = xent._built(None if weight is None else to_dlpack(weight.detach().contiguous()), options)
+
+    def forward(self, input, target, grad):
+        """The loss; its gradient in ``grad``, unless that is ``None``. Both tensors may be the same memory."""
+        dtype = _loss_dtype(input)
+        if self.per_row:
+            shape = input.shape[:1] + input.shape[2:] if input.dim() > 1 else ()
+            losses = torch.empty(shape, dtype=torch.promote_types(input.dtype, torch.float32))
+            self.run(input, target, losses=losses)
+            return losses if losses.dtype == dtype else losses.to(dtype)
+        return torch.scalar_tensor(self.run(input, target, grad=grad).loss, dtype=dtype)
+
+    def gradient(self, input, target, upstream):
+        """The gradient times an upstream one: a number, or one for each row."""
+        grad = torch.empty_like(input)
+        if self.per_row:
+            self.run(input, target, grad=grad, upstream=upstream)
+            return grad
+        scale = upstream.item()
+        if math.isfinite(scale):
+            self.run(input, target, grad=grad, upstream_scalar=scale)
+            return grad
+        self.run(input, target, grad=grad)
+        return grad.mul_(scale)
+
+    def run(self, input, target, grad=None, losses=None, upstream=None, upstream_scalar=None):
+        return self.ce.run(
+            to_dlpack(input),
+            to_dlpack(target),
+            grad=None if grad is None else to_dlpack(grad),
+            losses=None if losses is None else to_dlpack(losses),
+            upstream=None if upstream is None else to_dlpack(upstream.contiguous()),
+            upstream_scalar=upstream_scalar,
+        )
+
+    def has_second_order(self, input, target):
+        if input.dtype not in _SECOND_ORDER_DTYPES or target.is_floating_point():
+            return False
+        return input.dim() <= 2 or _has_classes_innermost(input)
+
+    def second_order(self, input, target, upstream, direction):
+        """The Hessian times the direction and the upstream gradient; and the derivatives along it."""
+        if direction.stride() != input.stride():
+            direction = torch.empty_like(input).copy_(direction)
+        product = torch.empty_like(input)
+        arguments = to_dlpack(input), to_dlpack(target), to_dlpack(direction)
+        if self.per_row:
+            derivatives = torch.empty(upstream.shape)
+            self.ce.jvp(*arguments, derivatives=to_dlpack(derivatives))
+            scales = {"upstream": to_dlpack(upstream.contiguous())}
+        else:
+            derivatives = torch.scalar_tensor(self.ce.jvp(*arguments), dtype=upstream.dtype)
+            scales = {"upstream_scalar": upstream.item()}
+        self.ce.hessian_vector_product(*arguments, out=to_dlpack(product), **scales)
+        return product, derivatives
+
+    def formula(self, input, target, weight):
+        return _formula(
+            input, target, weight, self.ignore_index, self.reduction, self.label_smoothing, self.z_loss
+        )
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The loss, and the gradient for when it is asked for."""
+
+    @staticmethod
+    def forward(ctx, input, target, weight, loss, overwrite_input):
+        ctx.loss = loss
+        ctx.grad = None
+        ctx.overwritten = overwrite_input
+        if overwrite_input:
+            ctx.grad = input.detach()
+        else:
+            ctx.save_for_backward(input, target, weight)
+            if not loss.per_row:
+                ctx.grad = torch.empty_like(input)
+        value = loss.forward(input, target, ctx.grad)
+        if overwrite_input:
+            torch.autograd.graph.increment_version(input)
+        return value
+
+    @staticmethod
+    def backward(ctx, upstream):
+        # Nobody else may hold what PyTorch keeps as the gradient of a leaf, or it makes a copy.
+        grad, ctx.grad = ctx.grad, None
+        if ctx.overwritten and (grad is None or torch.is_grad_enabled()):
+            raise RuntimeError("with overwrite_input there is one backward pass, and no double backward")
+        if torch.is_grad_enabled():
+            grad = _Gradient.apply(upstream, *ctx.saved_tensors, ctx.loss)
+        elif grad is None:
+            input, target, _ = ctx.saved_tensors
+            grad = ctx.loss.gradient(input, target, upstream)
+        elif upstream.item() != 1.0:
+            grad.mul_(upstream)
+        return grad, None, None, None, None
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient times the upstream one, as a function of both."""
+
+    @staticmethod
+    def forward(ctx, upstream, input, target, weight, loss):
+        ctx.loss = loss
+        ctx.save_for_backward(upstream, input, target, weight)
+        return loss.gradient(input, target, upstream)
+
+    @staticmethod
+    def backward(ctx, direction):
+        upstream, input, target, weight = ctx.saved_tensors
+        is_fused = ctx.loss.has_second_order(input, target) and not torch.is_grad_enabled()
+        if is_fused and bool(torch.isfinite(upstream).all()):
+            product, derivatives = ctx.loss.second_order(input, target, upstream, direction)
+        else:
+            product, derivatives = _second_order_formula(ctx, upstream, input, target, weight, direction)
+        return derivatives, product, None, None, None
+
+
+def _second_order_formula(ctx, upstream, input, target, weight, direction):
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not create_graph:
+            upstream, input = upstream.detach(), input.detach()
+        if not input.requires_grad:
+            input.requires_grad_()
+        if not upstream.requires_grad:
+            upstream = upstream.detach().requires_grad_()
+        value = ctx.loss.formula(input, target, weight)
+        (grad,) = torch.autograd.grad(value, input, upstream, create_graph=True)
+        return torch.autograd.grad(grad, (input, upstream), direction, create_graph=create_graph)[::1]
+
+
+def _is_covered(input, target, weight):
+    if input.device.type != "cpu" or input.dtype not in _DTYPES or input.layout != torch.strided:
+        return False
+    if target.device.type != "cpu" or target.requires_grad or input.dim() == 0 or input.is_neg():
+        return False
+    if weight is not None and (weight.device.type != "cpu" or weight.requires_grad):
+        return False
+    if input.dim() > 2 and (input.dtype not in _PLANES_DTYPES or target.is_floating_point()):
+        if not (_has_classes_innermost(input) and (_has_classes_innermost(target) or not target.is_floating_point())):
+            return False
+        if target.is_floating_point() and target.dtype != torch.float32:
+            return False
+    if torch.compiler.is_compiling():
+        return True
+    return not _transforms_are_active() and forward_ad._current_level < 0
+
+
+def _is_readable(input):
+    """Whether its memory can be read as it is."""
+    if input.is_contiguous():
+        return True
+    if input.dim() == 2:
+        return input.stride(1) == 1 and input.stride(0) >= input.shape[1]
+    return input.dim() > 2 and _has_classes_innermost(input)
+
+
+def _has_classes_innermost(tensor):
+    return tensor.dim() > 2 and tensor.movedim(1, -1).is_contiguous()
+
+
+def _loss_dtype(input):
+    """Autocast runs the loss in float32; the logits need no cast for it."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.promote_types(input.dtype, torch.float32)
+    return input.dtype
+
+
+def _check_overwritable(input, reduction):
+    if reduction == "none":
+        raise ValueError('overwrite_input needs a reduced loss, not reduction="none"')
+    if input.is_leaf:
+        raise ValueError("overwrite_input would write to a leaf that requires a gradient")
+
+
+def _legacy_reduction(size_average, reduce):
+    """What the two arguments meant that PyTorch has deprecated."""
+    size_average = True if size_average is None else size_average
+    reduce = True if reduce is None else reduce
+    reduction = "none" if not reduce else "mean" if size_average else "sum"
+    warnings.warn(
+        f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.", stacklevel=3
+    )
+    return reduction
+
+
+def _formula(input, target, weight, ignore_index, reduction, label_smoothing, z_loss):
+    """The same by PyTorch's own operations."""
+    value = functional.cross_entropy(
+        input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+    )
+    if z_loss == 0.0:
+        return value
+    counts = None if target.is_floating_point() else target != ignore_index
+    terms = z_loss * torch.logsumexp(input, dim=min(input.dim() - 1, 1)) ** 2
+    if counts is not None:
+        terms = torch.where(counts, terms, 0.0)
+    if reduction == "none":
+        return value + terms
+    if reduction == "sum":
+        return value + terms.sum()
+    return value + terms.sum() / (terms.numel() if counts is None else counts.sum())
+
+
+# In compiled code the loss is one operation, which compilers see the shapes of and no more.
+
+
+@torch.library.custom_op("xent::cross_entropy", mutates_args=(), device_types="cpu")
+def _operation(
+    input: Tensor,
+    target: Tensor,
+    weight: "Tensor | None",
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    wants_grad: bool,
+) -> "tuple[Tensor, Tensor]":
+    loss = _Loss(weight, ignore_index, reduction, label_smoothing, z_loss)
+    if not wants_grad:
+        return loss.forward(input, target, None), input.new_empty(0)
+    grad = torch.empty_like(input)
+    if not loss.per_row:
+        return loss.forward(input, target, grad), grad
+    losses = loss.forward(input, target, None)
+    loss.run(input, target, grad=grad)
+    return losses, grad
+
+
+@_operation.register_fake
+def _(input, target, weight, ignore_index, reduction, label_smoothing, z_loss, wants_grad):
+    shape = () if reduction != "none" or input.dim() == 1 else input.shape[:1] + input.shape[2:]
+    value = input.new_empty(shape, dtype=_loss_dtype(input))
+    return value, torch.empty_like(input) if wants_grad else input.new_empty(0)
+
+
+def _save_grad(ctx, inputs, output):
+    ctx.save_for_backward(output[1])
+    ctx.per_row = inputs[4] == "none" and inputs[0].dim() > 1
+    ctx.set_materialize_grads(False)
+
+
+def _scaled_grad(ctx, upstream, _):
+    (grad,) = ctx.saved_tensors
+    if upstream is not None:
+        grad = grad * (upstream.unsqueeze(1) if ctx.per_row else upstream).to(grad.dtype)
+    return (grad if upstream is not None else None, *[None] * 7)
+
+
+_operation.register_autograd(_scaled_grad, setup_context=_save_grad)
+
+
+def _compiled(input, target, weight, ignore_index, reduction, label_smoothing, z_loss):
+    wants_grad = torch.is_grad_enabled() and input.requires_grad
+    operation = torch.ops.xent.cross_entropy
+    return operation(input, target, weight, ignore_index, reduction, label_smoothing, z_loss, wants_grad)[0]

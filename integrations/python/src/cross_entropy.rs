@@ -1,0 +1,270 @@
+//! The loss as Python holds it: options, built once, and its calls.
+
+use pyo3::prelude::*;
+use xent::Reduction;
+
+use crate::array::Array;
+use crate::dtypes::{Dtype, Scalar, with_logits};
+use crate::errors::{exception, no_logits};
+use crate::options::{self, IgnoreIndex};
+use crate::outputs::{empty, empty_like, written};
+use crate::row_inputs::RowInputs;
+use crate::run::Call;
+use crate::second_order;
+use crate::target::rows_shape;
+
+type Object<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
+
+/// Softmax cross-entropy with options, built once and called any number of times from any number of threads.
+#[pyclass(frozen, module = "xent")]
+pub(crate) struct CrossEntropy {
+    ce: xent::CrossEntropy,
+    /// `reduction="none"`; the crate's own is then the sum.
+    per_row: bool,
+}
+
+/// The numbers that every call has at hand when it is done.
+#[pyclass(frozen, get_all, module = "xent")]
+pub(crate) struct Summary {
+    loss: f64,
+    z_loss: f64,
+    weight: f64,
+    counted: usize,
+    correct: usize,
+}
+
+#[pymethods]
+impl Summary {
+    fn __repr__(&self) -> String {
+        let Self { loss, z_loss, weight, counted, correct } = self;
+        format!(
+            "Summary(loss={loss}, z_loss={z_loss}, weight={weight}, counted={counted}, correct={correct})"
+        )
+    }
+}
+
+#[pymethods]
+impl CrossEntropy {
+    #[new]
+    #[pyo3(signature = (
+        weight=None, *, ignore_index=IgnoreIndex::default(), reduction="mean", label_smoothing=0.0,
+        smoothing="all_classes", z_loss=0.0, focal_gamma=0.0, empty_mean="nan", backend=None, parallelism="rayon"
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        weight: Object<'_, '_>,
+        ignore_index: IgnoreIndex,
+        reduction: &str,
+        label_smoothing: f64,
+        smoothing: &str,
+        z_loss: f64,
+        focal_gamma: f64,
+        empty_mean: &str,
+        backend: Option<&str>,
+        parallelism: &str,
+    ) -> PyResult<Self> {
+        let reduction = options::reduction(reduction)?;
+        let mut builder = xent::CrossEntropy::builder()
+            .ignore_indices(ignore_index.0)
+            .reduction(reduction.unwrap_or(Reduction::Sum))
+            .label_smoothing(label_smoothing)
+            .smoothing(options::smoothing(smoothing)?)
+            .z_loss(z_loss)
+            .focal_gamma(focal_gamma)
+            .empty_mean(options::empty_mean(empty_mean)?)
+            .parallelism(options::parallelism(parallelism)?);
+        if let Some(weight) = weight {
+            builder = builder.weight(options::weight(weight)?);
+        }
+        if let Some(backend) = backend {
+            builder = builder.backend(options::backend(backend)?);
+        }
+        Ok(Self { ce: builder.build().map_err(exception)?, per_row: reduction.is_none() })
+    }
+
+    /// The reduced loss, or with `reduction="none"` that of each row.
+    #[pyo3(signature = (input, target, *, loss_mask=None, row_weights=None, denominator=None))]
+    fn loss<'py>(
+        &self,
+        py: Python<'py>,
+        input: &Bound<'py, PyAny>,
+        target: &Bound<'py, PyAny>,
+        loss_mask: Object<'_, 'py>,
+        row_weights: Object<'_, 'py>,
+        denominator: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut call = Call::new(input, target)?;
+        call.inputs = RowInputs::new(loss_mask, row_weights, None, None, denominator)?;
+        self.run_for_loss(py, call)
+    }
+
+    /// The same, and its gradient: in `out`, which may be `input` itself, or in a new array.
+    #[pyo3(signature = (
+        input, target, *, out=None, loss_mask=None, row_weights=None, upstream=None, upstream_scalar=None,
+        denominator=None
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn loss_and_grad<'py>(
+        &self,
+        py: Python<'py>,
+        input: &Bound<'py, PyAny>,
+        target: &Bound<'py, PyAny>,
+        out: Object<'_, 'py>,
+        loss_mask: Object<'_, 'py>,
+        row_weights: Object<'_, 'py>,
+        upstream: Object<'_, 'py>,
+        upstream_scalar: Option<f64>,
+        denominator: Option<f64>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let mut call = Call::new(input, target)?;
+        call.inputs = RowInputs::new(loss_mask, row_weights, upstream, upstream_scalar, denominator)?;
+        let out = match out {
+            Some(out) => out.clone(),
+            None => empty_like(py, &call.input, call.layout)?,
+        };
+        call.wide.grad = Some(Array::write("out", &out)?);
+        Ok((self.run_for_loss(py, call)?, out))
+    }
+
+    /// Any set of outputs in one call, each in the caller's memory.
+    #[pyo3(signature = (
+        input, target, *, grad=None, accumulate=false, losses=None, lse=None, target_log_probabilities=None,
+        entropies=None, argmax=None, argmax_probabilities=None, target_ranks=None, probabilities=None,
+        log_probabilities=None, loss_mask=None, row_weights=None, upstream=None, upstream_scalar=None,
+        denominator=None
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        input: &Bound<'py, PyAny>,
+        target: &Bound<'py, PyAny>,
+        grad: Object<'_, 'py>,
+        accumulate: bool,
+        losses: Object<'_, 'py>,
+        lse: Object<'_, 'py>,
+        target_log_probabilities: Object<'_, 'py>,
+        entropies: Object<'_, 'py>,
+        argmax: Object<'_, 'py>,
+        argmax_probabilities: Object<'_, 'py>,
+        target_ranks: Object<'_, 'py>,
+        probabilities: Object<'_, 'py>,
+        log_probabilities: Object<'_, 'py>,
+        loss_mask: Object<'_, 'py>,
+        row_weights: Object<'_, 'py>,
+        upstream: Object<'_, 'py>,
+        upstream_scalar: Option<f64>,
+        denominator: Option<f64>,
+    ) -> PyResult<Summary> {
+        let mut call = Call::new(input, target)?;
+        call.inputs = RowInputs::new(loss_mask, row_weights, upstream, upstream_scalar, denominator)?;
+        call.accumulate = accumulate;
+        call.wide.grad = written("grad", grad)?;
+        call.wide.probabilities = written("probabilities", probabilities)?;
+        call.wide.log_probabilities = written("log_probabilities", log_probabilities)?;
+        call.rows.losses = written("losses", losses)?;
+        call.rows.lse = written("lse", lse)?;
+        call.rows.target_log_probabilities = written("target_log_probabilities", target_log_probabilities)?;
+        call.rows.entropies = written("entropies", entropies)?;
+        call.rows.argmax = written("argmax", argmax)?;
+        call.rows.argmax_probabilities = written("argmax_probabilities", argmax_probabilities)?;
+        call.rows.target_ranks = written("target_ranks", target_ranks)?;
+        let xent::Summary { loss, z_loss, weight, counted, correct, .. } = call.run(py, &self.ce)?;
+        Ok(Summary { loss, z_loss, weight, counted, correct })
+    }
+
+    /// The Hessian of the loss times `direction`: in `out`, which may be `direction` itself, or in a new array.
+    #[pyo3(signature = (
+        input, target, direction, *, out=None, loss_mask=None, row_weights=None, upstream=None, upstream_scalar=None,
+        denominator=None
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn hessian_vector_product<'py>(
+        &self,
+        py: Python<'py>,
+        input: &Bound<'py, PyAny>,
+        target: &Bound<'py, PyAny>,
+        direction: &Bound<'py, PyAny>,
+        out: Object<'_, 'py>,
+        loss_mask: Object<'_, 'py>,
+        row_weights: Object<'_, 'py>,
+        upstream: Object<'_, 'py>,
+        upstream_scalar: Option<f64>,
+        denominator: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut call = Call::new(input, target)?;
+        call.inputs = RowInputs::new(loss_mask, row_weights, upstream, upstream_scalar, denominator)?;
+        let out = match out {
+            Some(out) => out.clone(),
+            None => empty_like(py, &call.input, call.layout)?,
+        };
+        let direction = Array::read("direction", direction)?;
+        second_order::hessian_vector_product(py, &self.ce, call, direction, Array::write("out", &out)?)?;
+        Ok(out)
+    }
+
+    /// The derivative of the loss along `direction`, and in `derivatives` that of each row's loss.
+    #[pyo3(signature = (
+        input, target, direction, *, derivatives=None, loss_mask=None, row_weights=None, upstream=None,
+        upstream_scalar=None, denominator=None
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn jvp<'py>(
+        &self,
+        py: Python<'py>,
+        input: &Bound<'py, PyAny>,
+        target: &Bound<'py, PyAny>,
+        direction: &Bound<'py, PyAny>,
+        derivatives: Object<'_, 'py>,
+        loss_mask: Object<'_, 'py>,
+        row_weights: Object<'_, 'py>,
+        upstream: Object<'_, 'py>,
+        upstream_scalar: Option<f64>,
+        denominator: Option<f64>,
+    ) -> PyResult<f64> {
+        let mut call = Call::new(input, target)?;
+        call.inputs = RowInputs::new(loss_mask, row_weights, upstream, upstream_scalar, denominator)?;
+        call.rows.losses = written("derivatives", derivatives)?;
+        let direction = Array::read("direction", direction)?;
+        second_order::jvp(py, &self.ce, call, direction)
+    }
+
+    fn __repr__(&self) -> String {
+        let ce = &self.ce;
+        let reduction = match (self.per_row, ce.reduction()) {
+            (true, _) => "none",
+            (false, Reduction::Mean) => "mean",
+            (false, Reduction::Sum) => "sum",
+        };
+        let weight =
+            ce.weight().map_or_else(|| "None".to_owned(), |weight| format!("<{} classes>", weight.len()));
+        format!(
+            "CrossEntropy(weight={weight}, ignore_index={:?}, reduction='{reduction}', label_smoothing={:?}, \
+             smoothing='{}', z_loss={:?}, focal_gamma={:?}, backend='{}')",
+            ce.ignore_indices(),
+            ce.label_smoothing(),
+            options::smoothing_name(ce.smoothing()),
+            ce.z_loss(),
+            ce.focal_gamma(),
+            options::backend_name(ce.backend()),
+        )
+    }
+}
+
+impl CrossEntropy {
+    fn run_for_loss<'py>(&self, py: Python<'py>, mut call: Call<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if !self.per_row {
+            return Ok(call.run(py, &self.ce)?.loss.into_pyobject(py)?.into_any());
+        }
+        let losses = empty(py, &rows_shape(&call.input.shape), losses_dtype(call.input.dtype)?)?;
+        call.rows.losses = Some(Array::write("losses", &losses)?);
+        call.run(py, &self.ce)?;
+        Ok(losses)
+    }
+}
+
+/// What rows have, whose logits are of this dtype.
+fn losses_dtype(dtype: Dtype) -> PyResult<Dtype> {
+    let losses = with_logits!(dtype, L => <<L as xent::Element>::PerRow as Scalar>::DTYPE);
+    losses.ok_or_else(|| no_logits("input", dtype))
+}

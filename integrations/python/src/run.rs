@@ -1,0 +1,201 @@
+//! One call of the crate, whatever it is asked for.
+
+use pyo3::prelude::*;
+use xent::{CrossEntropy, Matrix, MatrixMut, Summary};
+
+use crate::array::{Array, check_apart};
+use crate::dtypes::{Dtype, Logits, with_logits};
+use crate::errors::{exception, no_logits, type_error, value_error};
+use crate::layout::Layout;
+use crate::outputs::{RowOutputs, WideOutputs, slice};
+use crate::row_inputs::RowInputs;
+use crate::target::{Source, Target, distributions, with_classes};
+use crate::threads;
+
+/// Logits, targets, and what is wanted of them.
+pub(crate) struct Call<'py> {
+    pub(crate) input: Array<'py>,
+    pub(crate) layout: Layout,
+    pub(crate) target: Source<'py>,
+    pub(crate) inputs: RowInputs<'py>,
+    pub(crate) wide: WideOutputs<'py>,
+    pub(crate) rows: RowOutputs<'py>,
+    /// Whether the gradient is added to what is there.
+    pub(crate) accumulate: bool,
+}
+
+enum Place<'a, L> {
+    Keep(Matrix<'a, L>),
+    Overwrite(MatrixMut<'a, L>),
+}
+
+impl<'py> Call<'py> {
+    pub(crate) fn new(input: &Bound<'py, PyAny>, target: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let input = Array::read("input", input)?;
+        Ok(Self {
+            layout: Layout::of_logits(&input)?,
+            input,
+            target: Source::new(target)?,
+            inputs: RowInputs::default(),
+            wide: WideOutputs::default(),
+            rows: RowOutputs::default(),
+            accumulate: false,
+        })
+    }
+
+    pub(crate) fn run(mut self, py: Python<'py>, ce: &CrossEntropy) -> PyResult<Summary> {
+        self.rows.check(&self.input)?;
+        let in_place = self.wide.grad.as_ref().is_some_and(|grad| grad.is_same(&self.input));
+        if in_place && self.accumulate {
+            return Err(value_error("accumulate adds to grad, which then cannot be input"));
+        }
+        let written: Vec<_> = self.wide.arrays().chain(self.rows.arrays()).collect();
+        let input = (!in_place).then_some(&self.input);
+        let read: Vec<_> = input.into_iter().chain(self.target.array()).chain(self.inputs.arrays()).collect();
+        check_apart(&written, &read)?;
+
+        let dtype = self.input.dtype;
+        match self.layout {
+            Layout::Rows { .. } => {
+                let summary = with_logits!(dtype, L => self.run_rows::<L>(py, ce, in_place));
+                summary.ok_or_else(|| no_logits("input", dtype))?
+            }
+            Layout::Planes { .. } if dtype == Dtype::F32 => self.run_planes(py, ce, in_place),
+            Layout::Planes { .. } => Err(type_error(format!(
+                "input is {dtype}: in shape (N, C, d1, ...) it is {}, or has its classes innermost in memory",
+                Dtype::F32
+            ))),
+        }
+    }
+
+    fn run_rows<L: Logits>(
+        &mut self,
+        py: Python<'py>,
+        ce: &CrossEntropy,
+        in_place: bool,
+    ) -> PyResult<Summary> {
+        let Self { input, layout, target, inputs, wide, rows, accumulate } = self;
+        let classes = usize::from(input.shape.len() > 1);
+        let values = inputs.values::<L::PerRow>()?;
+        let target = target.target(input, *layout)?;
+        let mut request = values.request::<L>();
+
+        let mut place = None;
+        if let Some(grad) = &mut wide.grad {
+            let layout = layout.of_companion(input, grad, classes)?;
+            let grad = layout.matrix_mut(grad.slice_mut::<L>()?)?;
+            match (in_place, *accumulate) {
+                (true, _) => place = Some(Place::Overwrite(grad)),
+                (false, true) => request = request.accumulate(grad),
+                (false, false) => request = request.grad(grad),
+            }
+        }
+        let place = match place {
+            Some(place) => place,
+            None => Place::Keep(layout.matrix(input.slice::<L>()?)?),
+        };
+        if let Some(probabilities) = &mut wide.probabilities {
+            let layout = layout.of_companion(input, probabilities, classes)?;
+            request = request.probabilities(layout.matrix_mut(probabilities.slice_mut()?)?);
+        }
+        if let Some(log_probabilities) = &mut wide.log_probabilities {
+            let layout = layout.of_companion(input, log_probabilities, classes)?;
+            request = request.log_probabilities(layout.matrix_mut(log_probabilities.slice_mut()?)?);
+        }
+        if let Some(losses) = slice(&mut rows.losses)? {
+            request = request.losses(losses);
+        }
+        if let Some(lse) = slice(&mut rows.lse)? {
+            request = request.lse(lse);
+        }
+        if let Some(target_log_probabilities) = slice(&mut rows.target_log_probabilities)? {
+            request = request.target_log_probabilities(target_log_probabilities);
+        }
+        if let Some(entropies) = slice(&mut rows.entropies)? {
+            request = request.entropies(entropies);
+        }
+        if let Some(argmax) = slice(&mut rows.argmax)? {
+            request = request.argmax(argmax);
+        }
+        if let Some(argmax_probabilities) = slice(&mut rows.argmax_probabilities)? {
+            request = request.argmax_probabilities(argmax_probabilities);
+        }
+        if let Some(target_ranks) = slice(&mut rows.target_ranks)? {
+            request = request.target_ranks(target_ranks);
+        }
+
+        let summary = match &target {
+            Target::Classes(classes) => with_classes!(classes, classes => threads::run(py, || match place {
+                Place::Keep(logits) => ce.run(logits, classes, request),
+                Place::Overwrite(logits) => ce.run_in_place(logits, classes, request),
+            })),
+            Target::Probabilities { data, layout } => {
+                let probabilities = distributions(data, *layout)?;
+                threads::run(py, || match place {
+                    Place::Keep(logits) => ce.run_probabilities(logits, probabilities, request),
+                    Place::Overwrite(logits) => ce.run_probabilities_in_place(logits, probabilities, request),
+                })
+            }
+        };
+        summary?.map_err(exception)
+    }
+
+    fn run_planes(&mut self, py: Python<'py>, ce: &CrossEntropy, in_place: bool) -> PyResult<Summary> {
+        let Self { input, layout, target, inputs, wide, rows, accumulate } = self;
+        let unavailable = [
+            ("accumulate", *accumulate),
+            ("log_probabilities", wide.log_probabilities.is_some()),
+            ("entropies", rows.entropies.is_some()),
+            ("target_ranks", rows.target_ranks.is_some()),
+        ];
+        if let Some((output, _)) = unavailable.into_iter().find(|&(_, wanted)| wanted) {
+            return Err(value_error(format!(
+                "{output} needs input of shape (N, C), or with its classes innermost in memory"
+            )));
+        }
+        let values = inputs.values::<f32>()?;
+        let Target::Classes(classes) = target.target(input, *layout)? else {
+            return Err(value_error("targets of planes are classes"));
+        };
+        let mut request = values.planes_request();
+        let mut overwritten = None;
+        if let Some(grad) = &mut wide.grad {
+            let layout = layout.of_companion(input, grad, 1)?;
+            let grad = layout.planes_mut(grad.slice_mut::<f32>()?)?;
+            if in_place {
+                overwritten = Some(grad);
+            } else {
+                request = request.grad(grad);
+            }
+        }
+        if let Some(probabilities) = &mut wide.probabilities {
+            let layout = layout.of_companion(input, probabilities, 1)?;
+            request = request.probabilities(layout.planes_mut(probabilities.slice_mut()?)?);
+        }
+        if let Some(losses) = slice(&mut rows.losses)? {
+            request = request.losses(losses);
+        }
+        if let Some(lse) = slice(&mut rows.lse)? {
+            request = request.lse(lse);
+        }
+        if let Some(target_log_probabilities) = slice(&mut rows.target_log_probabilities)? {
+            request = request.target_log_probabilities(target_log_probabilities);
+        }
+        if let Some(argmax) = slice(&mut rows.argmax)? {
+            request = request.argmax(argmax);
+        }
+        if let Some(argmax_probabilities) = slice(&mut rows.argmax_probabilities)? {
+            request = request.argmax_probabilities(argmax_probabilities);
+        }
+        let summary = match overwritten {
+            Some(logits) => with_classes!(&classes, classes => {
+                threads::run(py, || ce.run_planes_in_place(logits, classes, request))
+            }),
+            None => {
+                let logits = layout.planes_of(input.slice::<f32>()?)?;
+                with_classes!(&classes, classes => threads::run(py, || ce.run_planes(logits, classes, request)))
+            }
+        };
+        summary?.map_err(exception)
+    }
+}

@@ -1,0 +1,134 @@
+//! Targets: a class or probabilities for each row.
+
+use std::borrow::Cow;
+
+use pyo3::prelude::*;
+use xent::Matrix;
+
+use crate::array::Array;
+use crate::dtypes::Dtype;
+use crate::errors::{type_error, value_error};
+use crate::layout::{Layout, check_shape};
+use crate::row_values::{numbers, values};
+
+/// Where targets come from.
+pub(crate) enum Source<'py> {
+    Array(Array<'py>),
+    /// The class of a single row.
+    Class(i64),
+}
+
+/// Targets as the crate takes them.
+pub(crate) enum Target<'a> {
+    Classes(Classes<'a>),
+    Probabilities { data: Cow<'a, [f32]>, layout: Layout },
+}
+
+/// Classes of the integer types that the crate takes.
+pub(crate) enum Classes<'a> {
+    U8(Cow<'a, [u8]>),
+    U16(Cow<'a, [u16]>),
+    U32(Cow<'a, [u32]>),
+    U64(Cow<'a, [u64]>),
+    I32(Cow<'a, [i32]>),
+    I64(Cow<'a, [i64]>),
+}
+
+/// The expression with a slice of the classes, whatever they are.
+macro_rules! with_classes {
+    ($classes:expr, $name:ident => $body:expr) => {
+        match $classes {
+            $crate::target::Classes::U8($name) => $body,
+            $crate::target::Classes::U16($name) => $body,
+            $crate::target::Classes::U32($name) => $body,
+            $crate::target::Classes::U64($name) => $body,
+            $crate::target::Classes::I32($name) => $body,
+            $crate::target::Classes::I64($name) => $body,
+        }
+    };
+}
+
+pub(crate) use with_classes;
+
+impl<'py> Source<'py> {
+    pub(crate) fn new(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        if let Some(array) = Array::find("target", object)? {
+            return Ok(Self::Array(array));
+        }
+        match object.extract() {
+            Ok(class) => Ok(Self::Class(class)),
+            Err(_) => Array::read("target", object).map(Self::Array),
+        }
+    }
+
+    pub(crate) fn array(&self) -> Option<&Array<'py>> {
+        match self {
+            Self::Array(array) => Some(array),
+            Self::Class(_) => None,
+        }
+    }
+
+    /// The targets of these logits.
+    pub(crate) fn target(&self, input: &Array<'_>, layout: Layout) -> PyResult<Target<'_>> {
+        let array = match self {
+            Self::Array(array) => array,
+            Self::Class(class) if input.shape.len() == 1 => {
+                return Ok(Target::Classes(Classes::I64(Cow::Owned(vec![*class]))));
+            }
+            Self::Class(class) => {
+                return Err(value_error(format!("target is {class}, but input has more than one row")));
+            }
+        };
+        if array.dtype.is_float() {
+            return probabilities(array, input, layout);
+        }
+        check_shape(array, &rows_shape(&input.shape))?;
+        let classes = match array.dtype {
+            Dtype::U8 => Classes::U8(values(array)?),
+            Dtype::U16 => Classes::U16(values(array)?),
+            Dtype::U32 => Classes::U32(values(array)?),
+            Dtype::U64 => Classes::U64(values(array)?),
+            Dtype::I32 => Classes::I32(values(array)?),
+            Dtype::I64 => Classes::I64(values(array)?),
+            Dtype::I8 => Classes::I32(values::<i8>(array)?.iter().map(|&class| class.into()).collect()),
+            Dtype::I16 => Classes::I32(values::<i16>(array)?.iter().map(|&class| class.into()).collect()),
+            other => return Err(type_error(format!("target is {other}, not of integers or probabilities"))),
+        };
+        Ok(Target::Classes(classes))
+    }
+}
+
+fn probabilities<'a>(array: &'a Array<'_>, input: &Array<'_>, layout: Layout) -> PyResult<Target<'a>> {
+    check_shape(array, &input.shape)?;
+    let Layout::Rows { rows, classes, .. } = layout else {
+        return Err(value_error(
+            "probabilities as targets of input of shape (N, C, d1, ...) need both with the classes innermost in memory",
+        ));
+    };
+    if array.dtype == Dtype::F32 {
+        let dimension = usize::from(input.shape.len() > 1);
+        let layout = layout.of_companion(input, array, dimension)?;
+        return Ok(Target::Probabilities { data: Cow::Borrowed(array.slice()?), layout });
+    }
+    if array.shape.len() > 2 {
+        return Err(type_error(format!(
+            "target is {}: probabilities of input of shape (N, C, d1, ...) are {}",
+            array.dtype,
+            Dtype::F32
+        )));
+    }
+    let layout = Layout::Rows { rows, classes, row_stride: classes };
+    Ok(Target::Probabilities { data: numbers(array)?, layout })
+}
+
+/// The shape of what has one number for each row.
+pub(crate) fn rows_shape(shape: &[usize]) -> Vec<usize> {
+    let classes = usize::from(shape.len() > 1);
+    let rows = shape.iter().enumerate().filter(|&(dimension, _)| dimension != classes);
+    rows.map(|(_, &size)| size).collect()
+}
+
+/// The probabilities as a matrix.
+pub(crate) fn distributions(data: &[f32], layout: Layout) -> PyResult<Matrix<'_>> {
+    layout.matrix(data)
+}

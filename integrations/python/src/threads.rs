@@ -1,0 +1,40 @@
+//! Threads survive no `fork`: a child that waited for those of its parent would wait for ever. It gets its own.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::OnceLock;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// Forks between the process that imported this and the present one.
+static FORKS: AtomicUsize = AtomicUsize::new(0);
+
+const MOST_FORKS: usize = 64;
+
+/// One pool for each generation; the first has rayon's own.
+static POOLS: [OnceLock<ThreadPool>; MOST_FORKS] = [const { OnceLock::new() }; MOST_FORKS];
+
+/// Called in the child after each fork.
+#[pyfunction]
+pub(crate) fn after_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Runs the task without the interpreter's lock, in a pool whose threads are there.
+pub(crate) fn run<T: Send>(py: Python<'_>, task: impl FnOnce() -> T + Send) -> PyResult<T> {
+    let Some(generation) = FORKS.load(Ordering::Relaxed).checked_sub(1) else { return Ok(py.detach(task)) };
+    let pool = POOLS.get(generation);
+    let pool =
+        pool.ok_or_else(|| PyRuntimeError::new_err(format!("more than {MOST_FORKS} forks, one in another")))?;
+    if pool.get().is_none() {
+        let built = ThreadPoolBuilder::new().build();
+        let built = built.map_err(|error| PyRuntimeError::new_err(format!("no threads: {error}")))?;
+        // Another thread may have been first.
+        let _ = pool.set(built);
+    }
+    py.detach(|| match pool.get() {
+        Some(pool) => Ok(pool.install(task)),
+        None => Ok(task()),
+    })
+}

@@ -1,0 +1,199 @@
+"""Values, against the formulas in float64."""
+
+import ml_dtypes
+import numpy
+import pytest
+import xent
+from formulas import assert_close, log_softmax, loss_and_grad
+
+DTYPES = {"float32": numpy.float32, "float16": numpy.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+def batch(rows=37, classes=19, dtype="float32", seed=0):
+    random = numpy.random.default_rng(seed)
+    x = (3 * random.standard_normal((rows, classes))).astype(DTYPES[dtype])
+    return x, random.integers(0, classes, rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1000), (64, 10), (37, 19), (5, 70_000)])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_loss_and_gradient_are_those_of_the_formula(dtype, shape, reduction):
+    x, target = batch(*shape, dtype)
+    expected, expected_grad = loss_and_grad(x, target, reduction=reduction)
+    loss, grad = xent.loss_and_grad(x, target, reduction=reduction)
+    assert grad.dtype == x.dtype
+    assert_close(loss, expected)
+    assert_close(grad, expected_grad, dtype)
+    assert numpy.array_equal(xent.cross_entropy(x, target, reduction=reduction), loss)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"label_smoothing": 0.1},
+        {"weight": numpy.linspace(0.5, 2.0, 19)},
+        {"weight": [float(c) for c in range(19)], "label_smoothing": 0.25},
+        {"ignore_index": 3},
+        {"ignore_index": 3, "weight": numpy.linspace(0, 1, 19, dtype=numpy.float32), "label_smoothing": 0.5},
+        {"z_loss": 1e-2},
+        {"denominator": 91.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_options_are_those_of_the_formula(options, reduction):
+    if reduction == "none" and "denominator" in options:
+        pytest.skip("losses of rows have no denominator")
+    x, target = batch()
+    expected, expected_grad = loss_and_grad(x, target, reduction=reduction, **options)
+    loss, grad = xent.loss_and_grad(x, target, reduction=reduction, **options)
+    assert_close(loss, expected)
+    assert_close(grad, expected_grad)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("weight", [None, numpy.linspace(0.5, 2.0, 19)], ids=["plain", "weighted"])
+def test_probabilities_are_targets(dtype, weight):
+    x, _ = batch()
+    q = numpy.exp(log_softmax(batch(seed=1)[0])).astype(dtype)
+    expected, expected_grad = loss_and_grad(x, q, weight=weight, label_smoothing=0.1)
+    loss, grad = xent.loss_and_grad(x, q, weight, label_smoothing=0.1)
+    assert_close(loss, expected)
+    assert_close(grad, expected_grad)
+
+
+def test_focal_loss_is_that_of_the_formula():
+    x, target = batch()
+    log_p = log_softmax(x)[numpy.arange(len(x)), target]
+    expected = ((1 - numpy.exp(log_p)) ** 2 * -log_p).mean()
+    assert_close(xent.cross_entropy(x, target, focal_gamma=2.0), expected)
+
+
+@pytest.mark.parametrize("integer", ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8"])
+def test_targets_are_of_any_integer_type(integer):
+    x, target = batch()
+    assert xent.cross_entropy(x, target.astype(integer)) == xent.cross_entropy(x, target)
+    # Every other one: not neighbours in memory.
+    assert xent.cross_entropy(x, numpy.repeat(target, 2).astype(integer)[::2]) == xent.cross_entropy(x, target)
+
+
+@pytest.mark.parametrize("target", [4, numpy.int64(4), numpy.array(4)], ids=["int", "scalar", "array"])
+def test_a_single_row_needs_no_batch_dimension(target):
+    x, _ = batch(1)
+    expected, expected_grad = loss_and_grad(x, numpy.array([4]))
+    loss, grad = xent.loss_and_grad(x[0], target)
+    assert_close(loss, expected)
+    assert_close(grad, expected_grad[0])
+    assert xent.cross_entropy(x[0], target, reduction="none").shape == ()
+
+
+@pytest.mark.parametrize("order", ["planes", "channels last"])
+@pytest.mark.parametrize("positions", [(7,), (4, 5), (2, 3, 4)])
+def test_images_have_their_classes_in_dimension_1(order, positions):
+    random = numpy.random.default_rng(0)
+    last = random.standard_normal((3, *positions, 6)).astype("f")
+    target = random.integers(0, 6, (3, *positions))
+    expected, expected_grad = loss_and_grad(last.reshape(-1, 6), target.reshape(-1), reduction="none")
+    x = numpy.moveaxis(last, -1, 1)
+    if order == "planes":
+        x = numpy.ascontiguousarray(x)
+    losses, grad = xent.loss_and_grad(x, target, reduction="none")
+    assert_close(losses, expected.reshape(target.shape))
+    assert_close(grad, numpy.moveaxis(expected_grad.reshape(last.shape), -1, 1))
+    in_place = x.copy(order="K")
+    xent.loss_and_grad(in_place, target, reduction="none", out=in_place)
+    assert numpy.array_equal(in_place, grad)
+
+
+def test_upstream_gradients_scale_rows_and_all():
+    x, target = batch()
+    upstream = numpy.random.default_rng(2).standard_normal(len(x)).astype("f")
+    _, expected = loss_and_grad(x, target, reduction="none")
+    _, grad = xent.loss_and_grad(x, target, reduction="none", upstream=upstream)
+    assert_close(grad, expected * upstream[:, None])
+    _, grad = xent.loss_and_grad(x, target, reduction="none", upstream=upstream, upstream_scalar=-2.0)
+    assert_close(grad, -2.0 * expected * upstream[:, None])
+
+
+def test_rows_are_weighted_and_masked():
+    x, target = batch()
+    weights = numpy.linspace(0, 2, len(x))
+    mask = numpy.arange(len(x)) % 3 > 0
+    losses, _ = loss_and_grad(x, target, reduction="none")
+    assert_close(xent.cross_entropy(x, target, row_weights=weights), (losses * weights).sum() / weights.sum())
+    assert_close(xent.cross_entropy(x, target, loss_mask=mask), losses[mask].mean())
+
+
+def test_all_outputs_of_one_call():
+    x, target = batch()
+    rows = len(x)
+    wide = {name: numpy.full_like(x, numpy.nan) for name in ("grad", "probabilities", "log_probabilities")}
+    narrow = ("losses", "lse", "target_log_probabilities", "entropies", "argmax_probabilities")
+    numbers = {name: numpy.full(rows, numpy.nan, "f") for name in narrow}
+    indices = {name: numpy.empty(rows, numpy.uintp) for name in ("argmax", "target_ranks")}
+    summary = xent.CrossEntropy().run(x, target, **wide, **numbers, **indices)
+
+    log_p = log_softmax(x)
+    p = numpy.exp(log_p)
+    losses, grad = loss_and_grad(x, target, reduction="none")
+    assert_close(summary.loss, losses.mean())
+    assert (summary.counted, summary.weight) == (rows, rows)
+    assert_close(numbers["losses"], losses)
+    assert_close(wide["grad"], grad / rows)
+    assert_close(wide["probabilities"], p)
+    assert_close(wide["log_probabilities"], log_p)
+    assert_close(numbers["target_log_probabilities"], -losses)
+    assert_close(numbers["lse"], (x - log_p)[:, 0])
+    assert_close(numbers["entropies"], -(p * log_p).sum(axis=1))
+    assert_close(numbers["argmax_probabilities"], p.max(axis=1))
+    assert numpy.array_equal(indices["argmax"], x.argmax(axis=1))
+    assert summary.correct == (x.argmax(axis=1) == target).sum()
+    assert numpy.array_equal(indices["target_ranks"], (x > x[numpy.arange(rows), target][:, None]).sum(axis=1))
+
+
+def test_gradients_accumulate():
+    x, target = batch()
+    _, expected = loss_and_grad(x, target)
+    grad = numpy.ones_like(x)
+    xent.CrossEntropy().run(x, target, grad=grad, accumulate=True)
+    assert_close(grad, 1 + expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("function", ["softmax", "log_softmax"])
+def test_softmax_is_that_of_the_formula(function, dtype):
+    x = batch(dtype=dtype)[0].reshape(37, 1, 19)
+    expected = log_softmax(x) if function == "log_softmax" else numpy.exp(log_softmax(x))
+    assert_close(getattr(xent, function)(x), expected, dtype)
+    out = x.copy()
+    assert getattr(xent, function)(out, dim=2, out=out) is out
+    assert_close(out, expected, dtype)
+
+
+def test_second_derivatives_are_those_of_the_formula():
+    x, target = batch()
+    direction = batch(seed=3)[0]
+    p = numpy.exp(log_softmax(x))
+    product = p * direction - p * (p * direction).sum(axis=1, keepdims=True)
+    ce = xent.CrossEntropy()
+    assert_close(ce.hessian_vector_product(x, target, direction), product / len(x))
+    _, grad = loss_and_grad(x, target)
+    assert_close(ce.jvp(x, target, direction), (grad * direction).sum())
+
+
+def test_no_row_counts():
+    x, target = batch()
+    assert numpy.isnan(xent.cross_entropy(x, numpy.full_like(target, -100)))
+    assert xent.cross_entropy(x, numpy.full_like(target, -100), empty_mean="zero") == 0
+    assert numpy.isnan(xent.cross_entropy(x[:0], target[:0]))
+    assert xent.cross_entropy(x[:0], target[:0], reduction="sum") == 0
+
+
+def test_bits_are_the_same_serial_and_on_every_backend_with_fma():
+    x, target = batch(300, 700)
+    expected = xent.loss_and_grad(x, target)
+    options = [{"parallelism": "serial"}, *({"backend": name} for name in xent.BACKENDS if name != "portable")]
+    for option in options:
+        loss, grad = xent.loss_and_grad(x, target, **option)
+        assert loss == expected[0] and numpy.array_equal(grad, expected[1]), option
