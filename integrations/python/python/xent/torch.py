@@ -2,19 +2,21 @@
 
 The gradient is computed along with the loss, in one pass over the logits, and handed out in the backward pass: as it is
 where the upstream gradient is 1, else scaled where it lies. Neither logits nor gradient are copied. A second backward
-pass, and double backward, go to the logits again.
+pass, and double backward, go to the logits again. The memory of the last large gradient is kept for the next:
+:func:`release_memory` lets it go.
 
 PyTorch's own function takes what is not covered: tensors that are not on the CPU, dtypes that are not in ``xent.DTYPES``,
-targets that require a gradient, probabilities and 16-bit logits of shape (N, C, d1, ...) unless the classes are innermost
+targets that require a gradient, class weights that are negative or not finite, probabilities and 16-bit logits of shape (N, C, d1, ...) unless the classes are innermost
 in memory (``channels_last``), ``torch.func`` transforms and forward-mode derivatives. Of third derivatives, and of second
 ones but in float32 with classes as targets and classes innermost, PyTorch's formulas are used.
 
-Two things differ on purpose. A target that is no class raises an ``IndexError`` with its row, and class weights are
-finite and not negative (``ValueError``). And targets may be of any integer dtype.
+Two things differ on purpose: a target that is no class raises an ``IndexError`` with its row, and targets may be of any
+integer dtype. In compiled code, class weights that are negative or not finite are a ``ValueError``.
 """
 
 import math
 import warnings
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,8 +25,9 @@ from torch.nn import functional
 from torch.utils.dlpack import to_dlpack
 
 import xent
+from xent._gradient_memory import empty_like, release_memory
 
-__all__ = ["CrossEntropyLoss", "cross_entropy"]
+__all__ = ["CrossEntropyLoss", "cross_entropy", "release_memory"]
 
 # The dtypes of logits, and those whose second derivatives are fused too.
 _DTYPES = frozenset(getattr(torch, name) for name in xent.DTYPES)
@@ -67,7 +70,7 @@ def cross_entropy(
     wants_grad = torch.is_grad_enabled() and input.requires_grad
     if overwrite_input and wants_grad:
         _check_overwritable(input, reduction)
-    loss = _Loss(weight, ignore_index, reduction, label_smoothing, z_loss)
+    loss = _loss(weight, ignore_index, reduction, label_smoothing, z_loss)
     if wants_grad:
         return _CrossEntropy.apply(input, target, weight, loss, overwrite_input)
     return loss.forward(input, target, None)
@@ -106,7 +109,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
 
 class _Loss:
-    """The options of one call, and the loss that is built with them."""
+    """Options, and the loss that is built with them."""
 
     __slots__ = ("ce", "ignore_index", "label_smoothing", "per_row", "reduction", "z_loss")
 
@@ -114,13 +117,13 @@ class _Loss:
         self.ignore_index, self.reduction = ignore_index, reduction
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
         self.per_row = reduction == "none"
-        options = {
-            "ignore_index": ignore_index,
-            "reduction": reduction,
-            "label_smoothing": label_smoothing,
-            "z_loss": z_loss,
-        }
-        self.ce = xent._built(None if weight is None else to_dlpack(weight.detach().contiguous()), options)
+        self.ce = xent.CrossEntropy(
+            None if weight is None else to_dlpack(weight.detach()),
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+        )
 
     def forward(self, input, target, grad):
         """The loss; its gradient in ``grad``, unless that is ``None``. Both tensors may be the same memory."""
@@ -134,7 +137,7 @@ class _Loss:
 
     def gradient(self, input, target, upstream):
         """The gradient times an upstream one: a number, or one for each row."""
-        grad = torch.empty_like(input)
+        grad = empty_like(input)
         if self.per_row:
             self.run(input, target, grad=grad, upstream=upstream)
             return grad
@@ -182,6 +185,14 @@ class _Loss:
         )
 
 
+# Without class weights, options are built once.
+_plain_loss = lru_cache(maxsize=64)(_Loss)
+
+
+def _loss(weight, *options):
+    return _plain_loss(None, *options) if weight is None else _Loss(weight, *options)
+
+
 class _CrossEntropy(torch.autograd.Function):
     """The loss, and the gradient for when it is asked for."""
 
@@ -195,7 +206,7 @@ class _CrossEntropy(torch.autograd.Function):
         else:
             ctx.save_for_backward(input, target, weight)
             if not loss.per_row:
-                ctx.grad = torch.empty_like(input)
+                ctx.grad = empty_like(input)
         value = loss.forward(input, target, ctx.grad)
         if overwrite_input:
             torch.autograd.graph.increment_version(input)
@@ -240,21 +251,23 @@ class _Gradient(torch.autograd.Function):
 def _second_order_formula(ctx, upstream, input, target, weight, direction):
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        if not create_graph:
+        if create_graph:
+            # Partial derivatives: the upstream gradient may depend on the logits.
+            upstream, input = upstream.view_as(upstream), input.view_as(input)
+        else:
             upstream, input = upstream.detach(), input.detach()
-        if not input.requires_grad:
-            input.requires_grad_()
-        if not upstream.requires_grad:
-            upstream = upstream.detach().requires_grad_()
+        for tensor in (upstream, input):
+            if not tensor.requires_grad:
+                tensor.requires_grad_()
         value = ctx.loss.formula(input, target, weight)
         (grad,) = torch.autograd.grad(value, input, upstream, create_graph=True)
-        return torch.autograd.grad(grad, (input, upstream), direction, create_graph=create_graph)[::1]
+        return torch.autograd.grad(grad, (input, upstream), direction, create_graph=create_graph)
 
 
 def _is_covered(input, target, weight):
     if input.device.type != "cpu" or input.dtype not in _DTYPES or input.layout != torch.strided:
         return False
-    if target.device.type != "cpu" or target.requires_grad or input.dim() == 0 or input.is_neg():
+    if target.device.type != "cpu" or target.requires_grad or input.dim() == 0:
         return False
     if weight is not None and (weight.device.type != "cpu" or weight.requires_grad):
         return False
@@ -265,7 +278,17 @@ def _is_covered(input, target, weight):
             return False
     if torch.compiler.is_compiling():
         return True
-    return not _transforms_are_active() and forward_ad._current_level < 0
+    if weight is not None and not _is_weight(weight):
+        return False
+    return not (_transforms_are_active() or forward_ad._current_level >= 0 or input.is_neg())
+
+
+def _is_weight(weight):
+    """Whether they are finite and not negative."""
+    if weight.numel() == 0:
+        return True
+    low, high = weight.aminmax()
+    return low.item() >= 0 and high.item() < math.inf
 
 
 def _is_readable(input):
@@ -338,10 +361,10 @@ def _operation(
     z_loss: float,
     wants_grad: bool,
 ) -> "tuple[Tensor, Tensor]":
-    loss = _Loss(weight, ignore_index, reduction, label_smoothing, z_loss)
+    loss = _loss(weight, ignore_index, reduction, label_smoothing, z_loss)
     if not wants_grad:
         return loss.forward(input, target, None), input.new_empty(0)
-    grad = torch.empty_like(input)
+    grad = empty_like(input)
     if not loss.per_row:
         return loss.forward(input, target, grad), grad
     losses = loss.forward(input, target, None)

@@ -56,14 +56,20 @@ const COPIED: u64 = 2;
 const PLAIN_NAME: &CStr = c"dltensor";
 const VERSIONED_NAME: &CStr = c"dltensor_versioned";
 
-/// What the tensor says, if the object is one, or is the capsule of one.
-pub(super) fn describe<'py>(
+/// What the tensor says, if the object is the capsule of one. Whoever made the capsule knows whether it may be written.
+pub(super) fn describe_capsule<'py>(
     argument: &'static str,
     object: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Description<'py>>> {
-    if let Ok(capsule) = object.cast::<PyCapsule>() {
-        return describe_capsule(argument, capsule.clone(), Ok(())).map(Some);
-    }
+    let Ok(capsule) = object.cast::<PyCapsule>() else { return Ok(None) };
+    describe(argument, capsule.clone(), Ok(())).map(Some)
+}
+
+/// What the tensor says, if the object is one.
+pub(super) fn describe_tensor<'py>(
+    argument: &'static str,
+    object: &Bound<'py, PyAny>,
+) -> PyResult<Option<Description<'py>>> {
     let py = object.py();
     let export = match object.getattr(intern!(py, "__dlpack__")) {
         Ok(export) => export,
@@ -83,11 +89,11 @@ pub(super) fn describe<'py>(
         result => result?,
     };
     let unknown = Err("its library does not say that it may be, by DLPack 1.0");
-    describe_capsule(argument, capsule.cast_into()?, unknown).map(Some)
+    describe(argument, capsule.cast_into()?, unknown).map(Some)
 }
 
 /// The capsule is left as it is, so that it frees the tensor when it goes.
-fn describe_capsule<'py>(
+fn describe<'py>(
     argument: &'static str,
     capsule: Bound<'py, PyCapsule>,
     unversioned: Result<(), &'static str>,

@@ -63,9 +63,13 @@ impl<'py> Array<'py> {
 
     /// The memory of an object, if it has any to share.
     pub(crate) fn find(argument: &'static str, object: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
-        let description = match numpy::describe(argument, object)? {
+        // The cheapest question first: a missing attribute is an exception made and dropped.
+        let description = match dlpack::describe_capsule(argument, object)? {
             Some(description) => Some(description),
-            None => dlpack::describe(argument, object)?,
+            None => match numpy::describe(argument, object)? {
+                Some(description) => Some(description),
+                None => dlpack::describe_tensor(argument, object)?,
+            },
         };
         description.map(|description| Self::new(argument, description)).transpose()
     }

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# All tests of the Python package and its examples, in an environment made from nothing. PyTorch is a large download.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+environment="${1:-../../target/python-frameworks}"
+python3 -m venv "$environment"
+"$environment/bin/pip" install -q maturin numpy ml_dtypes pytest torch expecttest
+VIRTUAL_ENV="$(realpath "$environment")" "$environment/bin/maturin" develop --release --locked
+
+"$environment/bin/python" -m pytest -q
+"$environment/bin/python" examples/train_digits.py
+"$environment/bin/python" examples/train_language_model.py --steps 30
