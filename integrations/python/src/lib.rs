@@ -1,8 +1,8 @@
 //! The native half of the Python package `xent`: its module `_native`.
 //!
-//! Reading order: [`array`] borrows the memory of NumPy arrays and DLPack tensors, [`layout`] finds the rows of logits in
-//! it, [`target`] the classes or probabilities; [`run`] is one call of the crate, [`cross_entropy`] and [`softmax`] are what
-//! Python calls.
+//! Reading order: `array` borrows the memory of NumPy arrays and DLPack tensors, `layout` finds the rows of logits in it,
+//! `target` the classes or probabilities; `run` is one call of the crate, `cross_entropy` and `softmax` are what Python
+//! calls.
 
 mod array;
 mod cross_entropy;

@@ -265,13 +265,14 @@ def _second_order_formula(ctx, upstream, input, target, weight, direction):
 
 
 def _is_covered(input, target, weight):
-    if input.device.type != "cpu" or input.dtype not in _DTYPES or input.layout != torch.strided:
+    if not (input.is_cpu and target.is_cpu) or input.dtype not in _DTYPES or input.layout != torch.strided:
         return False
-    if target.device.type != "cpu" or target.requires_grad or input.dim() == 0:
+    dimensions = input.dim()
+    if dimensions == 0 or target.requires_grad:
         return False
-    if weight is not None and (weight.device.type != "cpu" or weight.requires_grad):
+    if weight is not None and (not weight.is_cpu or weight.requires_grad):
         return False
-    if input.dim() > 2 and (input.dtype not in _PLANES_DTYPES or target.is_floating_point()):
+    if dimensions > 2 and (input.dtype not in _PLANES_DTYPES or target.is_floating_point()):
         if not (_has_classes_innermost(input) and (_has_classes_innermost(target) or not target.is_floating_point())):
             return False
         if target.is_floating_point() and target.dtype != torch.float32:
