@@ -100,8 +100,8 @@ impl CrossEntropyBuilder {
     ///
     /// let ce = CrossEntropy::builder().logit_scale(0.5).build()?;
     /// let plain = CrossEntropy::default();
-    /// let loss = ce.loss(Matrix::new(&[2.0, 4.0], 1, 2)?, &[1_u8])?;
-    /// assert_eq!(loss, plain.loss(Matrix::new(&[1.0, 2.0], 1, 2)?, &[1_u8])?);
+    /// let loss = ce.loss(Matrix::new(&[2.0_f32, 4.0], 1, 2)?, &[1_u8])?;
+    /// assert_eq!(loss, plain.loss(Matrix::new(&[1.0_f32, 2.0], 1, 2)?, &[1_u8])?);
     /// # Ok::<(), xent::Error>(())
     /// ```
     pub fn logit_scale(mut self, logit_scale: f64) -> Self {
@@ -129,7 +129,7 @@ impl CrossEntropyBuilder {
     /// use xent::{CrossEntropy, Matrix, MatrixMut};
     ///
     /// let ce = CrossEntropy::builder().softcap(30.0).build()?;
-    /// let (logits, mut grad) = ([10.0, 60.0], [0.0; 2]);
+    /// let (logits, mut grad) = ([10.0_f32, 60.0], [0.0; 2]);
     /// let grad = MatrixMut::new(&mut grad, 1, 2)?;
     /// let loss = ce.loss_and_grad(Matrix::new(&logits, 1, 2)?, &[0_u8], grad)?;
     /// // 30 tanh(2) - 30 tanh(1/3)

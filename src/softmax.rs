@@ -26,7 +26,7 @@ use crate::{Backend, Element, Error, Matrix, MatrixMut, Parallelism, Request};
 /// ```
 /// use xent::{Backend, Matrix, MatrixMut, Softmax};
 ///
-/// let logits = [1.0, 2.0, 3.0];
+/// let logits = [1.0_f32, 2.0, 3.0];
 /// let mut p = [0.0; 3];
 /// Softmax::default()
 ///     .backend(Backend::Portable)?

@@ -51,14 +51,9 @@ fn losses(classes: usize, backend: xent::Backend) -> Vec<CrossEntropy> {
 }
 
 /// Every call on logits of this type, at this edge.
-fn call_everything<E: ShardElement + Pod>(
-    ce: &CrossEntropy,
-    batch: &Batch,
-    x: &[E],
-    edge: Edge,
-    arena: &mut Arena,
-) where
-    E: PartialEq + core::fmt::Debug,
+fn call_everything<E>(ce: &CrossEntropy, batch: &Batch, x: &[E], edge: Edge, arena: &mut Arena)
+where
+    E: ShardElement + Pod + PartialEq + core::fmt::Debug,
 {
     let (rows, classes) = (batch.rows, batch.classes);
     let Arena { logits, grad, probabilities, narrow, targets } = arena;

@@ -14,7 +14,7 @@ impl Softmax {
     /// use xent::{Matrix, MatrixMut, Softmax};
     ///
     /// let softmax = Softmax::default();
-    /// let (mut p, mut moved, mut slope) = ([0.0; 3], [0.0; 3], [0.0; 3]);
+    /// let (mut p, mut moved, mut slope) = ([0.0_f32; 3], [0.0; 3], [0.0; 3]);
     /// softmax.softmax(Matrix::new(&[1.0, 2.0, 3.0], 1, 3)?, MatrixMut::new(&mut p, 1, 3)?)?;
     /// softmax.softmax(Matrix::new(&[1.01, 2.0, 2.99], 1, 3)?, MatrixMut::new(&mut moved, 1, 3)?)?;
     /// let direction = Matrix::new(&[0.01, 0.0, -0.01], 1, 3)?;
