@@ -16,7 +16,7 @@ use crate::simd::Simd;
 struct Parts<V> {
     /// exp(-2|v|) - 1, from -1 to 0.
     minus: V,
-    /// exp(-2|v|), at least exp([`LOWEST`]).
+    /// exp(-2|v|), any number below the normal ones where it is.
     exp: V,
     /// 1 + exp(-2|v|).
     denominator: V,
