@@ -109,20 +109,20 @@ impl<R: Real> RowOutputs<'_, R> {
     pub(crate) fn write(&mut self, tile: Range<usize>, lanes: &RowLanes<R>, results: &Results<R>) {
         if let Some(losses) = &mut self.losses {
             for (loss, &exact) in losses[tile.clone()].iter_mut().zip(&results.loss) {
-                *loss = R::round(exact);
+                *loss = R::round(one_nan(exact));
             }
         }
         if let Some(log_probabilities) = &mut self.target_log_probabilities {
             for (lane, out) in log_probabilities[tile.clone()].iter_mut().enumerate() {
                 let nll = results.softmax(lanes, lane).nll();
-                *out = if lanes.counts[lane] { R::round(-nll) } else { R::default() };
+                *out = if lanes.counts[lane] { R::round(one_nan(-nll)) } else { R::default() };
             }
         }
         if let Some(probabilities) = &mut self.argmax_probabilities {
             for (lane, out) in probabilities[tile].iter_mut().enumerate() {
                 let softmax = results.softmax(lanes, lane);
                 let probability = softmax.largest_probability();
-                *out = if lanes.counts[lane] { R::round(probability) } else { R::default() };
+                *out = if lanes.counts[lane] { R::round(one_nan(probability)) } else { R::default() };
             }
         }
     }
@@ -145,6 +145,12 @@ impl<R: Real> RowOutputs<'_, R> {
             }
         }
     }
+}
+
+/// One NaN for all: which one a row comes to depends on its logits, and it would be another where a row is filled.
+#[inline(always)]
+fn one_nan(x: f64) -> f64 {
+    if x.is_nan() { f64::NAN } else { x }
 }
 
 fn len<T>(output: &Option<&mut [T]>) -> Option<usize> {

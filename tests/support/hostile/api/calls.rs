@@ -31,7 +31,7 @@ impl<E: Element> Arguments<E> {
             classes,
             mask: length(bytes).map(|len| (0..len).map(|_| bytes.one_in(2)).collect()),
             row_weights: length(bytes).map(|len| (0..len).map(|_| bytes.number().abs()).collect()),
-            upstream: length(bytes).map(|len| (0..len).map(|_| bytes.number().into()).collect()),
+            upstream: length(bytes).map(|len| (0..len).map(|_| one_nan(bytes.number()).into()).collect()),
             narrow: core::array::from_fn(|_| length(bytes)),
             wide: core::array::from_fn(|_| {
                 bytes.one_in(3).then(|| (bytes.size_like(rows), bytes.size_like(classes)))
@@ -68,6 +68,11 @@ impl<E: Element> Arguments<E> {
             && self.denominator.is_none_or(|x| x.is_finite() && x > 0.0)
             && (0..rows).all(|row| !counts(row) || is_target(targets[row]))
     }
+}
+
+/// Products pass any NaN on, also the one that marks an output as unwritten.
+fn one_nan(x: f32) -> f32 {
+    if x.is_nan() { f32::NAN } else { x }
 }
 
 /// One call.
