@@ -883,3 +883,19 @@ fn maxima_that_rise_from_block_to_block_keep_the_bounds() {
         }
     }
 }
+
+#[test]
+fn the_smallest_normal_probability_is_not_0() {
+    for classes in [2, 100, 3000] {
+        let rows = 33;
+        let mut batch =
+            Batch { rows, classes, logits: vec![f32::NEG_INFINITY; rows * classes], targets: vec![0; rows] };
+        for row in 0..rows {
+            // About -ln(f32::MIN_POSITIVE), one number after the other.
+            let gap = f32::from_bits(87.336_54_f32.to_bits() - 16 + row as u32);
+            batch.logits[row * classes] = 0.0;
+            batch.logits[row * classes + classes - 1] = -gap;
+        }
+        check_every_call(&CrossEntropy::builder().reduction(Reduction::Sum), &batch, None, "at the smallest");
+    }
+}
