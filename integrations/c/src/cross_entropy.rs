@@ -145,7 +145,7 @@ pub unsafe extern "C" fn xent_run_in_place(
 }
 
 /// As `xent_run`, with a probability of each class as the target of a row: rows x C, `XENT_DTYPE_F32`, finite and not
-/// negative. Outputs that are about the one class of a row are refused.
+/// negative. Logits of `XENT_DTYPE_F64`, and outputs that are about the one class of a row, are refused.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_run_probabilities(
     cross_entropy: *const xent_cross_entropy,

@@ -65,6 +65,7 @@ macro_rules! with_element {
     ($dtype:expr, $element:ident => $body:expr) => {
         $crate::dtype::dispatch! { "logits", $dtype, $element => $body;
             F32 => f32,
+            F64 => f64,
             F16 => half::f16,
             Bf16 => half::bf16,
         }

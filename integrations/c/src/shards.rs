@@ -28,8 +28,9 @@ const _: () = assert!(size_of::<xent_row_state>() == size_of::<RowState>());
 const _: () = assert!(align_of::<xent_row_state>() == align_of::<RowState>());
 const _: () = assert!(XENT_ROW_STATE_BYTES == RowState::BYTES);
 
-/// A batch whose columns are split over shards, or made chunk by chunk: what is the same for all of them. By
-/// `xent_shards_of`; later versions may add fields. For what is left out, and what the inputs mean, see `xent_request`.
+/// A batch whose columns are split over shards, or made chunk by chunk: what is the same for all of them. Logits of
+/// `XENT_DTYPE_F64` are refused. By `xent_shards_of`; later versions may add fields. For what is left out, and what the
+/// inputs mean, see `xent_request`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct xent_shards {
