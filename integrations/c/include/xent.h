@@ -180,6 +180,18 @@ enum xent_status
      */
     XENT_STATUS_BACKEND_UNAVAILABLE = 27,
     /**
+     * The logit scale is not above 0, or no normal number of `float`.
+     */
+    XENT_STATUS_INVALID_LOGIT_SCALE = 28,
+    /**
+     * The softcap is not above 0, or it or the logit scale divided by it is no normal number of `float`.
+     */
+    XENT_STATUS_INVALID_SOFTCAP = 29,
+    /**
+     * Logits of `XENT_DTYPE_F64` beside an option that they do not have.
+     */
+    XENT_STATUS_NO_DOUBLE = 30,
+    /**
      * An error that has no code of its own yet: see the message.
      */
     XENT_STATUS_OTHER = 254,
@@ -471,6 +483,16 @@ typedef struct xent_options {
      * 0.
      */
     uint32_t reserved;
+    /**
+     * What logits are multiplied by before the softmax, above 0, rounded to `float`; not with logits of
+     * `XENT_DTYPE_F64`. Default: 0, which stands for 1.
+     */
+    double logit_scale;
+    /**
+     * The cap s of logits before the softmax, which become s tanh(x / s), after the scale; above 0, rounded to `float`;
+     * not with logits of `XENT_DTYPE_F64`. Default: 0, which stands for none.
+     */
+    double softcap;
 } xent_options;
 
 /**
@@ -671,8 +693,9 @@ typedef struct xent_row_state {
 } xent_row_state;
 
 /**
- * A batch whose columns are split over shards, or made chunk by chunk: what is the same for all of them. By
- * `xent_shards_of`; later versions may add fields. For what is left out, and what the inputs mean, see `xent_request`.
+ * A batch whose columns are split over shards, or made chunk by chunk: what is the same for all of them. Logits of
+ * `XENT_DTYPE_F64` are refused. By `xent_shards_of`; later versions may add fields. For what is left out, and what the
+ * inputs mean, see `xent_request`.
  */
 typedef struct xent_shards {
     /**
@@ -799,7 +822,7 @@ xent_status xent_run_in_place(const struct xent_cross_entropy *cross_entropy,
 
 /**
  * As `xent_run`, with a probability of each class as the target of a row: rows x C, `XENT_DTYPE_F32`, finite and not
- * negative. Outputs that are about the one class of a row are refused.
+ * negative. Logits of `XENT_DTYPE_F64`, and outputs that are about the one class of a row, are refused.
  */
 xent_status xent_run_probabilities(const struct xent_cross_entropy *cross_entropy,
                                    struct xent_matrix logits,

@@ -201,6 +201,8 @@ class options {
     options &label_smoothing(double label_smoothing) { return options_.label_smoothing = label_smoothing, *this; }
     options &z_loss(double z_loss) { return options_.z_loss = z_loss, *this; }
     options &focal_gamma(double focal_gamma) { return options_.focal_gamma = focal_gamma, *this; }
+    options &logit_scale(double logit_scale) { return options_.logit_scale = logit_scale, *this; }
+    options &softcap(double softcap) { return options_.softcap = softcap, *this; }
     options &reduction(xent_reduction reduction) { return options_.reduction = reduction, *this; }
     options &smoothing(xent_smoothing smoothing) { return options_.smoothing = smoothing, *this; }
     options &empty_mean(xent_empty_mean empty_mean) { return options_.empty_mean = empty_mean, *this; }

@@ -1,8 +1,8 @@
 //! The loss: made of options, called, and freed.
 
-use xent::{Backend, CrossEntropy, Element, Request, Summary, Target};
+use xent::{Backend, CrossEntropy, Element, Request, ShardElement, Summary, Target};
 
-use crate::dtype::{Scalar, with_element, with_target};
+use crate::dtype::{Scalar, with_element, with_narrow_element, with_target};
 use crate::memory::Memory;
 use crate::options::{xent_backend, xent_options};
 use crate::request::{xent_request, xent_summary};
@@ -145,7 +145,7 @@ pub unsafe extern "C" fn xent_run_in_place(
 }
 
 /// As `xent_run`, with a probability of each class as the target of a row: rows x C, `XENT_DTYPE_F32`, finite and not
-/// negative. Outputs that are about the one class of a row are refused.
+/// negative. Logits of `XENT_DTYPE_F64`, and outputs that are about the one class of a row, are refused.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_run_probabilities(
     cross_entropy: *const xent_cross_entropy,
@@ -197,14 +197,13 @@ unsafe fn loss_of(
     // SAFETY: the caller's promise is handed on.
     let to = unsafe { memory.number_mut("loss", loss)? };
     let summary = with_element!(logits.dtype(), E => {
-        let grad = match grad {
+        let request = match grad {
             // SAFETY: the caller's promise is handed on.
-            Some(grad) => Some(unsafe { memory.matrix_mut("grad", grad)? }),
-            None => None,
+            Some(grad) => Request::new().grad(unsafe { memory.matrix_mut("grad", grad)? }),
+            None => Request::new(),
         };
-        let request = grad.map_or(Request::new(), |grad| Request::new().grad(grad));
         // SAFETY: the caller's promise is handed on.
-        unsafe { run_element::<E>(ce, memory, logits, Targets::Classes(targets), request) }
+        unsafe { run_classes::<E>(ce, memory, logits, targets, request) }
     })?;
     *to = summary.loss;
     Ok(())
@@ -226,56 +225,57 @@ unsafe fn run(
     let to = unsafe { Destination::new(&mut memory, summary)? };
     // SAFETY: the caller's promise is handed on.
     let wanted = if request.is_null() { None } else { Some(unsafe { versioned::read(request)? }) };
-    let found = with_element!(logits.dtype(), E => {
-        let request = match wanted {
+    let found = match targets {
+        Targets::Classes(targets) => with_element!(logits.dtype(), E => {
             // SAFETY: the caller's promise is handed on.
-            Some(wanted) => unsafe { wanted.request::<E>(&mut memory)? },
-            None => Request::new(),
-        };
-        // SAFETY: the caller's promise is handed on.
-        unsafe { run_element::<E>(ce, memory, logits, targets, request) }
-    })?;
+            unsafe {
+                let request = request_of::<E>(wanted, &mut memory)?;
+                run_classes::<E>(ce, memory, logits, targets, request)
+            }
+        }),
+        Targets::Probabilities(targets) => with_narrow_element!(logits.dtype(), E => {
+            // SAFETY: the caller's promise is handed on.
+            unsafe {
+                let request = request_of::<E>(wanted, &mut memory)?;
+                run_probabilities::<E>(ce, memory, logits, targets, request)
+            }
+        }),
+    }?;
     to.write(&found.into());
     Ok(())
 }
 
 /// # Safety
-/// The caller's promise about logits and targets.
-unsafe fn run_element<E: Element + Scalar>(
-    ce: &CrossEntropy,
-    mut memory: Memory,
-    logits: Logits,
-    targets: Targets,
-    request: Request<'_, E>,
-) -> Outcome<Summary> {
-    match targets {
+/// The caller's promise about the request.
+unsafe fn request_of<'a, E: Element<PerRow: Scalar> + Scalar>(
+    wanted: Option<xent_request>,
+    memory: &mut Memory,
+) -> Outcome<Request<'a, E>> {
+    match wanted {
         // SAFETY: the caller's promise is handed on.
-        Targets::Classes(targets) => with_target!(targets.dtype, T => unsafe {
-            run_classes::<E, T>(ce, memory, logits, targets, request)
-        }),
-        Targets::Probabilities(targets) => {
-            // SAFETY: the caller's promise is handed on.
-            let targets = unsafe { memory.matrix::<f32>("target_probabilities", targets)? };
-            let summary = match logits {
-                Logits::Keep(logits) => {
-                    // SAFETY: the caller's promise is handed on.
-                    let logits = unsafe { memory.matrix("logits", logits)? };
-                    ce.run_probabilities(logits, targets, request)
-                }
-                Logits::Overwrite(logits) => {
-                    // SAFETY: the caller's promise is handed on.
-                    let logits = unsafe { memory.matrix_mut("logits", logits)? };
-                    ce.run_probabilities_in_place(logits, targets, request)
-                }
-            };
-            summary.map_err(from_error)
-        }
+        Some(wanted) => unsafe { wanted.request(memory) },
+        None => Ok(Request::new()),
     }
 }
 
 /// # Safety
 /// The caller's promise about logits and targets.
-unsafe fn run_classes<E: Element + Scalar, T: Target + Scalar>(
+unsafe fn run_classes<E: Element + Scalar>(
+    ce: &CrossEntropy,
+    memory: Memory,
+    logits: Logits,
+    targets: xent_array,
+    request: Request<'_, E>,
+) -> Outcome<Summary> {
+    // SAFETY: the caller's promise is handed on.
+    with_target!(targets.dtype, T => unsafe {
+        run_targets::<E, T>(ce, memory, logits, targets, request)
+    })
+}
+
+/// # Safety
+/// The caller's promise about logits and targets.
+unsafe fn run_targets<E: Element + Scalar, T: Target + Scalar>(
     ce: &CrossEntropy,
     mut memory: Memory,
     logits: Logits,
@@ -294,6 +294,32 @@ unsafe fn run_classes<E: Element + Scalar, T: Target + Scalar>(
             // SAFETY: the caller's promise is handed on.
             let logits = unsafe { memory.matrix_mut("logits", logits)? };
             ce.run_in_place(logits, targets, request)
+        }
+    };
+    summary.map_err(from_error)
+}
+
+/// # Safety
+/// The caller's promise about logits and targets.
+unsafe fn run_probabilities<E: ShardElement + Scalar>(
+    ce: &CrossEntropy,
+    mut memory: Memory,
+    logits: Logits,
+    targets: xent_matrix,
+    request: Request<'_, E>,
+) -> Outcome<Summary> {
+    // SAFETY: the caller's promise is handed on.
+    let targets = unsafe { memory.matrix::<f32>("target_probabilities", targets)? };
+    let summary = match logits {
+        Logits::Keep(logits) => {
+            // SAFETY: the caller's promise is handed on.
+            let logits = unsafe { memory.matrix("logits", logits)? };
+            ce.run_probabilities(logits, targets, request)
+        }
+        Logits::Overwrite(logits) => {
+            // SAFETY: the caller's promise is handed on.
+            let logits = unsafe { memory.matrix_mut("logits", logits)? };
+            ce.run_probabilities_in_place(logits, targets, request)
         }
     };
     summary.map_err(from_error)

@@ -65,14 +65,15 @@ macro_rules! with_element {
     ($dtype:expr, $element:ident => $body:expr) => {
         $crate::dtype::dispatch! { "logits", $dtype, $element => $body;
             F32 => f32,
+            F64 => f64,
             F16 => half::f16,
             Bf16 => half::bf16,
         }
     };
 }
 
-/// The same for logits of shards.
-macro_rules! with_shard_element {
+/// The same for logits that are computed in `f32`: those of shards, and beside probabilities as targets.
+macro_rules! with_narrow_element {
     ($dtype:expr, $element:ident => $body:expr) => {
         $crate::dtype::dispatch! { "logits", $dtype, $element => $body;
             F32 => f32,
@@ -108,7 +109,7 @@ macro_rules! dispatch {
     };
 }
 
-pub(crate) use {dispatch, with_element, with_shard_element, with_target};
+pub(crate) use {dispatch, with_element, with_narrow_element, with_target};
 
 pub(crate) fn unsupported(argument: &str, dtype: u32) -> xent_status {
     fail(xent_status::Dtype, format_args!("the dtype of {argument} is {dtype}, which it cannot have"))

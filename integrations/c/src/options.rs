@@ -1,6 +1,6 @@
 //! The options of the loss.
 
-use core::mem::size_of;
+use core::mem::offset_of;
 
 use xent::{Backend, CrossEntropyBuilder, EmptyMean, Parallelism, Reduction, Smoothing};
 
@@ -98,12 +98,18 @@ pub struct xent_options {
     pub parallelism: u32,
     /// 0.
     pub reserved: u32,
+    /// What logits are multiplied by before the softmax, above 0, rounded to `float`; not with logits of
+    /// `XENT_DTYPE_F64`. Default: 0, which stands for 1.
+    pub logit_scale: f64,
+    /// The cap s of logits before the softmax, which become s tanh(x / s), after the scale; above 0, rounded to `float`;
+    /// not with logits of `XENT_DTYPE_F64`. Default: 0, which stands for none.
+    pub softcap: f64,
 }
 
 // SAFETY: it is `repr(C)`, `size` comes first, and it has integers, floating-point numbers and pointers only.
 unsafe impl Versioned for xent_options {
     const NAME: &'static str = "xent_options";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = offset_of!(Self, logit_scale);
 }
 
 impl xent_options {
@@ -127,6 +133,12 @@ impl xent_options {
         }
         if let Some(backend) = backend(self.backend)? {
             builder = builder.backend(backend);
+        }
+        if self.logit_scale != 0.0 {
+            builder = builder.logit_scale(self.logit_scale);
+        }
+        if self.softcap != 0.0 {
+            builder = builder.softcap(self.softcap);
         }
         Ok(builder
             .label_smoothing(self.label_smoothing)

@@ -5,7 +5,7 @@ use core::mem::{align_of, size_of};
 use xent::{CrossEntropy, MatrixMut, RowState, ShardElement, Shards};
 
 use crate::cross_entropy::{loss_at, xent_cross_entropy};
-use crate::dtype::{Scalar, with_shard_element, with_target};
+use crate::dtype::{Scalar, with_narrow_element, with_target};
 use crate::memory::{Memory, size};
 use crate::request::xent_summary;
 use crate::status::{Outcome, from_error, guard, xent_status};
@@ -28,8 +28,9 @@ const _: () = assert!(size_of::<xent_row_state>() == size_of::<RowState>());
 const _: () = assert!(align_of::<xent_row_state>() == align_of::<RowState>());
 const _: () = assert!(XENT_ROW_STATE_BYTES == RowState::BYTES);
 
-/// A batch whose columns are split over shards, or made chunk by chunk: what is the same for all of them. By
-/// `xent_shards_of`; later versions may add fields. For what is left out, and what the inputs mean, see `xent_request`.
+/// A batch whose columns are split over shards, or made chunk by chunk: what is the same for all of them. Logits of
+/// `XENT_DTYPE_F64` are refused. By `xent_shards_of`; later versions may add fields. For what is left out, and what the
+/// inputs mean, see `xent_request`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct xent_shards {
@@ -308,7 +309,7 @@ unsafe fn summarise(
     let first_column = size("first_column", first_column)?;
     // SAFETY: the caller's promise is handed on.
     let states = unsafe { memory.states_mut(states, states_len)? };
-    with_shard_element!(logits.dtype, E => {
+    with_narrow_element!(logits.dtype, E => {
         // SAFETY: the caller's promise is handed on.
         let logits = unsafe { memory.matrix::<E>("logits", logits)? };
         // SAFETY: the caller's promise is handed on.
@@ -339,7 +340,7 @@ unsafe fn grad_of(
         Grad::InPlace(logits) => logits.dtype,
     };
     // SAFETY: the caller's promise is handed on.
-    with_shard_element!(dtype, E => unsafe {
+    with_narrow_element!(dtype, E => unsafe {
         grad_of_element::<E>(cross_entropy, shards, memory, to, first_column, states)
     })
 }

@@ -71,6 +71,12 @@ pub enum xent_status {
     GradTwice = 26,
     /// This CPU lacks the instruction set that was asked for.
     BackendUnavailable = 27,
+    /// The logit scale is not above 0, or no normal number of `float`.
+    InvalidLogitScale = 28,
+    /// The softcap is not above 0, or it or the logit scale divided by it is no normal number of `float`.
+    InvalidSoftcap = 29,
+    /// Logits of `XENT_DTYPE_F64` beside an option that they do not have.
+    NoDouble = 30,
     /// An error that has no code of its own yet: see the message.
     Other = 254,
     /// A defect of the library. What the call writes is in an unknown state; the process may go on.
@@ -126,6 +132,9 @@ pub extern "C" fn xent_status_message(status: i32) -> *const c_char {
         (xent_status::IncompleteState, c"the state of a row is incomplete"),
         (xent_status::GradTwice, c"a call in place was given another gradient"),
         (xent_status::BackendUnavailable, c"this CPU lacks the instruction set"),
+        (xent_status::InvalidLogitScale, c"logit_scale is invalid"),
+        (xent_status::InvalidSoftcap, c"softcap is invalid"),
+        (xent_status::NoDouble, c"an option is not there for logits of double"),
         (xent_status::Other, c"another error"),
         (xent_status::Panic, c"a defect of the library"),
     ];
@@ -185,6 +194,9 @@ pub(crate) fn from_error(error: Error) -> xent_status {
         Error::IncompleteState { .. } => xent_status::IncompleteState,
         Error::GradTwice => xent_status::GradTwice,
         Error::BackendUnavailable { .. } => xent_status::BackendUnavailable,
+        Error::InvalidLogitScale { .. } => xent_status::InvalidLogitScale,
+        Error::InvalidSoftcap { .. } => xent_status::InvalidSoftcap,
+        Error::NoDouble { .. } => xent_status::NoDouble,
         _ => xent_status::Other,
     };
     fail(status, format_args!("{error}"))

@@ -33,6 +33,9 @@
  * logit and the mean gap D of the row as large as they can be before the gradient is 0. */
 static const double TOLERANCE = (88.0 + 88.0 + 4.0) / 16777216.0;
 
+/* The same in F64, for logits whose gaps are at most `gap`: (2 gap + 4) / 2^53, with a divisor another 8 / 2^53. */
+static inline double tolerance_f64(double gap) { return (2.0 * gap + 4.0 + 8.0) / 9007199254740992.0; }
+
 static inline double relative_difference(double found, double expected) {
     double difference = fabs(found - expected) / fmax(fabs(expected), 1.2e-38);
     return isnan(difference) ? INFINITY : difference;

@@ -171,11 +171,54 @@ static void overlaps(void) {
     free(c.memory.memory);
 }
 
+/* Logits of double where there are none. */
+static void doubles(void) {
+    struct call c;
+    begin(&c);
+    const xent_matrix x = xent_matrix_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
+    const xent_matrix_mut x_mut = xent_matrix_mut_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
+    c.q.rows = c.y.len = 1;
+    CHECK_STATUS(xent_run_probabilities(ce, x, c.q, NULL, &c.summary), XENT_STATUS_DTYPE);
+    CHECK_STATUS(xent_run_probabilities_in_place(ce, x_mut, c.q, NULL, &c.summary), XENT_STATUS_DTYPE);
+    xent_row_state state;
+    CHECK_OK(xent_row_states_clear(&state, 1));
+    const xent_shards shards = xent_shards_of(c.y, CLASSES);
+    CHECK_STATUS(xent_shards_summarise(ce, &shards, x, 0, &state, 1), XENT_STATUS_DTYPE);
+    end(&c, "logits is 2", __LINE__);
+
+    /* What has one number for each row is a double where the logits are. */
+    begin(&c);
+    c.y.len = 1;
+    c.request.losses = xent_array_mut_of(c.losses, XENT_DTYPE_F32, 1);
+    c.x = xent_matrix_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
+    CHECK_STATUS(xent_run(ce, c.x, c.y, &c.request, &c.summary), XENT_STATUS_DTYPE);
+    end(&c, "losses is 1", __LINE__);
+
+    for (int option = 0; option < 2; option++) {
+        xent_options options = xent_options_default();
+        *(option == 0 ? &options.logit_scale : &options.softcap) = 2.0;
+        xent_cross_entropy *transformed = NULL;
+        CHECK_OK(xent_cross_entropy_create(&options, &transformed));
+        begin(&c);
+        c.x = xent_matrix_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
+        c.dx = xent_matrix_mut_of(c.grad, XENT_DTYPE_F64, 1, CLASSES);
+        c.x_mut = xent_matrix_mut_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
+        c.y.len = 1;
+        CHECK_STATUS(xent_loss(transformed, c.x, c.y, c.loss), XENT_STATUS_NO_DOUBLE);
+        CHECK_STATUS(xent_loss_and_grad(transformed, c.x, c.y, c.dx, c.loss), XENT_STATUS_NO_DOUBLE);
+        CHECK_STATUS(xent_run_in_place(transformed, c.x_mut, c.y, NULL, &c.summary), XENT_STATUS_NO_DOUBLE);
+        end(&c, option == 0 ? "logit_scale" : "softcap", __LINE__);
+        xent_cross_entropy_destroy(transformed);
+    }
+}
+
 static void dtypes(void) {
     REFUSED(c.x.dtype = 0, XENT_STATUS_DTYPE, "logits is 0");
     REFUSED(c.x.dtype = 77, XENT_STATUS_DTYPE, "logits is 77");
     REFUSED(c.x.dtype = XENT_DTYPE_I32, XENT_STATUS_DTYPE, "logits is 9");
     REFUSED(c.dx.dtype = XENT_DTYPE_BF16, XENT_STATUS_DTYPE, "grad is 4");
+    REFUSED(c.dx.dtype = XENT_DTYPE_F64, XENT_STATUS_DTYPE, "grad is 2");
+    REFUSED(c.x.dtype = XENT_DTYPE_F64, XENT_STATUS_DTYPE, "grad is 1");
     REFUSED(c.y.dtype = XENT_DTYPE_F32, XENT_STATUS_DTYPE, "targets is 1");
     REQUEST_REFUSED(c.request.losses = xent_array_mut_of(c.losses, XENT_DTYPE_F64, 1), XENT_STATUS_DTYPE, "losses is 2");
     REQUEST_REFUSED(c.request.argmax = xent_array_mut_of(c.losses, XENT_DTYPE_I32, ROWS), XENT_STATUS_DTYPE,
@@ -186,6 +229,7 @@ static void dtypes(void) {
     c.q.dtype = XENT_DTYPE_BF16;
     CHECK_STATUS(xent_run_probabilities(ce, c.x, c.q, NULL, &c.summary), XENT_STATUS_DTYPE);
     end(&c, "target_probabilities", __LINE__);
+    doubles();
 }
 
 static void shapes_and_values(void) {
@@ -232,6 +276,9 @@ static void options(void) {
     OPTIONS_REFUSED(options.label_smoothing = 1.5, XENT_STATUS_INVALID_LABEL_SMOOTHING, "1.5");
     OPTIONS_REFUSED(options.z_loss = -1, XENT_STATUS_INVALID_Z_LOSS, "-1");
     OPTIONS_REFUSED(options.focal_gamma = NAN, XENT_STATUS_INVALID_FOCAL_GAMMA, "NaN");
+    OPTIONS_REFUSED(options.logit_scale = -2, XENT_STATUS_INVALID_LOGIT_SCALE, "logit_scale is -2");
+    OPTIONS_REFUSED(options.logit_scale = NAN, XENT_STATUS_INVALID_LOGIT_SCALE, "NaN");
+    OPTIONS_REFUSED(options.softcap = -30, XENT_STATUS_INVALID_SOFTCAP, "softcap is -30");
     OPTIONS_REFUSED(options.weight = xent_array_of(weights, XENT_DTYPE_F32, 2), XENT_STATUS_INVALID_WEIGHT, "class 1");
     OPTIONS_REFUSED(options.weight = xent_array_of(weights, XENT_DTYPE_F64, 1), XENT_STATUS_DTYPE, "weight");
     OPTIONS_REFUSED(options.weight.len = 3, XENT_STATUS_DTYPE, "weight");
@@ -252,7 +299,8 @@ static void options(void) {
 /* Programs that were compiled with another version of the header. */
 static void structs_of_other_versions(void) {
     OPTIONS_REFUSED(options.size = 0, XENT_STATUS_STRUCT_SIZE, "xent_options_default()");
-    OPTIONS_REFUSED(options.size--, XENT_STATUS_STRUCT_SIZE, "xent_options_default()");
+    OPTIONS_REFUSED(options.size = offsetof(xent_options, logit_scale) - 1, XENT_STATUS_STRUCT_SIZE,
+                    "xent_options_default()");
     OPTIONS_REFUSED(options.size = SIZE_MAX, XENT_STATUS_STRUCT_SIZE, "xent_options_default()");
     REQUEST_REFUSED(c.request.size = 0, XENT_STATUS_STRUCT_SIZE, "xent_request_default()");
     REQUEST_REFUSED(c.summary.size = 0, XENT_STATUS_STRUCT_SIZE, "xent_summary_default()");
@@ -340,9 +388,9 @@ static void messages(void) {
     CHECK(thrd_join(thread, NULL) == thrd_success);
     CHECK_OK(xent_loss(ce, xent_matrix_of(x, XENT_DTYPE_F32, 1, 1), xent_array_of(y, XENT_DTYPE_U8, 1), &loss));
     CHECK(strcmp(before, xent_last_error_message()) == 0);
-    for (int status = 0; status <= XENT_STATUS_BACKEND_UNAVAILABLE; status++)
+    for (int status = 0; status <= XENT_STATUS_NO_DOUBLE; status++)
         CHECK(strcmp(xent_status_message(status), "unknown status") != 0);
-    CHECK(strcmp(xent_status_message(XENT_STATUS_BACKEND_UNAVAILABLE + 1), "unknown status") == 0);
+    CHECK(strcmp(xent_status_message(XENT_STATUS_NO_DOUBLE + 1), "unknown status") == 0);
     CHECK(strcmp(xent_status_message(-1), "unknown status") == 0);
 }
 

@@ -37,11 +37,13 @@ static uint16_t to_f16(double value) {
     return half;
 }
 
-static size_t size_of(uint32_t dtype) { return dtype == XENT_DTYPE_F32 ? 4 : 2; }
+static size_t size_of(uint32_t dtype) { return dtype == XENT_DTYPE_F64 ? 8 : dtype == XENT_DTYPE_F32 ? 4 : 2; }
 
 static void store(uint32_t dtype, void *data, int i, double value) {
     if (dtype == XENT_DTYPE_F32)
         ((float *)data)[i] = (float)value;
+    else if (dtype == XENT_DTYPE_F64)
+        ((double *)data)[i] = value;
     else
         ((uint16_t *)data)[i] = dtype == XENT_DTYPE_F16 ? to_f16(value) : to_bf16(value);
 }
@@ -49,12 +51,21 @@ static void store(uint32_t dtype, void *data, int i, double value) {
 static double load(uint32_t dtype, const void *data, int i) {
     if (dtype == XENT_DTYPE_F32)
         return ((const float *)data)[i];
+    if (dtype == XENT_DTYPE_F64)
+        return ((const double *)data)[i];
     uint16_t half = ((const uint16_t *)data)[i];
     return dtype == XENT_DTYPE_F16 ? from_f16(half) : from_bf16(half);
 }
 
+/* For gaps up to 8, and with what the reference itself rounds: two sums of as many doubles, and exponentials. */
+static double tolerance_of(uint32_t dtype) {
+    return dtype == XENT_DTYPE_F64 ? tolerance_f64(8.0) + (2.0 * MOST_CLASSES + 8.0) / 9007199254740992.0 : TOLERANCE;
+}
+
 /* Half a unit in the last place of what is stored, beside the error in F32. */
 static int is_gradient(uint32_t dtype, double found, double expected) {
+    if (dtype == XENT_DTYPE_F64)
+        return relative_difference(found, expected) <= tolerance_of(dtype);
     if (dtype == XENT_DTYPE_F32)
         return relative_difference(found, expected) <= TOLERANCE;
     double rounding = dtype == XENT_DTYPE_F16 ? ldexp(1, -11) : ldexp(1, -8);
@@ -65,7 +76,7 @@ static int is_gradient(uint32_t dtype, double found, double expected) {
 /* Loss and gradient of every dtype, with padding between rows, out of place and in place; nothing beside the columns is
  * written. */
 static void gradients_are_those_of_the_reference_and_padding_stays(void) {
-    const uint32_t dtypes[] = {XENT_DTYPE_F32, XENT_DTYPE_F16, XENT_DTYPE_BF16};
+    const uint32_t dtypes[] = {XENT_DTYPE_F32, XENT_DTYPE_F64, XENT_DTYPE_F16, XENT_DTYPE_BF16};
     const int shapes[][3] = {{1, 1, 1}, {3, 10, 10}, {17, 10, 13}, {5, 65, 70}, {2, 1037, 1100}};
     xent_cross_entropy *ce = NULL;
     CHECK_OK(xent_cross_entropy_create(NULL, &ce));
@@ -95,7 +106,7 @@ static void gradients_are_those_of_the_reference_and_padding_stays(void) {
             CHECK_OK(xent_loss(ce, x_view, y, &loss));
             CHECK_OK(xent_loss_and_grad(ce, x_view, y, dx, &with_grad));
             CHECK_OK(xent_loss_and_grad_in_place(ce, x_mut, y, &in_place));
-            CHECK(classes == 1 ? loss == 0.0 : relative_difference(loss, total / rows) <= TOLERANCE);
+            CHECK(classes == 1 ? loss == 0.0 : relative_difference(loss, total / rows) <= tolerance_of(dtype));
             CHECK(loss == with_grad && loss == in_place);
             CHECK(memcmp(logits.data, grad.data, bytes) == 0);
             CHECK(has_canaries(&logits) && has_canaries(&grad));
@@ -263,6 +274,60 @@ static void a_request_has_every_output(void) {
     xent_cross_entropy_destroy(ce);
 }
 
+/* A gap of 700 leaves exp(-700) in a double, everywhere; and what has one number for each row is a double as well. */
+static void a_confident_row_of_doubles(void) {
+    enum { ROWS = 2, CLASSES = 2 };
+    const double tiny = 9.859676543759770857e-305, close = tolerance_f64(700.0);
+    const double logits[ROWS * CLASSES] = {0, -700, 1, 5}, upstream[ROWS] = {0.5, 2.0};
+    const uint8_t targets[ROWS] = {0, 7};
+    double grad[ROWS * CLASSES], in_place[ROWS * CLASSES], p[ROWS * CLASSES], ln_p[ROWS * CLASSES];
+    double losses[ROWS], lse[ROWS], log_p[ROWS], entropies[ROWS], best_p[ROWS], loss;
+    int64_t best[ROWS], ranks[ROWS];
+    xent_options options = xent_options_default();
+    options.ignore_index = 7;
+    xent_cross_entropy *ce = NULL;
+    CHECK_OK(xent_cross_entropy_create(&options, &ce));
+    xent_matrix x = xent_matrix_of(logits, XENT_DTYPE_F64, ROWS, CLASSES);
+    xent_array y = xent_array_of(targets, XENT_DTYPE_U8, ROWS);
+    xent_request request = xent_request_default();
+    request.upstream = xent_array_of(upstream, XENT_DTYPE_F64, ROWS);
+    request.grad = xent_matrix_mut_of(grad, XENT_DTYPE_F64, ROWS, CLASSES);
+    request.losses = xent_array_mut_of(losses, XENT_DTYPE_F64, ROWS);
+    request.lse = xent_array_mut_of(lse, XENT_DTYPE_F64, ROWS);
+    request.target_log_probabilities = xent_array_mut_of(log_p, XENT_DTYPE_F64, ROWS);
+    request.entropies = xent_array_mut_of(entropies, XENT_DTYPE_F64, ROWS);
+    request.argmax = xent_array_mut_of(best, XENT_DTYPE_I64, ROWS);
+    request.argmax_probabilities = xent_array_mut_of(best_p, XENT_DTYPE_F64, ROWS);
+    request.target_ranks = xent_array_mut_of(ranks, XENT_DTYPE_I64, ROWS);
+    request.probabilities = xent_matrix_mut_of(p, XENT_DTYPE_F64, ROWS, CLASSES);
+    request.log_probabilities = xent_matrix_mut_of(ln_p, XENT_DTYPE_F64, ROWS, CLASSES);
+    xent_summary summary = xent_summary_default();
+    CHECK_OK(xent_run(ce, x, y, &request, &summary));
+    /* Measured against `tiny` itself: `relative_difference` takes it for 0. */
+    CHECK(summary.counted == 1 && summary.correct == 1 && fabs(summary.loss / tiny - 1.0) <= close);
+    CHECK(losses[0] == summary.loss && losses[1] == 0.0 && fabs(log_p[0] / -tiny - 1.0) <= close);
+    CHECK(fabs(lse[0] / tiny - 1.0) <= close && best_p[0] == 1.0 && best[0] == 0 && best[1] == -1 && ranks[0] == 0);
+    CHECK(fabs(entropies[0] / (701.0 * tiny) - 1.0) <= close);
+    CHECK(p[0] == 1.0 && fabs(p[1] / tiny - 1.0) <= close && fabs(ln_p[0] / -tiny - 1.0) <= close && ln_p[1] == -700.0);
+    CHECK(fabs(grad[0] / (-0.5 * tiny) - 1.0) <= close && grad[1] == -grad[0] && grad[2] == 0.0 && grad[3] == 0.0);
+
+    CHECK_OK(xent_loss(ce, x, y, &loss));
+    CHECK(loss == summary.loss);
+    memcpy(in_place, logits, sizeof in_place);
+    CHECK_OK(xent_loss_and_grad_in_place(ce, xent_matrix_mut_of(in_place, XENT_DTYPE_F64, ROWS, CLASSES), y, &loss));
+    CHECK(loss == summary.loss && fabs(in_place[1] / tiny - 1.0) <= close && in_place[0] == -in_place[1]);
+    xent_cross_entropy_destroy(ce);
+
+    double q[ROWS * CLASSES], dx[ROWS * CLASSES];
+    CHECK_OK(xent_softmax(x, xent_matrix_mut_of(q, XENT_DTYPE_F64, ROWS, CLASSES), NULL));
+    CHECK(q[0] == 1.0 && fabs(q[1] / tiny - 1.0) <= close);
+    CHECK_OK(xent_softmax_backward(xent_matrix_of(q, XENT_DTYPE_F64, ROWS, CLASSES), x,
+                                   xent_matrix_mut_of(dx, XENT_DTYPE_F64, ROWS, CLASSES), NULL));
+    CHECK(fabs(dx[1] / (-700.0 * tiny) - 1.0) <= close);
+    CHECK_OK(xent_log_softmax(x, xent_matrix_mut_of(q, XENT_DTYPE_F64, ROWS, CLASSES), NULL));
+    CHECK(fabs(q[0] / -tiny - 1.0) <= close && q[1] == -700.0);
+}
+
 /* Every option is handed on: each gives the value that its formula has. */
 static void options_change_the_loss_as_they_say(void) {
     const float logits[2] = {1, 2};
@@ -273,7 +338,7 @@ static void options_change_the_loss_as_they_say(void) {
     double found;
     const xent_matrix x = xent_matrix_of(logits, XENT_DTYPE_F32, 1, 2);
     const xent_array y = xent_array_of(target, XENT_DTYPE_U8, 1);
-    for (int option = 0; option < 10; option++) {
+    for (int option = 0; option < 13; option++) {
         xent_options options = xent_options_default();
         double expected = loss_1;
         switch (option) {
@@ -318,6 +383,18 @@ static void options_change_the_loss_as_they_say(void) {
             options.label_smoothing = 0.2;
             options.smoothing = XENT_SMOOTHING_LIVE_CLASSES;
             expected = 0.9 * loss_1 + 0.1 * loss_0;
+            break;
+        case 10:
+            options.logit_scale = 0.5;
+            expected = log1p(exp(0.5 - 1.0));
+            break;
+        case 11:
+            options.softcap = 2.0;
+            expected = log1p(exp(2.0 * tanh(0.5) - 2.0 * tanh(1.0)));
+            break;
+        case 12: /* Of a program that was compiled before the two were there: what lies behind is not read. */
+            options.size = offsetof(xent_options, logit_scale);
+            options.logit_scale = options.softcap = NAN;
             break;
         }
         xent_cross_entropy *ce = NULL;
@@ -502,6 +579,7 @@ int main(void) {
     gradients_are_those_of_the_reference_and_padding_stays();
     targets_backends_and_threads_change_no_bit();
     a_request_has_every_output();
+    a_confident_row_of_doubles();
     options_change_the_loss_as_they_say();
     probabilities_as_targets();
     shards_have_the_loss_and_gradient_of_whole_rows();

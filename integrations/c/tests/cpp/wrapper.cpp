@@ -78,6 +78,15 @@ static void gradients_out_of_place_and_in_place() {
                                     xent::matrix_mut(half_grad, 1, 3)),
                    loss));
     CHECK(half_grad[0].bits >> 15 == 0 && half_grad[2].bits >> 15 == 1);
+
+    // In double exp(-700) is not 0; and what has one number for each row is a double.
+    const std::vector<double> confident = {0, -700};
+    std::vector<double> double_grad(2), losses(1);
+    xent::request<double> request;
+    request.grad(xent::matrix_mut(double_grad, 1, 2)).losses(losses);
+    const std::array<std::uint8_t, 1> target = {0};
+    const double tiny = xent::cross_entropy().run(xent::matrix(confident, 1, 2), target, request).loss;
+    CHECK(is_close(tiny, 9.859676543759770857e-305) && losses[0] == tiny && double_grad[1] == -double_grad[0]);
 }
 
 static void every_output_of_a_request() {
@@ -122,6 +131,8 @@ static void options_are_handed_on() {
     CHECK(weighted.backend() == XENT_BACKEND_PORTABLE);
     options.weight({1, 1, 1}).ignore_indices({0, 2}).empty_mean(XENT_EMPTY_MEAN_ZERO).reduction(XENT_REDUCTION_MEAN);
     CHECK(xent::cross_entropy(options).loss(x, targets) == 0);
+    CHECK(is_close(xent::cross_entropy(xent::options().logit_scale(1).softcap(1e6)).loss(x, targets), LOSS));
+    throws(XENT_STATUS_INVALID_SOFTCAP, "-30", [] { xent::cross_entropy(xent::options().softcap(-30)); });
     options.ignore_indices({}).smoothing(XENT_SMOOTHING_OTHER_CLASSES).z_loss(0).focal_gamma(0).label_smoothing(0);
     CHECK(is_close(xent::cross_entropy(options).loss(x, targets), LOSS));
 }
