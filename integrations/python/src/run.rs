@@ -1,7 +1,7 @@
 //! One call of the crate, whatever it is asked for.
 
 use pyo3::prelude::*;
-use xent::{CrossEntropy, Matrix, MatrixMut, Summary};
+use xent::{CrossEntropy, Matrix, MatrixMut, ShardElement, Summary};
 
 use crate::array::{Array, check_apart};
 use crate::dtypes::{Dtype, Logits, with_logits};
@@ -68,7 +68,7 @@ impl<'py> Call<'py> {
         }
     }
 
-    fn run_rows<L: Logits>(
+    fn run_rows<L: Logits + ShardElement>(
         &mut self,
         py: Python<'py>,
         ce: &CrossEntropy,
