@@ -1,12 +1,9 @@
 //! What an instruction set does with 16 lanes of `f64`: two AVX-512 registers, four AVX registers, eight of SSE or NEON.
 
-use super::LANES;
+use super::{LANES, Registers};
 
 /// The operations on `f64` that the kernels need, as those of [`Simd`](super::Simd) on `f32`.
-pub(crate) trait Doubles: Copy {
-    /// 16 lanes of `f64`.
-    type F64: Copy;
-
+pub(crate) trait Doubles: Registers {
     fn splat_f64(self, x: f64) -> Self::F64;
     fn load_f64(self, x: &[f64; LANES]) -> Self::F64;
     /// The first `x.len()` lanes from memory, `fill` in the others; a longer `x` counts as 16.

@@ -5,6 +5,29 @@
 //! same rule; NaN stays NaN, quiet, with the upper bits of its payload. Numbers too small for a normal `f16` become
 //! subnormal ones. The x86-64 instruction for `bf16` would make zeros of `f32` that are subnormal: it is not used.
 
+use super::{LANES, Registers};
+
+/// What an instruction set does with them, 16 lanes at a time.
+#[cfg_attr(not(feature = "half"), allow(dead_code))]
+pub(crate) trait Halves: Registers {
+    fn load_halves(self, x: &[u16; LANES]) -> Self::Halves;
+    /// As [`Simd::load_partial`](super::Simd::load_partial).
+    fn load_halves_partial(self, x: &[u16], fill: u16) -> Self::Halves;
+    fn store_halves(self, v: Self::Halves, out: &mut [u16; LANES]);
+    /// As [`Simd::store_partial`](super::Simd::store_partial).
+    fn store_halves_partial(self, v: Self::Halves, out: &mut [u16]);
+    /// As [`Simd::stream`](super::Simd::stream), where `out` is aligned to 32 bytes.
+    fn stream_halves(self, v: Self::Halves, out: &mut [u16; LANES]);
+    /// Exact.
+    fn widen_bf16(self, v: Self::Halves) -> Self::F32;
+    /// As [`narrow_bf16`].
+    fn narrow_bf16(self, v: Self::F32) -> Self::Halves;
+    /// Exact.
+    fn widen_f16(self, v: Self::Halves) -> Self::F32;
+    /// As [`narrow_f16`].
+    fn narrow_f16(self, v: Self::F32) -> Self::Halves;
+}
+
 /// What divides a NaN from infinity.
 const F32_INFINITY: u32 = 0x7f80_0000;
 const F32_SIGN: u32 = 0x8000_0000;

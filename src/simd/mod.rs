@@ -20,6 +20,7 @@ mod portable;
 mod x86_64;
 
 pub(crate) use doubles::Doubles;
+pub(crate) use halves::Halves;
 pub(crate) use portable::Portable;
 #[cfg(xent_runtime_dispatch)]
 pub(crate) use x86_64::{Avx2, Avx512, last_level_cache_share};
@@ -41,14 +42,18 @@ pub(crate) trait Task {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// An instruction set that this CPU has, and the operations that the kernels need of it.
-#[cfg_attr(not(feature = "half"), allow(dead_code))]
-pub(crate) trait Simd: Doubles {
+/// What an instruction set keeps lanes in.
+pub(crate) trait Registers: Copy {
     /// 16 lanes of `f32`.
     type F32: Copy;
+    /// 16 lanes of `f64`.
+    type F64: Copy;
     /// 16 lanes of 16 bits: a `bf16` or an `f16` in memory.
     type Halves: Copy;
+}
 
+/// An instruction set that this CPU has, and the operations that the kernels need of it.
+pub(crate) trait Simd: Doubles + Halves {
     /// Whether a vector of `f32` is a single register.
     const IS_ONE_REGISTER: bool;
 
@@ -69,23 +74,6 @@ pub(crate) trait Simd: Doubles {
     fn prefetch<T>(self, x: &[T], index: usize);
     /// Makes earlier [`Simd::stream`]s visible before later stores.
     fn fence(self);
-
-    fn load_halves(self, x: &[u16; LANES]) -> Self::Halves;
-    /// As [`Simd::load_partial`].
-    fn load_halves_partial(self, x: &[u16], fill: u16) -> Self::Halves;
-    fn store_halves(self, v: Self::Halves, out: &mut [u16; LANES]);
-    /// As [`Simd::store_partial`].
-    fn store_halves_partial(self, v: Self::Halves, out: &mut [u16]);
-    /// As [`Simd::stream`], where `out` is aligned to 32 bytes.
-    fn stream_halves(self, v: Self::Halves, out: &mut [u16; LANES]);
-    /// Exact.
-    fn widen_bf16(self, v: Self::Halves) -> Self::F32;
-    /// As [`halves::narrow_bf16`].
-    fn narrow_bf16(self, v: Self::F32) -> Self::Halves;
-    /// Exact.
-    fn widen_f16(self, v: Self::Halves) -> Self::F32;
-    /// As [`halves::narrow_f16`].
-    fn narrow_f16(self, v: Self::F32) -> Self::Halves;
 
     /// Columns `column..column + 4` of 16 rows that start `row_stride` apart: one vector for each column, one lane for
     /// each row.

@@ -3,19 +3,23 @@
 //! What takes a loop over the lanes is not inlined: it would make up most of the kernels.
 
 mod doubles;
+mod halves;
 
 use wide::{f32x16, f64x8, u32x16};
 
-use super::{LANES, Simd, Task, halves};
+use super::{LANES, Registers, Simd, Task};
 
 /// What every target has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
 
-impl Simd for Portable {
+impl Registers for Portable {
     type F32 = f32x16;
+    type F64 = [f64x8; 2];
     type Halves = [u16; LANES];
+}
 
+impl Simd for Portable {
     const IS_ONE_REGISTER: bool = cfg!(target_feature = "avx512f");
 
     #[inline(never)]
@@ -62,71 +66,6 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn fence(self) {}
-
-    #[inline(always)]
-    fn load_halves(self, x: &[u16; LANES]) -> [u16; LANES] {
-        *x
-    }
-
-    #[inline(always)]
-    fn load_halves_partial(self, x: &[u16], fill: u16) -> [u16; LANES] {
-        let mut lanes = [fill; LANES];
-        let count = x.len().min(LANES);
-        lanes[..count].copy_from_slice(&x[..count]);
-        lanes
-    }
-
-    #[inline(always)]
-    fn store_halves(self, v: [u16; LANES], out: &mut [u16; LANES]) {
-        *out = v;
-    }
-
-    #[inline(always)]
-    fn store_halves_partial(self, v: [u16; LANES], out: &mut [u16]) {
-        let count = out.len().min(LANES);
-        out[..count].copy_from_slice(&v[..count]);
-    }
-
-    #[inline(always)]
-    fn stream_halves(self, v: [u16; LANES], out: &mut [u16; LANES]) {
-        *out = v;
-    }
-
-    #[inline(always)]
-    fn widen_bf16(self, v: [u16; LANES]) -> f32x16 {
-        let mut lanes = [0.0; LANES];
-        for i in 0..LANES {
-            lanes[i] = halves::widen_bf16(v[i]);
-        }
-        f32x16::new(lanes)
-    }
-
-    #[inline(never)]
-    fn narrow_bf16(self, v: f32x16) -> [u16; LANES] {
-        let (lanes, mut halves) = (v.to_array(), [0; LANES]);
-        for i in 0..LANES {
-            halves[i] = halves::narrow_bf16(lanes[i]);
-        }
-        halves
-    }
-
-    #[inline(never)]
-    fn widen_f16(self, v: [u16; LANES]) -> f32x16 {
-        let mut lanes = [0.0; LANES];
-        for i in 0..LANES {
-            lanes[i] = halves::widen_f16(v[i]);
-        }
-        f32x16::new(lanes)
-    }
-
-    #[inline(never)]
-    fn narrow_f16(self, v: f32x16) -> [u16; LANES] {
-        let (lanes, mut halves) = (v.to_array(), [0; LANES]);
-        for i in 0..LANES {
-            halves[i] = halves::narrow_f16(lanes[i]);
-        }
-        halves
-    }
 
     #[inline(never)]
     fn load_columns(self, rows: &[f32], row_stride: usize, column: usize) -> [f32x16; 4] {

@@ -6,8 +6,6 @@ use super::Portable;
 use crate::simd::{Doubles, LANES};
 
 impl Doubles for Portable {
-    type F64 = [f64x8; 2];
-
     #[inline(always)]
     fn splat_f64(self, x: f64) -> [f64x8; 2] {
         [f64x8::splat(x); 2]

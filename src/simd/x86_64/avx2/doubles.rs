@@ -27,8 +27,6 @@ impl Avx2 {
 }
 
 impl Doubles for Avx2 {
-    type F64 = [__m256d; 4];
-
     #[inline(always)]
     fn splat_f64(self, x: f64) -> [__m256d; 4] {
         // SAFETY: `self` exists, so the instructions do.

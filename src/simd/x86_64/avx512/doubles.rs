@@ -9,8 +9,6 @@ use crate::simd::{Doubles, LANES};
 const HALF: usize = LANES / 2;
 
 impl Doubles for Avx512 {
-    type F64 = [__m512d; 2];
-
     #[inline(always)]
     fn splat_f64(self, x: f64) -> [__m512d; 2] {
         // SAFETY: `self` exists, so the instructions do.
