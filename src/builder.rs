@@ -141,7 +141,8 @@ impl CrossEntropyBuilder {
         self
     }
 
-    /// How the rows' losses become one. Default: the mean. For PyTorch's `"none"`, ask for [`Request::losses`](crate::Request::losses).
+    /// How the rows' losses become one. Default: the mean. For PyTorch's `"none"`, ask for
+    /// [`Request::losses`](crate::Request::losses).
     pub fn reduction(mut self, reduction: Reduction) -> Self {
         self.options.reduction = reduction;
         self

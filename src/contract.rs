@@ -105,13 +105,13 @@
 //!
 //! # `f64`
 //!
-//! For logits of `f64` the bounds of the table hold with [`U_F64`] in place of [`U`] and `f64::MIN_POSITIVE` in place of
-//! `f32::MIN_POSITIVE`: a row's length costs nothing, a gap of 700 has a loss of exp(-700), and nothing subnormal is stored.
-//! Exponentials are within [`EXP_F64`] units in the last place. The bound on lse is ([`LSE`] (\|m\| + ln S) + D) [`U_F64`],
-//! because differences x_i - m are not as often exact as those of `f32`. But what multiplies a result there rounds it. Where there
-//! are options, weights, upstream gradients, or a divisor, constants are larger by [`SCALARS_F64`]; the reduced loss has
-//! an error of [`REDUCED_F64`] [`U_F64`] besides the rows', however many they are. The error of a z-loss, and of its gradient,
-//! is that which lse has by the table.
+//! For logits of `f64` the bounds of the table hold with [`U_F64`] in place of [`U`] and `f64::MIN_POSITIVE` in place
+//! of `f32::MIN_POSITIVE`: a row's length costs nothing, a gap of 700 has a loss of exp(-700), and nothing subnormal is
+//! stored. Exponentials are within [`EXP_F64`] units in the last place. The bound on lse is ([`LSE`] (\|m\| + ln S) +
+//! D) [`U_F64`], because differences x_i - m are not as often exact as those of `f32`. But what multiplies a result
+//! there rounds it. Where there are options, weights, upstream gradients, or a divisor, constants are larger by
+//! [`SCALARS_F64`]; the reduced loss has an error of [`REDUCED_F64`] [`U_F64`] besides the rows', however many they
+//! are. The error of a z-loss, and of its gradient, is that which lse has by the table.
 //!
 //! # Bits
 //!

@@ -35,9 +35,9 @@ use rows::{Diagonal, Output, Rows, Settings};
 /// logits, `J^T H J` is the generalized Gauss-Newton matrix of
 /// [Schraudolph 2002](https://doi.org/10.1162/08997660260028683).
 ///
-/// Rows that do not count give 0, whatever their logits and directions are; those are not read. A logit of -inf has exactly 0 in
-/// every product and diagonal. A row with a NaN or +inf, with nothing but -inf, or whose direction is not finite gives
-/// NaN, and no other row does. Bounds are in [`contract`](crate::contract). Threads take whole rows.
+/// Rows that do not count give 0, whatever their logits and directions are; those are not read. A logit of -inf has
+/// exactly 0 in every product and diagonal. A row with a NaN or +inf, with nothing but -inf, or whose direction is not
+/// finite gives NaN, and no other row does. Bounds are in [`contract`](crate::contract). Threads take whole rows.
 ///
 /// ```
 /// use xent::{CrossEntropy, Matrix, MatrixMut};

@@ -16,16 +16,16 @@ use crate::kernel::place::{Columns, RowsOf};
 use crate::kernel::statistics::BLOCK;
 use crate::kernel::tasks::{Content, StatisticsTask};
 use crate::kernel::widen::{NarrowTask, WidenTask};
-use crate::kernel::{Entry, few_classes, short_rows};
+use crate::kernel::{Entry, short_rows};
 use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes, affine_of_rows, gaps_of};
-use crate::rows::{Job, TILE};
-use crate::simd::LANES;
+use crate::rows::Job;
+use crate::scratch::{self, Scratch};
 
 macro_rules! kernels {
     ($($half:ty),+) => {
         $(impl Kernels for $half {
             fn few_classes() -> impl Passes<Self> + use<> {
-                Widened::new()
+                Widened(scratch::FewClasses::new())
             }
 
             fn short_rows(_: &Job<'_>, batch: &Batch<'_, Self>) -> impl Passes<Self> + use<> {
@@ -42,17 +42,7 @@ macro_rules! kernels {
 kernels!(bf16, f16);
 
 /// Few classes, as a tile of `f32`.
-struct Widened {
-    tile: few_classes::Tile,
-    /// Logits, and then outputs: the rows one behind the other.
-    rows: [f32; LANES * few_classes::MOST],
-}
-
-impl Widened {
-    fn new() -> Self {
-        Self { tile: few_classes::Tile::new(), rows: [0.0; LANES * few_classes::MOST] }
-    }
-}
+struct Widened(scratch::FewClasses);
 
 impl<T: Kernels> Passes<T> for Widened {
     fn statistics(
@@ -62,65 +52,36 @@ impl<T: Kernels> Passes<T> for Widened {
         tile: Range<usize>,
         lanes: &mut RowLanes,
     ) {
-        let Self { tile: transposed, rows } = self;
         let logits = batch.rows_of_logits(tile);
         let RowsOf { classes, count, .. } = logits;
-        let rows = &mut rows[..count * classes];
-        job.schedule.instructions.run(WidenTask { rows: logits, to: rows });
-        job.schedule.instructions.run(few_classes::StatisticsTask {
-            tile: transposed,
-            logits: RowsOf { data: rows, row_stride: classes, classes, count },
-            gaps: gaps_of(job, batch),
-            rows: lanes,
-        });
-        // The lanes of an incomplete tile hold what no row is.
-        if !lanes.is_full() {
-            lanes.leave_out_ignored();
-        }
+        let to = &mut self.0.rows[..count * classes];
+        job.schedule.instructions.run(WidenTask { rows: logits, to });
+        self.0.statistics(job, gaps_of(job, batch), (count, classes), lanes);
     }
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
         if batch.adds(output.wide) {
             return affine_of_rows(job, batch, tile, output);
         }
-        let Self { tile: transposed, rows } = self;
-        let Some(to) = batch.rows_of(output.wide, tile) else { return };
-        let RowsOf { classes, count, .. } = to;
-        let rows = &mut rows[..count * classes];
-        job.schedule.instructions.run(few_classes::AffineTask {
-            tile: transposed,
-            to: RowsOf { data: rows, row_stride: classes, classes, count },
-            adds: false,
-            gaps: output.gaps(job),
-            coefficients: output.coefficients,
-            rows: output.lanes,
-        });
-        job.schedule.instructions.run(NarrowTask { from: rows, rows: to });
+        let Some(rows) = batch.rows_of(output.wide, tile) else { return };
+        let RowsOf { classes, count, .. } = rows;
+        self.0.affine(job, (count, classes), output);
+        let from = &self.0.rows[..count * classes];
+        job.schedule.instructions.run(NarrowTask { from, rows });
     }
 }
 
 /// Rows of one block.
 struct WithScratch {
     keeps: bool,
+    /// The exponentials of a tile.
     exps: Scratch,
-}
-
-/// The exponentials of a tile.
-#[repr(align(64))]
-struct Scratch([f32; TILE]);
-
-impl Scratch {
-    /// From row to row: whole vectors, where there is room for that.
-    fn row_stride(classes: usize, count: usize) -> usize {
-        let whole = classes.next_multiple_of(LANES);
-        if count * whole <= TILE { whole } else { classes }
-    }
 }
 
 impl WithScratch {
     fn new<T: Kernels>(batch: &Batch<'_, T>) -> Self {
         let keeps = batch.writes(Wide::Gradient) || batch.writes(Wide::Probabilities);
-        Self { keeps, exps: Scratch([0.0; TILE]) }
+        Self { keeps, exps: Scratch::new() }
     }
 }
 

@@ -108,6 +108,7 @@ mod row_logits;
 mod row_outputs;
 mod row_state;
 mod rows;
+mod scratch;
 mod shard_rows;
 mod shards;
 mod simd;

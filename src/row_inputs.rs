@@ -78,6 +78,14 @@ impl<R: Real> RowInputs<'_, R> {
         self.row_weights.map_or(1.0, |weights| f64::from(weights[row]))
     }
 
+    /// What the gradient of a row's loss is multiplied by, if it is `of_reduction` where rows bring no upstream gradients.
+    #[inline(always)]
+    pub(crate) fn factor(&self, row: usize, of_reduction: f64) -> f64 {
+        let scalar = self.upstream_scalar.unwrap_or(1.0);
+        let upstream = self.upstream.map_or(of_reduction, |upstream| upstream[row].into() * scalar);
+        upstream * self.row_weight(row)
+    }
+
     /// Takes the class from the rows of a tile that the mask leaves out.
     pub(crate) fn mask(&self, tile: Range<usize>, classes: &mut [usize]) {
         let Some(mask) = self.loss_mask else { return };

@@ -99,9 +99,7 @@ pub(crate) fn rows_per_tile(classes: usize) -> usize {
 }
 
 /// What the driver needs of a dtype.
-pub(crate) trait Dtype:
-    Element<PerRow: Rounded<Real = Self::PerRow>> + Rounded<Real = Self::PerRow>
-{
+pub(crate) trait Dtype: Element + Rounded<Real = Self::PerRow> {
     /// All rows of a batch, on one thread but for long rows: [`run_passes`] with the passes of such rows.
     fn run_piece(job: &Job<'_>, batch: Batch<'_, Self>, rows_per_piece: usize) -> Totals;
 

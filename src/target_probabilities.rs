@@ -22,11 +22,11 @@ impl CrossEntropy {
     /// As [`CrossEntropy::run`], with a probability q of each class as the target of a row: soft labels, mixed samples, a
     /// teacher's predictions.
     ///
-    /// `logits`, of any dtype but `f64`, and `target_probabilities`, in `f32`, are rows x C. With v_c = w_c ((1 - eps) q_c + eps / C) the loss of a
-    /// row is sum_c v_c (-ln p_c), and its gradient S p_i - v_i with S = sum_c v_c: as PyTorch's `cross_entropy` has it.
-    /// The probabilities of a row need not add up to 1. A class whose v is 0 adds nothing, also where its logit is -inf.
-    /// The mean divides by the number of rows that count; no index is ignored, but a row may be
-    /// [masked](Request::loss_mask). [`Summary::correct`] is 0.
+    /// `logits`, of any dtype but `f64`, and `target_probabilities`, in `f32`, are rows x C. With v_c = w_c ((1 - eps)
+    /// q_c + eps / C) the loss of a row is sum_c v_c (-ln p_c), and its gradient S p_i - v_i with S = sum_c v_c: as
+    /// PyTorch's `cross_entropy` has it. The probabilities of a row need not add up to 1. A class whose v is 0 adds
+    /// nothing, also where its logit is -inf. The mean divides by the number of rows that count; no index is ignored,
+    /// but a row may be [masked](Request::loss_mask). [`Summary::correct`] is 0.
     ///
     /// ```
     /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};

@@ -17,7 +17,8 @@ use crate::kernel::transform::{TransformTask, WriteTask};
 use crate::kernel::{Entry, few_classes, short_rows};
 use crate::loss::Transform;
 use crate::passes::{Kernels, Output, Passes, gaps_of};
-use crate::rows::{Job, TILE, Totals, run_passes};
+use crate::rows::{Job, Totals, run_passes};
+use crate::scratch::{self, Scratch};
 use crate::simd::LANES;
 
 /// All rows of a batch, as [`rows::run`](crate::rows::run).
@@ -66,9 +67,7 @@ struct FewClasses {
     transform: Transform,
     /// Whether a gradient goes back through a derivative that differs between logits.
     has_slopes: bool,
-    tile: few_classes::Tile,
-    /// Transformed logits, and then outputs: the rows one behind the other.
-    rows: [f32; LANES * few_classes::MOST],
+    scratch: scratch::FewClasses,
     slopes: [f32; LANES * few_classes::MOST],
 }
 
@@ -79,9 +78,9 @@ fn has_slopes<T: Kernels>(transform: Transform, batch: &Batch<'_, T>) -> bool {
 impl FewClasses {
     #[inline(always)]
     fn new<T: Kernels>(transform: Transform, batch: &Batch<'_, T>) -> Self {
-        let rows = [0.0; LANES * few_classes::MOST];
         let has_slopes = has_slopes(transform, batch);
-        Self { transform, has_slopes, tile: few_classes::Tile::new(), rows, slopes: rows }
+        let slopes = [0.0; LANES * few_classes::MOST];
+        Self { transform, has_slopes, scratch: scratch::FewClasses::new(), slopes }
     }
 }
 
@@ -93,46 +92,30 @@ impl<T: Kernels> Passes<T> for FewClasses {
         tile: Range<usize>,
         lanes: &mut RowLanes,
     ) {
-        let Self { transform, has_slopes, tile: transposed, rows, slopes } = self;
+        let Self { transform, has_slopes, scratch, slopes } = self;
         let logits = batch.rows_of_logits(tile);
         let RowsOf { classes, count, .. } = logits;
         job.schedule.instructions.run(TransformTask {
             transform: *transform,
             rows: logits,
             counts: None,
-            to: rows,
+            to: &mut scratch.rows,
             slopes: if *has_slopes { slopes } else { &mut [] },
             to_stride: classes,
         });
-        job.schedule.instructions.run(few_classes::StatisticsTask {
-            tile: transposed,
-            logits: RowsOf { data: rows, row_stride: classes, classes, count },
-            gaps: gaps_of(job, batch),
-            rows: lanes,
-        });
-        // The lanes of an incomplete tile hold what no row is.
-        if !lanes.is_full() {
-            lanes.leave_out_ignored();
-        }
+        scratch.statistics(job, gaps_of(job, batch), (count, classes), lanes);
     }
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
-        let Self { has_slopes, tile: transposed, rows, slopes, .. } = self;
+        let Self { has_slopes, scratch, slopes, .. } = self;
         let (wide, adds) = (output.wide, batch.adds(output.wide));
         let streaming = job.streaming && !batch.overwrites(wide);
         let Some(to) = batch.rows_of(wide, tile) else { return };
         let RowsOf { classes, count, .. } = to;
-        job.schedule.instructions.run(few_classes::AffineTask {
-            tile: transposed,
-            to: RowsOf { data: rows, row_stride: classes, classes, count },
-            adds: false,
-            gaps: output.gaps(job),
-            coefficients: output.coefficients,
-            rows: output.lanes,
-        });
+        scratch.affine(job, (count, classes), output);
         let has_slopes = *has_slopes && wide == Wide::Gradient;
         job.schedule.instructions.run(WriteTask {
-            from: rows,
+            from: &scratch.rows,
             slopes: if has_slopes { slopes } else { &[] },
             from_stride: classes,
             rows: to,
@@ -154,10 +137,6 @@ struct ShortRows {
     slopes: Scratch,
 }
 
-/// A tile.
-#[repr(align(64))]
-struct Scratch([f32; TILE]);
-
 impl ShortRows {
     #[inline(always)]
     fn new<T: Kernels>(transform: Transform, job: &Job<'_>, batch: &Batch<'_, T>) -> Self {
@@ -168,14 +147,8 @@ impl ShortRows {
             (!job.options.gaps().is_live()).then_some(Wide::Gradient)
         };
         let has_slopes = has_slopes(transform, batch) && keeps.is_some();
-        Self { transform, has_slopes, keeps, rows: Scratch([0.0; TILE]), slopes: Scratch([0.0; TILE]) }
+        Self { transform, has_slopes, keeps, rows: Scratch::new(), slopes: Scratch::new() }
     }
-}
-
-/// From row to row of a tile: whole vectors, where there is room for that.
-fn stride_in_tile(classes: usize, count: usize) -> usize {
-    let whole = classes.next_multiple_of(LANES);
-    if count * whole <= TILE { whole } else { classes }
 }
 
 impl<T: Kernels> Passes<T> for ShortRows {
@@ -189,7 +162,7 @@ impl<T: Kernels> Passes<T> for ShortRows {
         let Self { transform, has_slopes, keeps, rows: Scratch(rows), slopes: Scratch(slopes) } = self;
         let logits = batch.rows_of_logits(tile);
         let RowsOf { classes, count, .. } = logits;
-        let row_stride = stride_in_tile(classes, count);
+        let row_stride = Scratch::row_stride(classes, count);
         job.schedule.instructions.run(TransformTask {
             transform: *transform,
             rows: logits,
@@ -217,7 +190,7 @@ impl<T: Kernels> Passes<T> for ShortRows {
         let streaming = job.streaming && !batch.overwrites(wide);
         let Some(to) = batch.rows_of(wide, tile) else { return };
         let RowsOf { classes, count, .. } = to;
-        let row_stride = stride_in_tile(classes, count);
+        let row_stride = Scratch::row_stride(classes, count);
         let kept = RowsOf { data: rows.as_mut_slice(), row_stride, classes, count };
         job.schedule.instructions.run(short_rows::AffineTask {
             kept: short_rows::Kept { rows: kept, further_down: 0 },

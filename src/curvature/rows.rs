@@ -178,14 +178,7 @@ impl Rows<'_> {
         let Self { settings: Settings { options, factor, z_factor, .. }, inputs, .. } = *self;
         let class = self.targets.class(row, &options.ignore_indices).filter(|_| inputs.may_count(row))?;
         let (own, row_weight) = (options.weight_of(class), inputs.row_weight(row));
-        let (factor, z_factor) = match inputs.upstream {
-            Some(upstream) => {
-                let upstream = f64::from(upstream[row]) * inputs.upstream_scalar.unwrap_or(1.0);
-                (upstream, upstream)
-            }
-            None => (factor, z_factor),
-        };
-        let (factor, z_factor) = (factor * row_weight, z_factor * row_weight);
+        let (factor, z_factor) = (inputs.factor(row, factor), inputs.factor(row, z_factor));
         Some(Target { class, own, row_weight, factor, z_factor })
     }
 }

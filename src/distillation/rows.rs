@@ -92,12 +92,7 @@ impl<T: Element + Number> Rows<'_, T> {
 
     /// What p - q is multiplied by in the gradient.
     fn factor(&self, row: usize) -> f64 {
-        let inputs = &self.student.request.inputs;
-        let reduced = match inputs.upstream {
-            Some(upstream) => upstream[row].into() * inputs.upstream_scalar.unwrap_or(1.0),
-            None => self.settings.factor,
-        };
-        reduced * inputs.row_weight(row) * self.settings.temperature
+        self.student.request.inputs.factor(row, self.settings.factor) * self.settings.temperature
     }
 
     /// The outputs with one number for each row.

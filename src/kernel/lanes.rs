@@ -361,7 +361,7 @@ fn each_coefficient<T: Rounded>(
     for lane in 0..LANES {
         let Coefficients { scale, shift, at_target } = coefficients(&results.softmax(rows, lane), lane);
         lanes.exact_scale[lane] = scale;
-        lanes.shift[lane] = T::Real::round(shift);
+        lanes.shift[lane] = Real::round(shift);
         lanes.at_target[lane] = T::round(at_target);
         (lanes.scale[lane], lanes.least[lane]) = T::Real::scale_and_least(scale);
     }

@@ -39,8 +39,8 @@
 //! those of 16 rows at a time for all of them (`lanes.rs`). Outside, `rows.rs` has the order and `passes.rs` the kinds.
 //!
 //! Numbers in memory may have 16 bits (`number.rs`), and logits may be scaled or capped on their way to the first pass
-//! (`transform.rs`); all arithmetic is in `f32`. Rows of `f64` have passes of their own (`double`). What a loss does with a row beyond this
-//! is a handful of scalars: see `loss`.
+//! (`transform.rs`); all arithmetic is in `f32`. Rows of `f64` have passes of their own (`double`). What a loss does
+//! with a row beyond this is a handful of scalars: see `loss`.
 
 pub(crate) mod affine;
 pub(crate) mod alongside;

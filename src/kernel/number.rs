@@ -84,21 +84,8 @@ impl Number for f32 {
     }
 }
 
-impl Rounded for f32 {
-    type Real = Self;
-
-    #[inline(always)]
-    fn round(x: f64) -> Self {
-        Real::round(x)
-    }
-
-    #[inline(always)]
-    fn from_real(x: Self) -> Self {
-        x
-    }
-}
-
-impl Rounded for f64 {
+/// What rows are computed in is rounded to itself.
+impl<R: Real> Rounded for R {
     type Real = Self;
 
     #[inline(always)]

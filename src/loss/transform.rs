@@ -24,9 +24,7 @@ impl Options {
             None => Some(Transform::Scale(self.logit_scale as f32)),
         }
     }
-}
 
-impl Options {
     /// The name of an option that transforms logits, if one does.
     pub(crate) fn transforming(&self) -> Option<&'static str> {
         match self.transform()? {

@@ -14,10 +14,10 @@ use crate::{CrossEntropy, Error, Summary, Target};
 
 /// Logits of shape (N, C, d1, d2, ...), whose classes are not last: see [`Planes`].
 ///
-/// Each position of each image is a row of C logits, and all is as if these were the rows of a [`Matrix`](crate::Matrix):
-/// the same options (but a logit scale and a softcap), the same formulas, the same bounds. Nothing is copied or transposed: 16 neighbouring positions are
-/// one vector in each plane. `targets` are N x d1 x d2 x ..., one class for each position, in the order of a plane's
-/// elements; rows in an [`Error`] are counted like this.
+/// Each position of each image is a row of C logits, and all is as if these were the rows of a
+/// [`Matrix`](crate::Matrix): the same options (but a logit scale and a softcap), the same formulas, the same bounds.
+/// Nothing is copied or transposed: 16 neighbouring positions are one vector in each plane. `targets` are N x d1 x d2 x
+/// ..., one class for each position, in the order of a plane's elements; rows in an [`Error`] are counted like this.
 ///
 /// Vectors go along positions, so images of less than 16 positions leave a part of them empty. Logits of shape (N, C) are
 /// better taken as a [`Matrix`](crate::Matrix).
