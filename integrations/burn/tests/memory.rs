@@ -1,9 +1,10 @@
 //! What is allocated: no copy of the logits, and one gradient.
 #![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "../../data/counting_allocator.rs"]
+mod counting_allocator;
+
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::{Device, Int, Tensor};
 use xent_burn::CrossEntropyLossConfig;
@@ -12,49 +13,12 @@ const ROWS: usize = 64;
 const CLASSES: usize = 4096;
 const BYTES: usize = ROWS * CLASSES * size_of::<f32>();
 
-/// The system's allocator, and a count of large pieces.
-struct Counting;
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-static LARGE: AtomicUsize = AtomicUsize::new(0);
-
 /// Tests that count take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
-fn count(layout: Layout) {
-    if layout.size() >= BYTES / 2 {
-        LARGE.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-// SAFETY: every method passes its arguments on to the system's allocator, which keeps the trait's promises; counting
-// neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout);
-        // SAFETY: the caller's promises are those that the system's allocator asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout);
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: as above; all memory comes from the system's allocator.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
 /// How many pieces as large as half the logits a call allocates.
 fn large_allocations<T>(call: impl FnOnce() -> T) -> (usize, T) {
-    let before = LARGE.load(Ordering::SeqCst);
-    let value = call();
-    (LARGE.load(Ordering::SeqCst) - before, value)
+    counting_allocator::allocations_of(BYTES / 2, call)
 }
 
 #[test]
