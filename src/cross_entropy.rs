@@ -102,7 +102,7 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights), [`Error::TargetOutOfRange`], and
-    /// [`Error::NoDouble`] for scaled or capped logits of `f64`.
+    /// [`Error::NotImplemented`] for scaled or capped logits of `f64`.
     pub fn loss<E: Element, T: Target>(&self, logits: Matrix<'_, E>, targets: &[T]) -> Result<f64, Error> {
         self.run(logits, targets, Request::new()).map(|summary| summary.loss)
     }
@@ -247,7 +247,7 @@ impl CrossEntropy {
         if let Some(option) = self.options.transforming()
             && !E::PerRow::CAN_BE_TRANSFORMED
         {
-            return Err(Error::NoDouble { option });
+            return Err(Error::NotImplemented { option, calls: "logits of f64" });
         }
         let census = self.check(rows, classes, targets, &request.inputs)?;
         request.check(rows, classes)?;

@@ -88,7 +88,7 @@ impl CrossEntropy {
     /// [`CrossEntropy::loss`].
     ///
     /// # Errors
-    /// Those of [`CrossEntropy::loss`], and [`Error::NoCurvature`] for a focal loss, for smoothing over other classes than
+    /// Those of [`CrossEntropy::loss`], and [`Error::NotImplemented`] for a focal loss, for smoothing over other classes than
     /// all, and for logits that are scaled or capped.
     pub fn curvature<'a, T: Target>(
         &'a self,
@@ -103,7 +103,7 @@ impl CrossEntropy {
     /// outputs are not written.
     ///
     /// # Errors
-    /// Those of [`CrossEntropy::run`] that concern inputs, and [`Error::NoCurvature`] for a focal loss, for smoothing over
+    /// Those of [`CrossEntropy::run`] that concern inputs, and [`Error::NotImplemented`] for a focal loss, for smoothing over
     /// other classes than all, and for logits that are scaled or capped.
     pub fn curvature_with<'a, T: Target>(
         &'a self,
@@ -112,13 +112,13 @@ impl CrossEntropy {
         request: &Request<'a>,
     ) -> Result<Curvature<'a>, Error> {
         if self.options.focal_gamma != 0.0 {
-            return Err(Error::NoCurvature { option: "focal_gamma" });
+            return Err(Error::NotImplemented { option: "focal_gamma", calls: "second derivatives" });
         }
         if self.options.label_smoothing != 0.0 && self.options.smoothing != Smoothing::AllClasses {
-            return Err(Error::NoCurvature { option: "smoothing" });
+            return Err(Error::NotImplemented { option: "smoothing", calls: "second derivatives" });
         }
         if let Some(option) = self.options.transforming() {
-            return Err(Error::NoCurvature { option });
+            return Err(Error::NotImplemented { option, calls: "second derivatives" });
         }
         let (targets, inputs) = (Targets::new(targets), request.inputs);
         let census = self.check(logits.rows(), logits.cols(), targets, &inputs)?;

@@ -182,10 +182,12 @@ pub enum Error {
     },
     /// A call in place was given another gradient to write as well.
     GradTwice,
-    /// Second derivatives of a loss with this option are not implemented.
-    NoCurvature {
+    /// A loss with this option is not implemented for such calls.
+    NotImplemented {
         /// The option's name.
         option: &'static str,
+        /// What it is not implemented for: `"second derivatives"`, `"planes"`, or `"logits of f64"`.
+        calls: &'static str,
     },
     /// The temperature of a distillation is not a number from 1e-37 to 1e37, which `f32` holds together with its inverse.
     InvalidTemperature {
@@ -196,16 +198,6 @@ pub enum Error {
     NotOfDistillation {
         /// Its name.
         argument: &'static str,
-    },
-    /// The loss of [`Planes`](crate::Planes) with this option is not implemented.
-    NoPlanes {
-        /// The option's name.
-        option: &'static str,
-    },
-    /// The loss of logits of `f64` with this option is not implemented.
-    NoDouble {
-        /// The option's name.
-        option: &'static str,
     },
     /// This CPU lacks the instruction set that was asked for.
     BackendUnavailable {
@@ -300,14 +292,8 @@ impl fmt::Display for Error {
                 "the state of row {row} is of {columns} columns, its target {targets} times among them, but there are \
                  {classes} classes"
             ),
-            Self::NoCurvature { option } => {
-                write!(f, "second derivatives of a loss with {option} are not implemented")
-            }
-            Self::NoPlanes { option } => {
-                write!(f, "the loss of planes with {option} is not implemented")
-            }
-            Self::NoDouble { option } => {
-                write!(f, "the loss of logits of f64 with {option} is not implemented")
+            Self::NotImplemented { option, calls } => {
+                write!(f, "a loss with {option} is not implemented for {calls}")
             }
             Self::GradTwice => {
                 write!(f, "grad is requested of a call in place, whose gradient replaces the logits")

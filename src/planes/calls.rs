@@ -37,7 +37,7 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights), [`Error::TargetOutOfRange`], and
-    /// [`Error::NoPlanes`] where logits are scaled or capped.
+    /// [`Error::NotImplemented`] where logits are scaled or capped.
     pub fn loss_planes<T: Target>(&self, logits: Planes<'_>, targets: &[T]) -> Result<f64, Error> {
         self.run_planes(logits, targets, PlanesRequest::new()).map(|summary| summary.loss)
     }
@@ -115,7 +115,7 @@ impl CrossEntropy {
         request: PlanesRequest<'_>,
     ) -> Result<Summary, Error> {
         if let Some(option) = self.options.transforming() {
-            return Err(Error::NoPlanes { option });
+            return Err(Error::NotImplemented { option, calls: "planes" });
         }
         let batch = Batch { logits, targets, request };
         let (images, classes, positions) = batch.sizes();

@@ -190,7 +190,7 @@ enum xent_status
     /**
      * Logits of `XENT_DTYPE_F64` beside an option that they do not have.
      */
-    XENT_STATUS_NO_DOUBLE = 30,
+    XENT_STATUS_NOT_IMPLEMENTED = 30,
     /**
      * An error that has no code of its own yet: see the message.
      */

@@ -76,7 +76,7 @@ pub enum xent_status {
     /// The softcap is not above 0, or it or the logit scale divided by it is no normal number of `float`.
     InvalidSoftcap = 29,
     /// Logits of `XENT_DTYPE_F64` beside an option that they do not have.
-    NoDouble = 30,
+    NotImplemented = 30,
     /// An error that has no code of its own yet: see the message.
     Other = 254,
     /// A defect of the library. What the call writes is in an unknown state; the process may go on.
@@ -134,7 +134,7 @@ pub extern "C" fn xent_status_message(status: i32) -> *const c_char {
         (xent_status::BackendUnavailable, c"this CPU lacks the instruction set"),
         (xent_status::InvalidLogitScale, c"logit_scale is invalid"),
         (xent_status::InvalidSoftcap, c"softcap is invalid"),
-        (xent_status::NoDouble, c"an option is not there for logits of double"),
+        (xent_status::NotImplemented, c"an option is not implemented for such calls"),
         (xent_status::Other, c"another error"),
         (xent_status::Panic, c"a defect of the library"),
     ];
@@ -196,7 +196,7 @@ pub(crate) fn from_error(error: Error) -> xent_status {
         Error::BackendUnavailable { .. } => xent_status::BackendUnavailable,
         Error::InvalidLogitScale { .. } => xent_status::InvalidLogitScale,
         Error::InvalidSoftcap { .. } => xent_status::InvalidSoftcap,
-        Error::NoDouble { .. } => xent_status::NoDouble,
+        Error::NotImplemented { .. } => xent_status::NotImplemented,
         _ => xent_status::Other,
     };
     fail(status, format_args!("{error}"))
