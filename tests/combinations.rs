@@ -58,7 +58,7 @@ const AXES: [Axis; 17] = [
 
 /// Rows and classes: of every kernel, with whole and incomplete vectors of rows.
 const SHAPES: [(usize, usize); 10] =
-    [(21, 1), (37, 2), (19, 3), (33, 10), (20, 64), (21, 81), (11, 130), (10, 1000), (5, 2049), (2, 70_000)];
+    [(21, 1), (37, 2), (19, 3), (33, 10), (20, 64), (21, 128), (11, 130), (10, 1000), (5, 2049), (2, 70_000)];
 const LABEL_SMOOTHING: [f64; 4] = [0.0, 0.1, 0.75, 1.0];
 const SMOOTHING: [Smoothing; 3] = [Smoothing::AllClasses, Smoothing::OtherClasses, Smoothing::LiveClasses];
 const FOCAL_GAMMA: [f64; 4] = [0.0, 0.5, 2.0, 5.0];

@@ -43,7 +43,7 @@ fn variants(classes: usize) -> [(&'static str, CrossEntropyBuilder); 7] {
 
 /// Fewer of the class counts, for tests that walk another dimension as well.
 fn some_class_counts() -> impl Iterator<Item = usize> {
-    let some = [1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 48, 64, 79, 80, 81, 96, 127, 128, 129, 130];
+    let some = [1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 48, 64, 79, 80, 127, 128, 96, 127, 128, 129, 130];
     class_counts().into_iter().filter(move |classes| *classes > 130 || some.contains(classes))
 }
 
@@ -341,7 +341,7 @@ fn exponentials_kept_in_later_rows_change_no_bit() {
     let row_stride = cache / (2 * size_of::<f32>() * rows) + 1;
     let mut logits = vec![0.0; (rows - 1) * row_stride + 70_000];
     for backend in backends() {
-        for classes in [3, 10, 80, 81, 130, 1000, 2048, 2049, 5000, 70_000] {
+        for classes in [3, 10, 80, 127, 128, 130, 1000, 2048, 2049, 5000, 70_000] {
             let mut batch = Batch::random(rows, classes, 21);
             // Next to the last rows, whose memory is used before it is written.
             batch.row_mut(4)[classes / 2] = f32::NAN;

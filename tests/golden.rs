@@ -25,7 +25,7 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden.txt");
 /// Rows and classes, by the kind of kernel that they go through.
 const KERNELS: [(&str, &[(usize, usize)]); 3] = [
     ("few classes", &[(21, 1), (33, 10), (20, 64)]),
-    ("short rows", &[(21, 81), (11, 130), (5, 1000), (3, 2048)]),
+    ("short rows", &[(21, 128), (11, 130), (5, 1000), (3, 2048)]),
     ("long rows", &[(4, 2049), (2, 70_000)]),
 ];
 

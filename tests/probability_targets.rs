@@ -17,7 +17,7 @@ use xent::{
 /// Rows and classes, on both sides of what the kernels do otherwise.
 fn shapes() -> Vec<(usize, usize)> {
     let mut shapes: Vec<_> = (1..=40).map(|classes| (7, classes)).collect();
-    shapes.extend([(37, 10), (20, 64), (21, 81), (33, 100), (11, 130), (10, 1000), (5, 2047), (5, 2048)]);
+    shapes.extend([(37, 10), (20, 64), (21, 128), (33, 100), (11, 130), (10, 1000), (5, 2047), (5, 2048)]);
     shapes.extend([(5, 2049), (3, 5000), (2, 70_000)]);
     shapes
 }

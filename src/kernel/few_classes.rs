@@ -17,8 +17,8 @@ use super::place::RowsOf;
 use super::side_by_side;
 use crate::simd::{LANES, Simd, Task};
 
-/// Rows of up to so many classes are taken this way. From about 90 on, transposing costs more than reducing each row.
-pub(crate) const MOST: usize = 80;
+/// Rows of up to so many classes are taken this way. From 128 on, transposing costs more than reducing each row.
+pub(crate) const MOST: usize = 127;
 
 /// A transposed tile: for each class, one vector of 16 rows. Logits at first, then their exponentials.
 pub(crate) struct Tile {
@@ -51,17 +51,27 @@ impl Tile {
 }
 
 impl<T> RowsOf<T> {
-    /// Whether four columns of 16 rows can be read from the memory itself.
-    #[inline(always)]
-    fn is_whole(&self) -> bool {
-        self.count == LANES && self.classes >= 4
-    }
-
     /// Where to take four columns at a time. The last four may overlap those before.
     #[inline(always)]
     fn quads(&self) -> impl Iterator<Item = usize> + use<T> {
         let last = self.classes.max(4) - 4;
         (0..self.classes).step_by(4).map(move |column| column.min(last))
+    }
+}
+
+impl RowsOf<&[f32]> {
+    /// Whether four columns of 16 rows can be read where they are. Where a row has fewer, some of the next go along.
+    #[inline(always)]
+    fn is_readable(&self) -> bool {
+        self.count == LANES && (LANES - 1) * self.row_stride + self.classes.max(4) <= self.data.len()
+    }
+}
+
+impl RowsOf<&mut [f32]> {
+    /// Whether four columns of 16 rows can be written where they are.
+    #[inline(always)]
+    fn is_writable(&self) -> bool {
+        self.count == LANES && self.classes >= 4
     }
 }
 
@@ -121,13 +131,19 @@ impl Tile {
     /// All logits but the targets', which `targets` takes.
     #[inline(always)]
     fn load<S: Simd>(&mut self, s: S, logits: &RowsOf<&[f32]>, targets: &mut TargetLanes<S>) {
-        if logits.is_whole() {
+        if logits.is_readable() {
             for column in logits.quads() {
                 let quad = s.load_columns(logits.data, logits.row_stride, column);
-                let columns = &mut self.columns[column..column + 4];
-                for i in 0..4 {
-                    s.store(targets.take(s, column + i, quad[i]), &mut columns[i]);
+                self.set(s, column, quad, targets);
+            }
+        } else if logits.classes >= 4 {
+            let mut rows = [[0.0; 4]; LANES];
+            for column in logits.quads() {
+                for row in 0..logits.count {
+                    rows[row].copy_from_slice(&logits.data[row * logits.row_stride + column..][..4]);
                 }
+                let quad = s.load_columns(rows.as_flattened(), 4, 0);
+                self.set(s, column, quad, targets);
             }
         } else {
             for row in 0..logits.count {
@@ -144,6 +160,16 @@ impl Tile {
     }
 }
 
+impl Tile {
+    #[inline(always)]
+    fn set<S: Simd>(&mut self, s: S, column: usize, quad: [S::F32; 4], targets: &mut TargetLanes<S>) {
+        let columns = &mut self.columns[column..column + 4];
+        for i in 0..4 {
+            s.store(targets.take(s, column + i, quad[i]), &mut columns[i]);
+        }
+    }
+}
+
 impl Task for AffineTask<'_> {
     type Output = ();
 
@@ -154,9 +180,17 @@ impl Task for AffineTask<'_> {
         let affine = Affine { tile, gaps, coefficients, targets };
         if adds {
             affine.add(s, to, rows);
-        } else if to.is_whole() {
+        } else if to.is_writable() {
             for column in to.quads() {
                 s.store_columns(affine.quad(s, column), to.data, to.row_stride, column);
+            }
+        } else if to.classes >= 4 {
+            let mut rows = [[0.0; 4]; LANES];
+            for column in to.quads() {
+                s.store_columns(affine.quad(s, column), rows.as_flattened_mut(), 4, 0);
+                for row in 0..to.count {
+                    to.data[row * to.row_stride + column..][..4].copy_from_slice(&rows[row]);
+                }
             }
         } else {
             for class in 0..to.classes {
