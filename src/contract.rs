@@ -21,7 +21,8 @@
 //!
 //! No subnormal number is ever stored. With label smoothing or class weights, the loss is a sum of positive terms and
 //! keeps its bound, with the weights in D'; the gradient is a difference, and its bound holds relative to the sum of
-//! the magnitudes of its two terms. Of a coefficient above 1 (a class weight, an upstream gradient) the gradient is 0
+//! the magnitudes of its two terms. At the target, the one that is a multiple of its p has the error of a probability
+//! where that is larger: it is all that there is where the target has a weight of 0. Of a coefficient above 1 (a class weight, an upstream gradient) the gradient is 0
 //! where the probability is. Away from the target it is finite: where that of the largest logit would be above
 //! `f32::MAX` it is that, and those of the others are smaller in proportion. A z-loss z lse^2 adds the error of its own,
 //! (2 z |lse| (D + [`LSE`]) + z lse^2) [`U`], and its gradient 2 z lse p_i one term more, with an error of
@@ -62,7 +63,8 @@
 //! grows by sum_c p_c e_c, that of a log-probability by as much and e_i, and that of a loss by v_c (e_c + sum_j p_j e_j) for
 //! each smoothed term v_c (-ln p_c). The gradient with respect to the logits is that with respect to x' times dx'/dx, with
 //! [`transform_slope`] as a further relative error; under a softcap it is 0 where 1 - tanh^2 is
-//! below 4 `f32::MIN_POSITIVE`.
+//! below 4 `f32::MIN_POSITIVE`. Relative errors are of first order in the e_i: they say something where no e_i is near 1,
+//! and so where no transformed logit is near 1 / [`U`], whose neighbours are further apart than 1.
 //!
 //! Logits that are subnormal count as 0 there, and so do transformed ones. Scaled logits beyond the largest `f32` are
 //! infinite.

@@ -6,6 +6,11 @@ use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use support::backends;
+use support::batch::Batch;
+use support::bounds::Expected;
+use support::double_bounds::{self, Shares};
+use support::doubles::{self, Doubles};
+use support::evaluation::Call;
 use support::hostile::case::Case;
 use support::hostile::{self, CHECKS, Check};
 use xent::{CrossEntropy, Error, Matrix, MatrixMut, Reduction, Request, RowState};
@@ -107,6 +112,24 @@ fn a_gradient_above_the_largest_number_is_that_number_and_smaller_ones_are_in_pr
             let share = f64::from(x[3]) / f64::from(f32::MAX) - (-1.0_f64).exp();
             assert!(share.abs() < 1e-6, "{:e}, {backend}, {classes} classes", x[3]);
         }
+    }
+}
+
+/// It is a multiple of the target's probability, which has its error from rounding the gap.
+#[test]
+fn the_gradient_at_a_target_of_weight_0_has_the_error_of_a_probability() {
+    let logits: Vec<f32> = [60.497_1, 11.137_3, 55.687_1].into();
+    let batch = Batch { rows: 1, classes: 3, logits, targets: vec![1] };
+    for backend in backends() {
+        let ce = CrossEntropy::builder().weight([1.0, 0.0, 0.3]).label_smoothing(0.1).backend(backend);
+        let ce = ce.reduction(Reduction::Sum).build().expect("it is available");
+        let call = Call::default();
+        let found = call.evaluate(&ce, &batch);
+        Expected::of_call(&ce, &batch, call).check(&found, &format!("{backend}"));
+        let doubles =
+            Doubles { rows: 1, classes: 3, logits: vec![60.4971, 11.1373, 55.6871], targets: vec![1] };
+        let found = doubles::evaluate(&call, &ce, &doubles);
+        double_bounds::check(&ce, &doubles, &call, &found, false, &mut Shares::default(), "f64");
     }
 }
 

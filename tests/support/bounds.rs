@@ -203,7 +203,8 @@ impl<'a> Expected<'a> {
         let exact_loss = self.exact.losses[row];
         let row_weight = self.call.row_weight(row);
         let z_loss = row_weight * terms.z * terms.softmax.exact.lse * terms.softmax.exact.lse;
-        let loss_bound = terms.loss_bound(exact_loss - z_loss, row_weight);
+        // Beside a large z-loss nothing may be left of the rest, or less.
+        let loss_bound = terms.loss_bound((exact_loss - z_loss).max(0.0), row_weight);
         let z_bound = row_weight * terms.z_bound();
         let sum_bound = if z_loss == 0.0 { 0.0 } else { U * exact_loss };
         let loss = close("loss", outputs.loss, exact_loss, loss_bound + z_bound + sum_bound, Rounding::F32);
@@ -605,7 +606,9 @@ impl<'a> Terms<'a> {
             let own = self.weight_among(i);
             let rise = smooth * (self.total - own) * p;
             let fall = (hard + smooth * own) * self.softmax.exact.complements[i];
-            let bound = (self.others_mean_gap + TARGET_GRADIENT) * U * (rise.abs() + fall.abs());
+            let relative = (self.others_mean_gap + TARGET_GRADIENT) * U;
+            let of_rise = relative.max(self.softmax.probability_bound(i));
+            let bound = of_rise * rise.abs() + relative * fall.abs();
             let z_relative = self.softmax.probability_bound(i) + TARGET_GRADIENT * U;
             let of_focal = (self.slope_error * hard * self.softmax.exact.complements[i]).abs();
             let bound = bound + z_relative * (z_coefficient * p).abs() + z_error + of_focal;

@@ -77,7 +77,7 @@ pub fn check(
     };
     let mut losses = Vec::new();
     let mut loss_bounds = 0.0;
-    let (mut counted, mut correct) = (0, 0);
+    let (mut counted, mut correct, mut has_nan) = (0, 0, false);
     for row in 0..batch.rows {
         let context = format!("row {row} of {} x {}, {context}", batch.rows, batch.classes);
         let columns = row * batch.classes..(row + 1) * batch.classes;
@@ -92,6 +92,11 @@ pub fn check(
         }
         counted += 1;
         let (x, target) = (batch.row(row), batch.targets[row] as usize);
+        if is_nan_row(x) {
+            has_nan = true;
+            assert_nan(found, row, batch.classes, &context);
+            continue;
+        }
         let softmax = ExactRow::new(x);
         let exact = exact_loss(ce, &softmax, target);
         correct += usize::from(found.argmax[row] == target);
@@ -102,21 +107,21 @@ pub fn check(
         let focal = bounds.focal(ce.focal_gamma());
         let of_ln_sum = exact.each * exact.total * (softmax.mean_gap + LOSS + scalars) * U;
         let nll = -softmax.log_probabilities[target].high;
-        let of_focal = if focal.0 == 0.0 { 0.0 } else { focal.0 * exact.hard * nll };
+        let of_focal = product(focal.0 * exact.hard, nll);
         let loss = exact.loss.high;
         let loss_bound = row_weight
             * ((softmax.others_mean_gap(target) + LOSS + scalars) * U * loss + of_ln_sum + of_focal);
         // A row of weight 0 adds nothing, even where its loss is infinite.
         let loss_bound = if row_weight == 0.0 { 0.0 } else { loss_bound };
         let lse_error = (softmax.mean_gap + LSE) * U;
-        let z_bound = row_weight
-            * ce.z_loss()
-            * (2.0 * softmax.lse.high.abs() * bounds.lse_bound() + scalars * U * softmax.lse.high.powi(2));
+        let of_square =
+            2.0 * softmax.lse.high.abs() * bounds.lse_bound() + scalars * U * softmax.lse.high.powi(2);
+        let z_bound = product(row_weight * ce.z_loss(), of_square);
         let sum = DoubleDouble::from(row_weight) * (exact.loss + exact.z_loss);
         let sum = if row_weight == 0.0 { 0.0.into() } else { sum };
         shares.note("loss", found.losses[row], sum, loss_bound + z_bound + scalars * U * sum.high, &context);
         // The divisors' own shares.
-        loss_bounds += loss_bound / divisor + if z_bound == 0.0 { 0.0 } else { z_bound / z_divisor };
+        loss_bounds += quotient(loss_bound, divisor) + quotient(z_bound, z_divisor);
 
         let scale = row_weight * call.upstream_scalar.unwrap_or(1.0);
         let factor_of = |divisor: f64| match &upstream {
@@ -135,8 +140,12 @@ pub fn check(
             let smallest = f64::MIN_POSITIVE * 4.0 * (1.0 + factors.0.high.abs() + factors.1.high.abs());
             if is_plain {
                 shares.note(name, g, g_exact, bound, &context);
-            } else if g_exact.high.abs() > smallest || g.abs() > 2.0 * smallest {
+            } else if g_exact.high.abs() > smallest {
                 shares.note(name, g, g_exact, bound + smallest, &context);
+            } else if g.abs() > 2.0 * smallest {
+                // Two terms may cancel.
+                let error = (DoubleDouble::from(g) - g_exact).high.abs();
+                assert!(error <= bound + smallest, "{name}: {g:e} instead of {:e}, {context}", g_exact.high);
             }
         }
         losses.push((exact.loss, exact.z_loss, weight_of(target), row_weight));
@@ -144,12 +153,42 @@ pub fn check(
     assert_eq!(found.summary.counted, counted, "{context}");
     assert_eq!(found.summary.correct, correct, "{context}");
     let exact = reduced(ce, call, &losses);
-    if exact.is_nan() {
+    if has_nan || exact.is_nan() {
         assert!(found.summary.loss.is_nan(), "{context}");
     } else {
         let bound = loss_bounds + REDUCED_F64 * U * exact.abs();
         shares.note("reduced loss", found.summary.loss, exact.into(), bound, context);
     }
+}
+
+/// 0 times anything is 0.
+fn product(factor: f64, x: f64) -> f64 {
+    if factor == 0.0 { 0.0 } else { factor * x }
+}
+
+/// Nothing counts where a divisor is 0.
+fn quotient(x: f64, divisor: f64) -> f64 {
+    if x == 0.0 || divisor == 0.0 { 0.0 } else { x / divisor }
+}
+
+/// Whether a row has NaN for a softmax.
+fn is_nan_row(x: &[f64]) -> bool {
+    x.iter().any(|x| x.is_nan() || *x == f64::INFINITY) || x.iter().all(|&x| x == f64::NEG_INFINITY)
+}
+
+fn assert_nan(found: &Found, row: usize, classes: usize, context: &str) {
+    let columns = row * classes..(row + 1) * classes;
+    let wide = [&found.grad, &found.probabilities, &found.log_probabilities];
+    assert!(wide.iter().all(|out| out[columns.clone()].iter().all(|x| x.is_nan())), "{context}");
+    let narrow = [
+        &found.losses,
+        &found.lse,
+        &found.target_log_probabilities,
+        &found.argmax_probabilities,
+        &found.entropies,
+    ];
+    assert!(narrow.iter().all(|out| out[row].is_nan()), "{context}");
+    assert_eq!(found.target_ranks[row], usize::MAX, "{context}");
 }
 
 struct Bounds<'a> {
@@ -194,7 +233,13 @@ impl Bounds<'_> {
         assert_eq!(found.target_ranks[row], (0..x.len()).filter(before).count(), "rank, {context}");
         let part = |i: usize| {
             let (p, ln_p) = (softmax.probabilities[i].high, softmax.log_probabilities[i].high);
-            if p == 0.0 { 0.0 } else { p * -ln_p * (3.0 * softmax.gaps[i] + softmax.mean_gap + ENTROPY) * U }
+            let relative = (3.0 * softmax.gaps[i] + softmax.mean_gap + ENTROPY) * U;
+            // A class of probability 0 has no part, and one below the normal numbers may be 0: in its own term, and in
+            // those of the others, whose ln p it is a part of.
+            if p < f64::MIN_POSITIVE * (1.0 + relative) {
+                return if p == 0.0 { 0.0 } else { p * (1.0 - ln_p) * (1.0 + relative) };
+            }
+            p * -ln_p * relative
         };
         let bound = (0..x.len()).map(part).sum();
         shares.note("entropy", found.entropies[row], softmax.entropy, bound, context);
@@ -229,7 +274,7 @@ impl Bounds<'_> {
         let z_slope = 2.0 * ce.z_loss() * z_factor;
         let z_coefficient = (z_slope * softmax.lse.high).abs();
         // That of lse is relative to its terms.
-        let z_error = (z_slope * p).abs() * (self.lse_bound() + lse_error);
+        let z_error = product((z_slope * p).abs(), self.lse_bound() + lse_error);
         let (hard, each) = ((exact.slope * factor).abs(), (exact.each * factor).abs());
         let own = match ce.weight() {
             _ if !exact.among[i] => 0.0,
@@ -241,8 +286,10 @@ impl Bounds<'_> {
             let (rise, fall) = (each * (exact.total - own) * p, (hard + each * own) * q);
             let relative = (softmax.others_mean_gap(i) + TARGET_GRADIENT) * U + scalars;
             let z_relative = self.probability(i) + TARGET_GRADIENT * U + scalars;
-            return relative * (rise + fall)
-                + z_relative * z_coefficient * p
+            let of_rise = relative.max(self.probability(i) + scalars);
+            return of_rise * rise
+                + relative * fall
+                + z_relative * (z_coefficient * p)
                 + z_error
                 + slope_error * hard * q;
         }

@@ -335,7 +335,7 @@ pub fn reduced(ce: &CrossEntropy, call: &Call<'_>, losses: &[(DoubleDouble, Doub
     let (mut loss, mut z_loss, mut weight, mut row_weight) = Default::default();
     for &(of_row, z_of_row, weight_of_row, row_weight_of_row) in losses {
         loss = loss + weighted(row_weight_of_row.into(), of_row);
-        z_loss = z_loss + DoubleDouble::from(row_weight_of_row) * z_of_row;
+        z_loss = z_loss + weighted(row_weight_of_row.into(), z_of_row);
         weight += weight_of_row * row_weight_of_row;
         row_weight += row_weight_of_row;
     }

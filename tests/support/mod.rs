@@ -9,6 +9,7 @@ pub mod bounds;
 pub mod buffer;
 pub mod covering;
 pub mod curvature;
+pub mod distillation;
 pub mod double_bounds;
 pub mod double_double;
 pub mod doubles;

@@ -1,17 +1,21 @@
 //! A valid call, made of bytes: shape, logits of every kind, targets, options, what rows bring along, and memory.
 //!
 //! The first [`HEADER`] bytes choose all but the rows, in an order that new options do not change: they come last, so
-//! that committed seeds and named cases remain what they are.
+//! that committed seeds and named cases remain what they are. There are few more than are used, because a fuzzer
+//! changes them all.
 
 use super::bytes::Bytes;
 use super::dtype::{DTYPES, Dtype};
 use crate::support::batch::{Batch, Random};
 use crate::support::buffer::Layout;
+use crate::support::distillation::Pair;
 use crate::support::evaluation::Call;
-use xent::{Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Parallelism, Reduction, Smoothing};
+use xent::{
+    Backend, CrossEntropy, CrossEntropyBuilder, Distillation, EmptyMean, Parallelism, Reduction, Smoothing,
+};
 
 /// Bytes that choose all but the rows.
-const HEADER: usize = 96;
+const HEADER: usize = 40;
 
 /// A valid call.
 #[derive(Clone, Debug)]
@@ -28,8 +32,23 @@ pub struct Case {
     pub in_place: bool,
     /// Whether to make the call a second time in another way.
     pub is_repeated: bool,
+    pub kind: Kind,
+    /// The teacher's logits, of a distillation.
+    pub teacher: Vec<f32>,
     /// For what else there is to choose.
     pub seed: u64,
+}
+
+/// What the call is of. Shards are always of a loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Loss,
+    /// The same with logits of `f64`, whose magnitudes are other ones by this factor.
+    LossOfDoubles(f64),
+    /// The batch is the student's.
+    Distillation {
+        temperature: f64,
+    },
 }
 
 /// What rows bring along.
@@ -67,7 +86,17 @@ const OPTIONS: &[OptionOfLoss] = &[
         7 => builder.ignore_indices([-100, bytes.below(classes) as i64, i64::MIN, 1 << 40]),
         _ => builder,
     },
+    |builder, bytes, _| builder.logit_scale(bytes.pick(&[1.0, 1.0, 1.0, 1.0, 0.5, 0.07, 3.0, 100.0, 1e-3])),
+    |builder, bytes, _| builder.softcap(bytes.pick(&SOFTCAPS)),
 ];
+
+const SOFTCAPS: [Option<f64>; 9] =
+    [None, None, None, None, Some(15.0), Some(30.0), Some(0.2), Some(1e4), Some(1e12)];
+
+/// Of logits of `f64`: all 53 bits, gaps beyond those of `f32`, and magnitudes whose squares are still numbers.
+const FACTORS: [f64; 8] = [1.0, 1.000_000_001_234_567, 8.1, 1e-3, 1e-37, 1e30, 1e100, 1e-270];
+
+const TEMPERATURES: [f64; 9] = [1.0, 2.0, 0.5, 4.0, 20.0, 0.07, 1e3, 1e-3, 1e30];
 
 const SMOOTHING: [Smoothing; 3] = [Smoothing::AllClasses, Smoothing::OtherClasses, Smoothing::LiveClasses];
 
@@ -89,6 +118,11 @@ impl Case {
             .iter()
             .fold(CrossEntropy::builder(), |builder, option| option(builder, header, classes))
             .parallelism(parallelism);
+        let kind = match header.below(8) {
+            4 | 5 => Kind::LossOfDoubles(header.pick(&FACTORS)),
+            6 | 7 => Kind::Distillation { temperature: header.pick(&TEMPERATURES) },
+            _ => Kind::Loss,
+        };
         let ignored = builder.clone().build().expect("the options are valid").ignore_indices().to_vec();
 
         let mut batch =
@@ -98,6 +132,13 @@ impl Case {
             batch.targets.push(target(rows_of, classes, &ignored, counts));
             push_row(&mut batch.logits, classes, rows_of);
         }
+        let mut teacher = Vec::new();
+        if matches!(kind, Kind::Distillation { .. }) {
+            for row in 0..rows {
+                push_teacher(&mut teacher, batch.row(row), rows_of);
+            }
+        }
+        let teacher = (dtype.rounded)(Batch { logits: teacher, ..batch.clone() }).logits;
         let batch = (dtype.rounded)(batch);
         Self {
             dtype,
@@ -110,12 +151,31 @@ impl Case {
             outputs,
             in_place,
             is_repeated,
+            kind,
+            teacher,
             seed,
         }
     }
 
     pub fn cross_entropy(&self) -> CrossEntropy {
         self.builder.clone().backend(self.backend).build().expect("the options are valid")
+    }
+
+    /// The options that a distillation has in common with a loss.
+    pub fn distillation(&self, temperature: f64) -> Distillation {
+        let ce = self.cross_entropy();
+        Distillation::builder()
+            .temperature(temperature)
+            .reduction(ce.reduction())
+            .empty_mean(ce.empty_mean())
+            .backend(self.backend)
+            .parallelism(self.parallelism)
+            .build()
+            .expect("the options are valid")
+    }
+
+    pub fn pair(&self) -> Pair {
+        Pair { student: self.batch.clone(), teacher: self.teacher.clone() }
     }
 
     pub fn call(&self) -> Call<'_> {
@@ -151,7 +211,7 @@ impl Inputs {
     }
 }
 
-/// Few rows; few classes, but sometimes more than a block.
+/// Few rows; few classes, but sometimes more than a block: rarely, because one such case takes the time of ten others.
 fn shape(bytes: &mut Bytes<'_>) -> (usize, usize) {
     let (kind, more) = (bytes.byte(), bytes.byte());
     let more = usize::from(more);
@@ -159,8 +219,8 @@ fn shape(bytes: &mut Bytes<'_>) -> (usize, usize) {
         0..=150 => (1 + usize::from(kind % 4), 1 + more % 20),
         151..=210 => (usize::from(kind % 4), 1 + more % 100),
         211..=240 => (usize::from(kind % 64) % 40, 1 + more % 12),
-        241..=252 => (1 + usize::from(kind % 2), 1 + more),
-        _ => (1 + usize::from(kind % 3), 2040 + more % 20),
+        241..=254 => (1 + usize::from(kind % 2), 1 + more),
+        _ => (1 + more / 200, 2040 + more % 20),
     }
 }
 
@@ -207,6 +267,24 @@ fn push_row(logits: &mut Vec<f32>, classes: usize, bytes: &mut Bytes<'_>) {
     }
     for _ in 0..kind / 8 % 4 {
         let at = start + bytes.below(classes);
+        logits[at] = bytes.number();
+    }
+}
+
+/// A row of its own, or the student's with some logits changed: a little, or for any.
+fn push_teacher(logits: &mut Vec<f32>, student: &[f32], bytes: &mut Bytes<'_>) {
+    match bytes.below(4) {
+        0 => return push_row(logits, student.len(), bytes),
+        1 => {
+            let mut random = Random::new(bytes.seed());
+            let spread = bytes.pick(&[0.0, 1e-6, 1e-3, 0.3]);
+            logits.extend(student.iter().map(|&x| x + spread * random.between(-1.0, 1.0)));
+        }
+        _ => logits.extend(student),
+    }
+    let start = logits.len() - student.len();
+    for _ in 0..bytes.below(4) {
+        let at = start + bytes.below(student.len());
         logits[at] = bytes.number();
     }
 }

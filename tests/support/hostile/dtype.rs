@@ -2,12 +2,15 @@
 
 use crate::support::batch::Batch;
 use crate::support::bounds::Rounding;
+#[cfg(feature = "half")]
+use crate::support::distillation::check_halves;
+use crate::support::distillation::{Found, Pair};
 use crate::support::evaluation::{Call, Evaluation};
 #[cfg(feature = "half")]
 use crate::support::halves::{self, Half};
 use crate::support::shards::Split;
 use core::fmt;
-use xent::CrossEntropy;
+use xent::{CrossEntropy, Distillation};
 
 /// A dtype: what calls on its logits give.
 #[derive(Clone, Copy)]
@@ -19,6 +22,8 @@ pub struct Dtype {
     pub rounded: fn(Batch) -> Batch,
     pub evaluate: fn(&Call<'_>, &CrossEntropy, &Batch) -> Evaluation,
     pub evaluate_shards: fn(&Split, &Call<'_>, &CrossEntropy, &Batch) -> Evaluation,
+    /// Against what it is on logits of `f32`.
+    pub check_distillation: fn(&Distillation, &Pair, &Call<'_>, &Found, &str),
 }
 
 /// Add a dtype here.
@@ -37,6 +42,7 @@ impl Dtype {
         rounded: |batch| batch,
         evaluate: |call, ce, batch| call.evaluate(ce, batch),
         evaluate_shards: |split, call, ce, batch| split.evaluate_call(call, ce, batch),
+        check_distillation: |_, _, _, _, _| {},
     };
 
     #[cfg(feature = "half")]
@@ -47,6 +53,7 @@ impl Dtype {
             rounded: |batch| halves::rounded::<T>(&batch),
             evaluate: halves::evaluate::<T>,
             evaluate_shards: halves::evaluate_shards::<T>,
+            check_distillation: check_halves::<T>,
         }
     }
 }

@@ -4,15 +4,18 @@
 pub mod api;
 pub mod bytes;
 pub mod case;
+mod distillation;
+mod double;
 pub mod dtype;
 
-use crate::support::batch::Random;
+use crate::support::batch::{Batch, Random};
 use crate::support::bounds::Expected;
 use crate::support::buffer::Layout;
 use crate::support::evaluation::{Call, Evaluation};
 use crate::support::shards::Split;
-use case::Case;
-use xent::{Backend, Parallelism};
+use case::{Case, Kind};
+use xent::contract::transformed_logit;
+use xent::{Backend, CrossEntropy, Parallelism, reference};
 
 /// A check of one kind of calls.
 pub type Check = fn(&[u8]);
@@ -24,11 +27,24 @@ pub const CHECKS: [(&str, Check); 3] = [("calls", cross_entropy), ("calls", shar
 /// backend, place or layout changes no bit.
 pub fn cross_entropy(bytes: &[u8]) {
     let case = Case::new(bytes);
+    match case.kind {
+        Kind::Loss => check_loss(&case),
+        Kind::LossOfDoubles(factor) => double::check(&case, factor),
+        Kind::Distillation { temperature } => distillation::check(&case, temperature),
+    }
+}
+
+fn check_loss(case: &Case) {
     let (ce, call) = (case.cross_entropy(), case.call());
     let found = (case.dtype.evaluate)(&call, &ce, &case.batch);
-    Expected::of_call(&ce, &case.batch, call).rounded(case.dtype.rounding).check(&found, "hostile");
+    check_bounds(case, &ce, &found, "hostile");
     if case.is_repeated {
-        repeat(&case, &found);
+        let again = (case.dtype.evaluate)(
+            &in_another_way(case),
+            &on_another_backend(case).cross_entropy(),
+            &case.batch,
+        );
+        again.assert_equal(&found, "in another way");
     }
 }
 
@@ -38,24 +54,46 @@ pub fn shards(bytes: &[u8]) {
     let (ce, call) = (case.cross_entropy(), case.call());
     let split = Split::random(case.batch.classes, 6, &mut Random::new(case.seed));
     let found = (case.dtype.evaluate_shards)(&split, &call, &ce, &case.batch);
-    Expected::of_call(&ce, &case.batch, call).rounded(case.dtype.rounding).check(&found, "hostile shards");
+    check_bounds(&case, &ce, &found, "hostile shards");
     if case.is_repeated {
         let again = (case.dtype.evaluate_shards)(&split, &in_another_way(&case), &ce, &case.batch);
         again.assert_equal(&found, "in another way");
     }
 }
 
-/// The same call on another backend, in another place.
-fn repeat(case: &Case, found: &Evaluation) {
+/// Logits that are transformed with an error above this have no bounds, which are of first order.
+const LARGEST_ERROR: f64 = 1.0 / 256.0;
+
+fn check_bounds(case: &Case, ce: &CrossEntropy, found: &Evaluation, context: &str) {
+    found.assert_no_subnormal(context);
+    let batch = counted(ce, &case.batch);
+    let error = |&x: &f64| transformed_logit(ce.logit_scale(), ce.softcap(), x);
+    if reference::transformed(ce, &batch.logits).iter().all(|x| x.is_nan() || error(x) < LARGEST_ERROR) {
+        Expected::of_call(ce, &batch, case.call()).rounded(case.dtype.rounding).check(found, context);
+    }
+}
+
+/// The logits as what they count: those that a scale takes beyond the largest `f32` are infinite.
+fn counted(ce: &CrossEntropy, batch: &Batch) -> Batch {
+    let mut batch = batch.clone();
+    if ce.softcap().is_none() && ce.logit_scale() > 1.0 {
+        for x in &mut batch.logits {
+            let scaled = *x * ce.logit_scale() as f32;
+            *x = if scaled.is_infinite() { scaled } else { *x };
+        }
+    }
+    batch
+}
+
+/// The same on another backend that gives the same bits, if there is one, and by one thread.
+fn on_another_backend(case: &Case) -> Case {
     let fused = |backend: Backend| {
         backend.is_available()
             && (backend != Backend::Portable || cfg!(any(target_feature = "fma", target_arch = "aarch64")))
     };
     let other = Backend::ALL.into_iter().find(|&other| other != case.backend && fused(other));
     let backend = other.filter(|_| fused(case.backend)).unwrap_or(case.backend);
-    let other = Case { backend, parallelism: Parallelism::Serial, ..case.clone() };
-    let again = (case.dtype.evaluate)(&in_another_way(case), &other.cross_entropy(), &case.batch);
-    again.assert_equal(found, "in another way");
+    Case { backend, parallelism: Parallelism::Serial, ..case.clone() }
 }
 
 fn in_another_way(case: &Case) -> Call<'_> {

@@ -4,6 +4,8 @@
 //! What is valid is decided here, in plain sentences and in 128 bits, apart from the checks of the library.
 
 mod calls;
+mod curvature;
+mod distillation;
 mod shards;
 mod views;
 
@@ -22,7 +24,7 @@ const UNWRITTEN_NAN: u8 = 0xff;
 pub fn api(bytes: &[u8]) {
     let mut bytes = Bytes::new(bytes);
     let bytes = &mut bytes;
-    match bytes.below(7) {
+    match bytes.below(10) {
         0 => calls_of_dtype::<f32>(bytes),
         #[cfg(feature = "half")]
         1 => calls_of_dtype::<half::bf16>(bytes),
@@ -31,7 +33,19 @@ pub fn api(bytes: &[u8]) {
         3 => views::matrices(bytes),
         4 => views::planes(bytes),
         5 => views::calls_on_planes(bytes),
-        _ => options(bytes, 3).map(drop).unwrap_or_default(),
+        6 => options(bytes, 3).map(drop).unwrap_or_default(),
+        7 => match bytes.below(4) {
+            0 => softmax::<f64>(bytes),
+            _ => calls::with_targets::<f64>(bytes),
+        },
+        8 => match bytes.below(3) {
+            #[cfg(feature = "half")]
+            1 => distillation::calls::<half::bf16>(bytes),
+            #[cfg(feature = "half")]
+            2 => distillation::calls::<half::f16>(bytes),
+            _ => distillation::calls::<f32>(bytes),
+        },
+        _ => curvature::calls(bytes),
     }
 }
 
@@ -98,6 +112,27 @@ fn assert_ok_if<R: Debug>(valid: bool, result: &Result<R, Error>) {
     }
 }
 
+/// The same, where a call that is valid may be of what is not implemented: for these calls with this option.
+#[track_caller]
+fn assert_ok_or_refused_if<R: Debug>(
+    valid: bool,
+    (option, calls): (Option<&'static str>, &'static str),
+    result: &Result<R, Error>,
+) {
+    assert_ok_if(valid && option.is_none(), result);
+    if let (true, Some(option), Err(error)) = (valid, option, result) {
+        assert_eq!(*error, Error::NotImplemented { option, calls });
+    }
+}
+
+/// The option that makes other logits of those given.
+fn transforming(ce: &CrossEntropy) -> Option<&'static str> {
+    if ce.softcap().is_some() {
+        return Some("softcap");
+    }
+    (ce.logit_scale() != 1.0).then_some("logit_scale")
+}
+
 /// Any number an option may be set to by mistake.
 fn hostile_f64(bytes: &mut Bytes<'_>) -> f64 {
     bytes.pick(&[
@@ -154,6 +189,18 @@ fn options(bytes: &mut Bytes<'_>, classes: usize) -> Option<CrossEntropy> {
     if bytes.one_in(2) {
         let indices: Vec<i64> = (0..bytes.below(4)).map(|_| hostile_target(bytes, classes)).collect();
         builder = builder.ignore_indices(indices);
+    }
+    let is_factor = |x: f64| x > 0.0 && (x as f32).is_normal();
+    let mut logit_scale = 1.0;
+    if bytes.one_in(8) {
+        logit_scale = hostile_f64(bytes);
+        valid &= is_factor(logit_scale);
+        builder = builder.logit_scale(logit_scale);
+    }
+    if bytes.one_in(8) {
+        let softcap = hostile_f64(bytes);
+        valid &= is_factor(softcap) && is_factor(logit_scale / softcap);
+        builder = builder.softcap(softcap);
     }
     let ce = builder.build();
     assert_ok_if(valid, &ce);
