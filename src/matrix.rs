@@ -224,3 +224,53 @@ impl<'a, T> MatrixMut<'a, T> {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three rows of two columns and one of padding; the last lacks it. Each number says where it is.
+    fn numbers() -> Vec<i32> {
+        vec![0, 1, -1, 10, 11, -1, 20, 21]
+    }
+
+    #[test]
+    fn rows_are_those_asked_for_and_none_where_they_are_out_of_order() {
+        let mut data = numbers();
+        let mut matrix = MatrixMut::with_row_stride(&mut data, 3, 2, 3).unwrap();
+        assert_eq!((matrix.row_stride(), matrix.as_matrix().row_stride()), (3, 3));
+        for (row, later) in [(0, 1), (0, 2), (1, 2)] {
+            let numbers_of = |row: usize| [row as i32 * 10, row as i32 * 10 + 1];
+            let (to, from) = matrix.row_and_later_row(row, later).unwrap();
+            assert_eq!((&to[..], from), (&numbers_of(row)[..], &numbers_of(later)[..]));
+        }
+        for (row, later) in [(0, 0), (1, 0), (2, 2), (0, 3), (2, 3)] {
+            assert!(matrix.row_and_later_row(row, later).is_none(), "{row} and {later}");
+        }
+        let [first, second, third] = matrix.row_and_later_rows(0, [1, 2]).unwrap();
+        assert_eq!((&first[..], &second[..], &third[..]), (&[0, 1][..], &[10, 11][..], &[20, 21][..]));
+        for (row, later) in [(0, [0, 2]), (0, [2, 1]), (1, [1, 2]), (0, [1, 1]), (0, [1, 3])] {
+            assert!(matrix.row_and_later_rows(row, later).is_none(), "{row} and {later:?}");
+        }
+    }
+
+    #[test]
+    fn halves_have_the_rows_before_and_from_the_cut_on_also_without_the_last_padding() {
+        for cut in 0..=3 {
+            let mut data = numbers();
+            let matrix = MatrixMut::with_row_stride(&mut data, 3, 2, 3).unwrap();
+            let (whole, all) = (matrix.as_matrix(), numbers());
+            assert_eq!(whole.rows_from(cut), (&all[(3 * cut).min(8)..], 3));
+            let (first, second) = whole.split_at(cut);
+            let rows = |part: Matrix<'_, i32>| -> Vec<i32> {
+                (0..part.rows()).flat_map(|row| part.row(row).unwrap().to_vec()).collect()
+            };
+            assert_eq!((first.rows(), second.rows(), first.row(cut)), (cut, 3 - cut, None));
+            assert_eq!([rows(first), rows(second)].concat(), rows(whole));
+            let shared = (rows(first), rows(second));
+            let (mut first, mut second) = matrix.split_at(cut);
+            assert_eq!((rows(first.as_matrix()), rows(second.as_matrix())), shared);
+            assert_eq!((first.row_mut(cut), second.row_mut(3 - cut)), (None, None));
+        }
+    }
+}

@@ -391,6 +391,17 @@ fn short_forms_are_the_long_ones() {
     assert_eq!(results[2], results[3]);
 }
 
+#[test]
+fn its_debug_form_names_the_options_the_shape_and_the_inputs() {
+    let ce = CrossEntropy::builder().z_loss(0.25).build().expect("they are valid");
+    let curvature = ce.curvature(matrix(&[0.5; 14], 2, 7), &[1_u8, 6]).expect("the batch is valid");
+    let shown = format!("{curvature:?}");
+    assert!(shown.starts_with("Curvature {"), "{shown}");
+    for part in ["z_loss: 0.25", "rows: 2", "cols: 7", "row_weights: None"] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+}
+
 const SENTINEL: f32 = f32::from_bits(0x7fc0_5e57);
 
 #[test]

@@ -396,6 +396,19 @@ fn the_mean_over_no_rows_is_nan_or_0_and_counts_are_those_of_rows() {
     assert_eq!((summary.loss, summary.counted, summary.weight), (0.0, 2, 2.5));
 }
 
+#[test]
+fn options_are_what_they_were_set_to() {
+    let plain = Distillation::default();
+    assert_eq!((plain.temperature(), plain.reduction()), (1.0, Reduction::Mean));
+    assert_eq!((plain.empty_mean(), plain.backend()), (EmptyMean::Nan, Backend::detect()));
+    for backend in backends() {
+        let builder = Distillation::builder().temperature(2.5).reduction(Reduction::Sum);
+        let built = builder.empty_mean(EmptyMean::Zero).backend(backend).build().unwrap();
+        assert_eq!((built.temperature(), built.reduction()), (2.5, Reduction::Sum));
+        assert_eq!((built.empty_mean(), built.backend()), (EmptyMean::Zero, backend));
+    }
+}
+
 /// Logits of 16 bits are widened, and gradients rounded once.
 #[cfg(feature = "half")]
 mod halves {

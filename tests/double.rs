@@ -349,9 +349,23 @@ fn softmax_and_log_softmax_keep_the_bounds_and_so_do_their_products() {
             let ln_y = Matrix::new(&ln_p, KINDS, classes).unwrap();
             softmax.log_softmax_backward(ln_y, g(), dx_of_log.matrix_mut()).unwrap();
             let (dx, dx_of_log) = (dx.elements("dx"), dx_of_log.elements("dx"));
+            let mut jvp_of_log = Watched::new(KINDS, classes);
+            softmax.log_softmax_jvp(ln_y, g(), jvp_of_log.matrix_mut()).unwrap();
+            let jvp_of_log = jvp_of_log.elements("jvp");
+            let in_place = |product: &dyn Fn(MatrixMut<'_, f64>) -> Result<(), Error>| {
+                let mut v = upstream.clone();
+                product(MatrixMut::new(&mut v, KINDS, classes).unwrap()).unwrap();
+                v
+            };
+            assert_eq!(dx, in_place(&|v| softmax.softmax_backward_in_place(y, v)), "{backend}");
+            assert_eq!(dx_of_log, in_place(&|v| softmax.log_softmax_backward_in_place(ln_y, v)), "{backend}");
+            assert_eq!(jvp_of_log, in_place(&|v| softmax.log_softmax_jvp_in_place(ln_y, v)), "{backend}");
             for row in 0..KINDS {
                 let exact = ExactRow::new(batch.row(row));
                 let columns = row * classes..(row + 1) * classes;
+                let e = |i: usize| DoubleDouble::from(ln_p[i]).exp();
+                let forward: DoubleDouble =
+                    columns.clone().map(|i| e(i) * DoubleDouble::from(upstream[i])).sum();
                 let (sum, sum_of_log): (DoubleDouble, DoubleDouble) = (
                     columns.clone().map(|i| DoubleDouble::product(p[i], upstream[i])).sum(),
                     columns.clone().map(|i| DoubleDouble::from(upstream[i])).sum(),
@@ -366,11 +380,15 @@ fn softmax_and_log_softmax_keep_the_bounds_and_so_do_their_products() {
                     let product = DoubleDouble::from(p[i]) * (DoubleDouble::from(upstream[i]) - sum);
                     let bound = 8.0 * U_F64 * p[i] * 2.0 + f64::MIN_POSITIVE;
                     assert!((DoubleDouble::from(dx[i]) - product).high.abs() <= bound, "{context}");
-                    let e = DoubleDouble::from(ln_p[i]).exp();
+                    let e = e(i);
                     let product = DoubleDouble::from(upstream[i]) - e * sum_of_log;
                     let bound =
                         8.0 * U_F64 * (1.0 + (e * sum_of_log).high.abs() + sum_of_log.high.abs() * e.high);
                     assert!((DoubleDouble::from(dx_of_log[i]) - product).high.abs() <= bound, "{context}");
+                    // Each |v| is at most 1, and the e add up to 1.
+                    let product = DoubleDouble::from(upstream[i]) - forward;
+                    let error = (DoubleDouble::from(jvp_of_log[i]) - product).high.abs();
+                    assert!(error <= 8.0 * U_F64 * 2.0, "{error:e}, {context}");
                 }
             }
         }

@@ -656,6 +656,45 @@ fn a_gradient_besides_the_one_in_place() {
     }
 }
 
+/// Where these errors come from is tested with the calls that give them.
+#[test]
+fn messages_name_the_argument_the_place_and_the_value() {
+    let check = |error: Error, message: &str| assert_eq!(error.to_string(), message);
+    check(
+        Error::NotContiguous { shape: (6, 4), strides: (1, -6) },
+        "the array is 6 x 4 with strides 1 and -6, but rows are to be contiguous, one behind the other",
+    );
+    check(
+        Error::PlanesMismatch { argument: "grad", expected: (2, 3, 5), actual: (7, 8, 9) },
+        "grad is 7 x 8 x 9, but the logits are 2 x 3 x 5",
+    );
+    check(
+        Error::InvalidTargetProbability { row: 4, column: 17, probability: -0.5 },
+        "the target's probability in row 4, column 17 is -0.5; probabilities are finite and not negative",
+    );
+    check(
+        Error::NeedsClasses { argument: "target_ranks" },
+        "target_ranks needs the class of each row, but targets are probabilities",
+    );
+    check(
+        Error::NotOfDistillation { argument: "entropies" },
+        "entropies is not an output of distillation, which has grad, losses and lse",
+    );
+}
+
+#[test]
+fn a_gradient_besides_the_one_in_place_of_probabilities() {
+    let q = [0.5; 6];
+    let mut x = [SENTINEL; 6];
+    let mut outputs = Outputs::new(2, 3);
+    let request = outputs.request_with_grad(2, 3);
+    let ce = CrossEntropy::default();
+    let result = ce.run_probabilities_in_place(matrix_mut(&mut x, 2, 3), matrix(&q, 2, 3), request);
+    assert_eq!(result, Err(Error::GradTwice));
+    outputs.assert_untouched();
+    assert_untouched("logits", &x);
+}
+
 #[test]
 fn backends_that_this_cpu_lacks() {
     let names = [(Backend::Portable, "portable"), (Backend::Avx2, "AVX2"), (Backend::Avx512, "AVX-512")];

@@ -9,8 +9,8 @@ use support::{PARALLELISMS, backends};
 use xent::contract::U;
 use xent::{
     Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Matrix, MatrixMut, Parallelism, Reduction,
-    Request, Smoothing, Softmax, Target, log_softmax, log_softmax_backward, log_softmax_in_place, reference,
-    softmax, softmax_backward, softmax_in_place,
+    Request, Smoothing, Softmax, Target, log_softmax, log_softmax_backward, log_softmax_backward_in_place,
+    log_softmax_in_place, reference, softmax, softmax_backward, softmax_backward_in_place, softmax_in_place,
 };
 
 /// Rows and classes: of every kernel, with whole and incomplete vectors of rows.
@@ -720,4 +720,13 @@ fn free_functions_are_those_of_the_default_softmax() {
     log_softmax_backward(log_p, g, matrix_mut(&mut ours, rows, classes)).expect("the shapes agree");
     of.log_softmax_backward(log_p, g, matrix_mut(&mut theirs, rows, classes)).expect("the shapes agree");
     assert_same_bits("log_softmax_backward", classes, &ours, &theirs, "");
+    let dx_of_log = theirs.clone();
+    of.softmax_backward(p, g, matrix_mut(&mut theirs, rows, classes)).expect("the shapes agree");
+
+    let mut in_place = upstream.clone();
+    softmax_backward_in_place(p, matrix_mut(&mut in_place, rows, classes)).expect("the shapes agree");
+    assert_same_bits("softmax_backward_in_place", classes, &in_place, &theirs, "");
+    let mut in_place = upstream.clone();
+    log_softmax_backward_in_place(log_p, matrix_mut(&mut in_place, rows, classes)).expect("the shapes agree");
+    assert_same_bits("log_softmax_backward_in_place", classes, &in_place, &dx_of_log, "");
 }

@@ -412,8 +412,10 @@ fn views_give_their_planes() {
     assert_eq!(planes.plane(1, 1), Some(&[17.0, 18.0, 19.0][..]));
     assert_eq!((planes.plane(2, 0), planes.plane(0, 2)), (None, None));
     assert_eq!((planes.images(), planes.classes(), planes.positions()), (2, 2, 3));
+    assert_eq!((planes.image_stride(), planes.class_stride()), (12, 5));
     let mut copy = x.clone();
     let mut planes = PlanesMut::with_strides(&mut copy, (2, 2, 3), 12, 5).expect("long enough");
+    assert_eq!((planes.image_stride(), planes.class_stride()), (12, 5));
     planes.reborrow().plane_mut(0, 1).expect("there is one").fill(-1.0);
     assert_eq!(planes.as_planes().plane(0, 1), Some(&[-1.0; 3][..]));
     assert_eq!(planes.plane_mut(0, 2), None);

@@ -91,6 +91,22 @@ fn probabilities_as_targets_keep_the_bounds() {
     }
 }
 
+/// So many blocks of columns that their references are not remembered.
+#[test]
+fn rows_of_very_many_classes_keep_the_bounds() {
+    let (batch, q) = batch(1, 530_000, 3);
+    for backend in backends() {
+        for (parallelism, in_place) in PARALLELISMS.into_iter().zip([false, true]) {
+            let ce = build(&CrossEntropy::builder().label_smoothing(0.2), backend, parallelism);
+            let context = format!("{backend}, {parallelism:?}, in place {in_place}");
+            let call = Call { target_probabilities: Some(&q), in_place, ..Call::default() };
+            let found = call.evaluate(&ce, &batch);
+            found.assert_no_subnormal(&context);
+            Expected::of_call(&ce, &batch, call).check(&found, &context);
+        }
+    }
+}
+
 #[cfg(feature = "half")]
 #[test]
 fn logits_of_16_bits_keep_the_bounds() {

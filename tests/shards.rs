@@ -150,6 +150,7 @@ fn a_target_is_correct_only_if_no_earlier_shard_has_an_equal_logit() {
 #[test]
 fn merge_is_commutative_in_every_bit_and_empty_is_neutral() {
     const CLASSES: usize = 24;
+    assert_eq!(RowState::default(), RowState::EMPTY);
     let builder = CrossEntropy::builder().label_smoothing(0.1).weight(weights(CLASSES));
     let ce = build(&builder, Backend::Portable, Parallelism::Serial);
     let mut random = Random::new(5);
