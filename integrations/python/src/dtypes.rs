@@ -71,18 +71,41 @@ impl Number for f64 {
     }
 }
 
-/// THE list of the dtypes that logits may have: a line here is all that another one needs. It makes the macro
-/// `with_logits!(dtype, L => expression)`, which is the expression with the type `L` for the dtype, in `Some`.
+/// THE list of the dtypes that logits may have: a line here is all that another one needs. Those behind the semicolon take
+/// classes as targets alone. It makes the macros `with_logits!(dtype, L => expression)`, which is the expression with the
+/// type `L` for the dtype, in `Some`, and `with_logits_of_probabilities!`, which knows the first ones.
 macro_rules! logits {
-    ($($dtype:ident => $logits:ty),+ $(,)?) => {
+    ($($dtype:ident => $logits:ty),+; $($of_classes:ident => $logits_of_classes:ty),+ $(,)?) => {
         $(impl Logits for $logits {})+
+        $(impl Logits for $logits_of_classes {})+
 
         /// Their names, as NumPy and PyTorch have them.
         pub(crate) fn names() -> Vec<String> {
+            vec![$(Dtype::$dtype.to_string(),)+ $(Dtype::$of_classes.to_string()),+]
+        }
+
+        /// The names of those that take probabilities as targets.
+        pub(crate) fn names_of_probabilities() -> Vec<String> {
             vec![$(Dtype::$dtype.to_string()),+]
         }
 
         macro_rules! with_logits {
+            ($value:expr, $name:ident => $body:expr) => {
+                match $value {
+                    $($crate::dtypes::Dtype::$dtype => {
+                        type $name = $logits;
+                        Some($body)
+                    })+
+                    $($crate::dtypes::Dtype::$of_classes => {
+                        type $name = $logits_of_classes;
+                        Some($body)
+                    })+
+                    _ => None,
+                }
+            };
+        }
+
+        macro_rules! with_logits_of_probabilities {
             ($value:expr, $name:ident => $body:expr) => {
                 match $value {
                     $($crate::dtypes::Dtype::$dtype => {
@@ -99,12 +122,13 @@ macro_rules! logits {
 logits! {
     F32 => f32,
     F16 => half::f16,
-    Bf16 => half::bf16,
+    Bf16 => half::bf16;
+    F64 => f64,
 }
 
-// It gives the macro a path: without it, only what follows in this file could name it.
+// It gives the macros a path: without it, only what follows in this file could name it.
 #[allow(clippy::single_component_path_imports)]
-pub(crate) use with_logits;
+pub(crate) use {with_logits, with_logits_of_probabilities};
 
 impl Dtype {
     pub(crate) fn is_float(self) -> bool {
