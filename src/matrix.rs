@@ -229,48 +229,63 @@ impl<'a, T> MatrixMut<'a, T> {
 mod tests {
     use super::*;
 
-    /// Three rows of two columns and one of padding; the last lacks it. Each number says where it is.
+    /// Four rows of two columns and one of padding; the last lacks it. Each number says where it is.
     fn numbers() -> Vec<i32> {
-        vec![0, 1, -1, 10, 11, -1, 20, 21]
+        vec![0, 1, -1, 10, 11, -1, 20, 21, -1, 30, 31]
+    }
+
+    fn row_of(row: usize) -> [i32; 2] {
+        [row as i32 * 10, row as i32 * 10 + 1]
     }
 
     #[test]
     fn rows_are_those_asked_for_and_none_where_they_are_out_of_order() {
         let mut data = numbers();
-        let mut matrix = MatrixMut::with_row_stride(&mut data, 3, 2, 3).unwrap();
-        assert_eq!((matrix.row_stride(), matrix.as_matrix().row_stride()), (3, 3));
-        for (row, later) in [(0, 1), (0, 2), (1, 2)] {
-            let numbers_of = |row: usize| [row as i32 * 10, row as i32 * 10 + 1];
-            let (to, from) = matrix.row_and_later_row(row, later).unwrap();
-            assert_eq!((&to[..], from), (&numbers_of(row)[..], &numbers_of(later)[..]));
+        let mut matrix = MatrixMut::with_row_stride(&mut data, 4, 2, 3).unwrap();
+        assert_eq!((matrix.rows(), matrix.cols(), matrix.row_stride()), (4, 2, 3));
+        let shared = matrix.as_matrix();
+        assert_eq!((shared.rows(), shared.cols(), shared.row_stride()), (4, 2, 3));
+        for row in 0..4 {
+            assert_eq!(matrix.row(row), Some(&row_of(row)[..]));
+            assert_eq!(matrix.row_mut(row), Some(&mut row_of(row)[..]));
         }
-        for (row, later) in [(0, 0), (1, 0), (2, 2), (0, 3), (2, 3)] {
+        assert_eq!(matrix.row(4), None);
+        assert_eq!(matrix.row_mut(4), None);
+        for (row, later) in [(0, 1), (0, 3), (1, 2), (2, 3)] {
+            let (to, from) = matrix.row_and_later_row(row, later).unwrap();
+            assert_eq!((&to[..], from), (&row_of(row)[..], &row_of(later)[..]));
+        }
+        for (row, later) in [(0, 0), (1, 0), (3, 3), (0, 4), (3, 4)] {
             assert!(matrix.row_and_later_row(row, later).is_none(), "{row} and {later}");
         }
-        let [first, second, third] = matrix.row_and_later_rows(0, [1, 2]).unwrap();
-        assert_eq!((&first[..], &second[..], &third[..]), (&[0, 1][..], &[10, 11][..], &[20, 21][..]));
-        for (row, later) in [(0, [0, 2]), (0, [2, 1]), (1, [1, 2]), (0, [1, 1]), (0, [1, 3])] {
+        for rows @ [row, second, third] in [[0, 1, 2], [1, 2, 3], [0, 2, 3]] {
+            let found = matrix.row_and_later_rows(row, [second, third]).unwrap();
+            assert_eq!(found.map(|row| row.to_vec()), rows.map(|row| row_of(row).to_vec()));
+        }
+        for (row, later) in [(0, [0, 2]), (0, [2, 1]), (1, [1, 2]), (0, [1, 1]), (0, [1, 4])] {
             assert!(matrix.row_and_later_rows(row, later).is_none(), "{row} and {later:?}");
         }
     }
 
     #[test]
     fn halves_have_the_rows_before_and_from_the_cut_on_also_without_the_last_padding() {
-        for cut in 0..=3 {
-            let mut data = numbers();
-            let matrix = MatrixMut::with_row_stride(&mut data, 3, 2, 3).unwrap();
-            let (whole, all) = (matrix.as_matrix(), numbers());
-            assert_eq!(whole.rows_from(cut), (&all[(3 * cut).min(8)..], 3));
+        for cut in 0..=4 {
+            let (mut data, mut all) = (numbers(), numbers());
+            let mut matrix = MatrixMut::with_row_stride(&mut data, 4, 2, 3).unwrap();
+            let from = (3 * cut).min(all.len());
+            assert_eq!(matrix.rows_from_mut(cut), (&mut all[from..], 3));
+            let whole = matrix.as_matrix();
+            assert_eq!(whole.rows_from(cut), (&all[from..], 3));
             let (first, second) = whole.split_at(cut);
             let rows = |part: Matrix<'_, i32>| -> Vec<i32> {
                 (0..part.rows()).flat_map(|row| part.row(row).unwrap().to_vec()).collect()
             };
-            assert_eq!((first.rows(), second.rows(), first.row(cut)), (cut, 3 - cut, None));
+            assert_eq!((first.rows(), second.rows(), first.row(cut)), (cut, 4 - cut, None));
             assert_eq!([rows(first), rows(second)].concat(), rows(whole));
             let shared = (rows(first), rows(second));
             let (mut first, mut second) = matrix.split_at(cut);
             assert_eq!((rows(first.as_matrix()), rows(second.as_matrix())), shared);
-            assert_eq!((first.row_mut(cut), second.row_mut(3 - cut)), (None, None));
+            assert_eq!((first.row_mut(cut), second.row_mut(4 - cut)), (None, None));
         }
     }
 }
