@@ -14,7 +14,7 @@ from torch.nn import functional
 from two_losses import Contest
 
 DIGITS = Path(__file__).parents[3] / "examples" / "data" / "digits.csv.gz"
-HELD_OUT, BATCH, EPOCHS, REQUIRED_ACCURACY = 360, 64, 40, 0.95
+HELD_OUT, BATCH, EPOCHS, REQUIRED_ACCURACY = 360, 32, 60, 0.95
 
 
 def main():
