@@ -22,11 +22,11 @@
 //! No subnormal number is ever stored. With label smoothing or class weights, the loss is a sum of positive terms and
 //! keeps its bound, with the weights in D'; the gradient is a difference, and its bound holds relative to the sum of
 //! the magnitudes of its two terms. At the target, the one that is a multiple of its p has the error of a probability
-//! where that is larger: it is all that there is where the target has a weight of 0. Of a coefficient above 1 (a class weight, an upstream gradient) the gradient is 0
-//! where the probability is. Away from the target it is finite: where that of the largest logit would be above
-//! `f32::MAX` it is that, and those of the others are smaller in proportion. A z-loss z lse^2 adds the error of its own,
-//! (2 z |lse| (D + [`LSE`]) + z lse^2) [`U`], and its gradient 2 z lse p_i one term more, with an error of
-//! 2 z p_i (D + [`LSE`]) [`U`].
+//! where that is larger: it is all that there is where the target has a weight of 0. Of a coefficient above 1 (a class
+//! weight, an upstream gradient) the gradient is 0 where the probability is. Away from the target it is finite: where that
+//! of the largest logit would be above `f32::MAX` it is that, and those of the others are smaller in proportion. A z-loss
+//! z lse^2 adds the error of its own, (2 z |lse| (D + [`LSE`]) + z lse^2) [`U`], and its gradient 2 z lse p_i one term more,
+//! with an error of 2 z p_i (D + [`LSE`]) [`U`].
 //!
 //! Where targets are probabilities, the loss is a sum of positive terms, and its bound is (D' + [`DISTRIBUTION_LOSS`]) [`U`]
 //! with D' over all classes but the largest; the error of the gradient S p_i - v_i is at most that of the probability,
@@ -47,6 +47,9 @@
 //! | loss of a row | error at most T^2 ([`U`] sum_c ((\|p_c - q_c\| + t_c) ([`DISTILLATION_GAPS`] (\|d_c\| + \|e_c\| + \|r_c\|) + [`DISTILLATION`]) + 3 E t_c) + ([`U`] R)^2), R = 3 (D + E) + [`DISTILLATION`] |
 //! | gradient | error at most T [`U`] (p_i (3 (\|d_i\| + D) + [`DISTILLATION_GRADIENT`]) + q_i (3 (\|e_i\| + E) + [`DISTILLATION_GRADIENT`])) |
 //! | lse of the student | error at most (3 D + [`LSE`]) [`U`] (1 + \|m\| / T + ln S), m its largest logit and S the sum of exp(d_c) |
+//!
+//! T times what multiplies a row's gradient, the upstream gradient over the divisor, is `f32::MAX` where it would be
+//! larger.
 //!
 //! A difference of logits is rounded to `f32`, the temperature's inverse is, and their product: so 3. What a class may cost
 //! the loss is as much as p and q differ there: rows that are close lose little, equal ones nothing, and no loss is negative.
@@ -113,7 +116,8 @@
 //! D) [`U_F64`], because differences x_i - m are not as often exact as those of `f32`. But what multiplies a result
 //! there rounds it. Where there are options, weights, upstream gradients, or a divisor, constants are larger by
 //! [`SCALARS_F64`]; the reduced loss has an error of [`REDUCED_F64`] [`U_F64`] besides the rows', however many they
-//! are. The error of a z-loss, and of its gradient, is that which lse has by the table.
+//! are. The error of a z-loss, and of its gradient, is that which lse has by the table, or (D + [`LSE`]) [`U_F64`] where that is
+//! larger.
 //!
 //! # Bits
 //!

@@ -114,8 +114,8 @@ pub fn check(
         // A row of weight 0 adds nothing, even where its loss is infinite.
         let loss_bound = if row_weight == 0.0 { 0.0 } else { loss_bound };
         let lse_error = (softmax.mean_gap + LSE) * U;
-        let of_square =
-            2.0 * softmax.lse.high.abs() * bounds.lse_bound() + scalars * U * softmax.lse.high.powi(2);
+        let of_lse = bounds.lse_bound().max(lse_error);
+        let of_square = 2.0 * softmax.lse.high.abs() * of_lse + scalars * U * softmax.lse.high.powi(2);
         let z_bound = product(row_weight * ce.z_loss(), of_square);
         let sum = DoubleDouble::from(row_weight) * (exact.loss + exact.z_loss);
         let sum = if row_weight == 0.0 { 0.0.into() } else { sum };
@@ -137,7 +137,9 @@ pub fn check(
             let context = format!("column {i}, target {target}, {context}");
             let name = if i == target { "gradient at the target" } else { "gradient" };
             // What may vanish: terms or factors that are no normal numbers.
-            let smallest = f64::MIN_POSITIVE * 4.0 * (1.0 + factors.0.high.abs() + factors.1.high.abs());
+            let z_slope = product(2.0 * ce.z_loss(), softmax.lse.high.abs());
+            let z_magnitude = product(1.0 + z_slope, factors.1.high.abs());
+            let smallest = f64::MIN_POSITIVE * 4.0 * (1.0 + factors.0.high.abs() + z_magnitude);
             if is_plain {
                 shares.note(name, g, g_exact, bound, &context);
             } else if g_exact.high.abs() > smallest {
