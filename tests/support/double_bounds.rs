@@ -139,7 +139,9 @@ pub fn check(
             // What may vanish: terms or factors that are no normal numbers.
             let z_slope = product(2.0 * ce.z_loss(), softmax.lse.high.abs());
             let z_magnitude = product(1.0 + z_slope, factors.1.high.abs());
-            let smallest = f64::MIN_POSITIVE * 4.0 * (1.0 + factors.0.high.abs() + z_magnitude);
+            let coefficient = 1.0 + exact.slope.abs() + exact.each * exact.total;
+            let magnitude = product(coefficient, factors.0.high.abs());
+            let smallest = f64::MIN_POSITIVE * 4.0 * (1.0 + magnitude + z_magnitude);
             if is_plain {
                 shares.note(name, g, g_exact, bound, &context);
             } else if g_exact.high.abs() > smallest {

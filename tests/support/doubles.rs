@@ -276,6 +276,9 @@ pub struct ExactLoss {
     pub among: Vec<bool>,
 }
 
+/// Below, the probability of all other classes counts as 0 in a focal loss.
+const LEAST_COMPLEMENT: f64 = 1e-300;
+
 /// The formulas of `reference::run`.
 pub fn exact_loss(ce: &CrossEntropy, softmax: &ExactRow, target: usize) -> ExactLoss {
     let classes = softmax.gaps.len();
@@ -297,8 +300,9 @@ pub fn exact_loss(ce: &CrossEntropy, softmax: &ExactRow, target: usize) -> Exact
     let gamma = DoubleDouble::from(ce.focal_gamma());
     if gamma.high > 0.0 {
         let ln_q = -(p / q).ln_1p();
-        power = if q.high == 0.0 { 0.0.into() } else { (gamma * ln_q).exp() };
-        let share = if q.high == 0.0 { 0.0.into() } else { gamma * weighted(p, nll) / q };
+        let is_0 = q.high < LEAST_COMPLEMENT;
+        power = if is_0 { 0.0.into() } else { (gamma * ln_q).exp() };
+        let share = if is_0 { 0.0.into() } else { gamma * weighted(p, nll) / q };
         slope = power * (share + 1.0.into());
     }
     let hard = (DoubleDouble::from(1.0) - eps) * weight_of(target).into();
