@@ -57,9 +57,10 @@ impl Groups {
 #[inline(always)]
 pub(super) fn rest_without<S: Simd, T: Number>(s: S, x: &[T], pivot: Entry) -> [S::F32; 4] {
     let mut group = [s.splat(f32::NEG_INFINITY); 4];
-    for (i, lane) in pivot.lanes().into_iter().enumerate() {
-        let x = T::load_partial(s, &x[(i * LANES).min(x.len())..], f32::NEG_INFINITY);
-        group[i] = s.with_lane(x, lane, f32::NEG_INFINITY);
+    for i in 0..4 {
+        let at = i * LANES;
+        let x = T::load_partial(s, &x[at.min(x.len())..], f32::NEG_INFINITY);
+        group[i] = s.with_lane(x, pivot.from(at).lane(), f32::NEG_INFINITY);
     }
     group
 }
@@ -85,8 +86,8 @@ pub(super) fn group<S: Simd, P: Place>(s: S, place: &P, at: usize) -> [S::F32; 4
 #[inline(always)]
 pub(super) fn group_without<S: Simd, P: Place>(s: S, place: &P, at: usize, pivot: Entry) -> [S::F32; 4] {
     let mut group = group(s, place, at);
-    for (i, lane) in pivot.from(at).lanes().into_iter().enumerate() {
-        group[i] = s.with_lane(group[i], lane, f32::NEG_INFINITY);
+    for i in 0..4 {
+        group[i] = s.with_lane(group[i], pivot.from(at + i * LANES).lane(), f32::NEG_INFINITY);
     }
     group
 }

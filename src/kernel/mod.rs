@@ -108,12 +108,6 @@ impl<L: Real> Entry<L> {
         self.index().min(LANES)
     }
 
-    /// Its lane in each of the first four vectors. What lies before the columns is too far from 0 to wrap around to them.
-    #[inline(always)]
-    fn lanes(self) -> [usize; 4] {
-        [0, 1, 2, 3].map(|vector| self.index().wrapping_sub(vector * LANES).min(LANES))
-    }
-
     /// How many of so many columns lie before it.
     #[inline(always)]
     fn columns_before(self, len: usize) -> usize {
