@@ -22,6 +22,7 @@ mod cpu;
 mod kernel;
 #[path = "roofline/machine.rs"]
 mod machine;
+mod median;
 #[path = "roofline/report.rs"]
 mod report;
 #[path = "roofline/rounds.rs"]

@@ -10,6 +10,7 @@
 
 #[allow(dead_code, reason = "bytes are counted in other benchmarks; here it is time")]
 mod calls;
+mod median;
 
 use std::env;
 use std::error::Error;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use xent::{Backend, CrossEntropy, Parallelism};
 
 use crate::calls::{Call, Random};
+use crate::median::median;
 
 type Failure = Box<dyn Error>;
 
@@ -77,12 +79,6 @@ fn take_turns(contestants: &mut [Contestant]) -> Result<Vec<(f64, f64)>, Failure
         (seconds, median(rounds.iter().map(|round| round[index] / round[0])))
     };
     Ok((0..contestants.len()).map(of).collect())
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn main() -> Result<(), Failure> {
@@ -144,11 +140,17 @@ fn elements() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a call costs beyond its rows.
+/// What a call costs beyond its rows, and what few rows cost where all lanes are theirs.
 fn calls() -> Result<(), Failure> {
     println!("\n64 x 10 on one thread, over a 64th of 4096 x 10");
     let times = take_turns(&mut [Contestant::serial((4096, 10))?, Contestant::serial((64, 10))?])?;
     println!("{:8.2} us   {:.2}", times[1].0 * 1e6, times[1].1 * 64.0);
+
+    println!("\nrows of 127 classes on one thread, over as many of 128");
+    for rows in [1, 4, 8, 16, 64] {
+        let times = take_turns(&mut [Contestant::serial((rows, 128))?, Contestant::serial((rows, 127))?])?;
+        println!("{rows:5} {:8.2} us   {:.2}", times[1].0 * 1e6, times[1].1);
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::buffers::Buffers;
 use crate::calls::Call;
 use crate::machine::Motion;
+use crate::median::median;
 
 /// How long a contestant runs before it is timed, where calls follow each other, and how long it is timed. Threads that
 /// were asleep take tenths of a millisecond to wake up, and some more to find a CPU each.
@@ -56,12 +57,6 @@ impl Times {
     pub fn ratio_of(&self, other: &Times) -> f64 {
         median(other.seconds.iter().zip(&self.seconds).map(|(other, own)| other / own))
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 pub fn take_turns(

@@ -158,9 +158,8 @@ impl Tile {
             }
         }
     }
-}
 
-impl Tile {
+    /// Four columns.
     #[inline(always)]
     fn set<S: Simd>(&mut self, s: S, column: usize, quad: [S::F32; 4], targets: &mut TargetLanes<S>) {
         let columns = &mut self.columns[column..column + 4];

@@ -276,9 +276,6 @@ pub struct ExactLoss {
     pub among: Vec<bool>,
 }
 
-/// Below, the probability of all other classes counts as 0 in a focal loss.
-const LEAST_COMPLEMENT: f64 = 1e-300;
-
 /// The formulas of `reference::run`.
 pub fn exact_loss(ce: &CrossEntropy, softmax: &ExactRow, target: usize) -> ExactLoss {
     let classes = softmax.gaps.len();
@@ -299,10 +296,13 @@ pub fn exact_loss(ce: &CrossEntropy, softmax: &ExactRow, target: usize) -> Exact
     let (mut power, mut slope) = (DoubleDouble::from(1.0), DoubleDouble::from(1.0));
     let gamma = DoubleDouble::from(ce.focal_gamma());
     if gamma.high > 0.0 {
-        let ln_q = -(p / q).ln_1p();
-        let is_0 = q.high < LEAST_COMPLEMENT;
+        // A probability that is no normal number is 0. Others are lifted, so that no quotient is too large.
+        let is_0 = q.high < f64::MIN_POSITIVE;
+        let lift = DoubleDouble::from(if q.high < 1e-200 { 2.0_f64.powi(512) } else { 1.0 });
+        let ln_lift = if lift.high > 1.0 { lift.ln_1p() } else { 0.0.into() };
+        let ln_q = -((p / (q * lift)).ln_1p() + ln_lift);
         power = if is_0 { 0.0.into() } else { (gamma * ln_q).exp() };
-        let share = if is_0 { 0.0.into() } else { gamma * weighted(p, nll) / q };
+        let share = if is_0 { 0.0.into() } else { gamma * weighted(p, nll * lift) / (q * lift) };
         slope = power * (share + 1.0.into());
     }
     let hard = (DoubleDouble::from(1.0) - eps) * weight_of(target).into();

@@ -2,6 +2,10 @@
 
 use core::fmt;
 
+use xent::{CrossEntropy, Error, Matrix, Request, Summary};
+
+use crate::run::Place;
+
 /// What an array is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dtype {
@@ -28,7 +32,15 @@ pub(crate) trait Scalar: Copy + Send + Sync + 'static {
 }
 
 /// A dtype of logits.
-pub(crate) trait Logits: xent::Element<PerRow: Scalar + Number> + Scalar {}
+pub(crate) trait Logits: xent::Element<PerRow: Scalar + Number> + Scalar {
+    /// The loss of probabilities as targets; `None` where the dtype has none.
+    fn run_probabilities(
+        ce: &CrossEntropy,
+        place: Place<'_, Self>,
+        targets: Matrix<'_>,
+        request: Request<'_, Self>,
+    ) -> Option<Result<Summary, Error>>;
+}
 
 /// What numbers of rows are converted from.
 pub(crate) trait Number: Scalar {
@@ -72,12 +84,34 @@ impl Number for f64 {
 }
 
 /// THE list of the dtypes that logits may have: a line here is all that another one needs. Those behind the semicolon take
-/// classes as targets alone. It makes the macros `with_logits!(dtype, L => expression)`, which is the expression with the
-/// type `L` for the dtype, in `Some`, and `with_logits_of_probabilities!`, which knows the first ones.
+/// classes as targets alone. It makes the macro `with_logits!(dtype, L => expression)`, which is the expression with the
+/// type `L` for the dtype, in `Some`.
 macro_rules! logits {
     ($($dtype:ident => $logits:ty),+; $($of_classes:ident => $logits_of_classes:ty),+ $(,)?) => {
-        $(impl Logits for $logits {})+
-        $(impl Logits for $logits_of_classes {})+
+        $(impl Logits for $logits {
+            fn run_probabilities(
+                ce: &CrossEntropy,
+                place: Place<'_, Self>,
+                targets: Matrix<'_>,
+                request: Request<'_, Self>,
+            ) -> Option<Result<Summary, Error>> {
+                Some(match place {
+                    Place::Keep(logits) => ce.run_probabilities(logits, targets, request),
+                    Place::Overwrite(logits) => ce.run_probabilities_in_place(logits, targets, request),
+                })
+            }
+        })+
+
+        $(impl Logits for $logits_of_classes {
+            fn run_probabilities(
+                _: &CrossEntropy,
+                _: Place<'_, Self>,
+                _: Matrix<'_>,
+                _: Request<'_, Self>,
+            ) -> Option<Result<Summary, Error>> {
+                None
+            }
+        })+
 
         /// Their names, as NumPy and PyTorch have them.
         pub(crate) fn names() -> Vec<String> {
@@ -104,18 +138,6 @@ macro_rules! logits {
                 }
             };
         }
-
-        macro_rules! with_logits_of_probabilities {
-            ($value:expr, $name:ident => $body:expr) => {
-                match $value {
-                    $($crate::dtypes::Dtype::$dtype => {
-                        type $name = $logits;
-                        Some($body)
-                    })+
-                    _ => None,
-                }
-            };
-        }
     };
 }
 
@@ -126,9 +148,9 @@ logits! {
     F64 => f64,
 }
 
-// It gives the macros a path: without it, only what follows in this file could name it.
+// It gives the macro a path: without it, only what follows in this file could name it.
 #[allow(clippy::single_component_path_imports)]
-pub(crate) use {with_logits, with_logits_of_probabilities};
+pub(crate) use with_logits;
 
 impl Dtype {
     pub(crate) fn is_float(self) -> bool {

@@ -25,3 +25,9 @@ pub(crate) fn type_error(message: impl Into<String>) -> PyErr {
 pub(crate) fn no_logits(argument: &str, dtype: Dtype) -> PyErr {
     type_error(format!("{argument} is {dtype}; logits are {}", dtypes::names().join(", ")))
 }
+
+/// Logits of a dtype that takes classes as targets alone.
+pub(crate) fn no_logits_of_probabilities(argument: &str, dtype: Dtype) -> PyErr {
+    let names = dtypes::names_of_probabilities().join(", ");
+    type_error(format!("{argument} is {dtype}; logits of probabilities are {names}"))
+}

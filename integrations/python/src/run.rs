@@ -1,11 +1,11 @@
 //! One call of the crate, whatever it is asked for.
 
 use pyo3::prelude::*;
-use xent::{CrossEntropy, Matrix, MatrixMut, Request, ShardElement, Summary};
+use xent::{CrossEntropy, Matrix, MatrixMut, Summary};
 
 use crate::array::{Array, check_apart};
-use crate::dtypes::{self, Dtype, Logits, with_logits, with_logits_of_probabilities};
-use crate::errors::{exception, no_logits, type_error, value_error};
+use crate::dtypes::{Dtype, Logits, with_logits};
+use crate::errors::{exception, no_logits, no_logits_of_probabilities, type_error, value_error};
 use crate::layout::Layout;
 use crate::outputs::{RowOutputs, WideOutputs, slice};
 use crate::row_inputs::RowInputs;
@@ -24,7 +24,8 @@ pub(crate) struct Call<'py> {
     pub(crate) accumulate: bool,
 }
 
-enum Place<'a, L> {
+/// Whether the gradient takes the place of the logits.
+pub(crate) enum Place<'a, L> {
     Keep(Matrix<'a, L>),
     Overwrite(MatrixMut<'a, L>),
 }
@@ -56,16 +57,8 @@ impl<'py> Call<'py> {
 
         let dtype = self.input.dtype;
         match self.layout {
-            Layout::Rows { .. } if self.target.is_distribution() => {
-                let summary =
-                    with_logits_of_probabilities!(dtype, L => self.run_distributions::<L>(py, ce, in_place));
-                summary.ok_or_else(|| {
-                    let names = dtypes::names_of_probabilities().join(", ");
-                    type_error(format!("input is {dtype}; logits of probabilities are {names}"))
-                })?
-            }
             Layout::Rows { .. } => {
-                let summary = with_logits!(dtype, L => self.run_classes::<L>(py, ce, in_place));
+                let summary = with_logits!(dtype, L => self.run_rows::<L>(py, ce, in_place));
                 summary.ok_or_else(|| no_logits("input", dtype))?
             }
             Layout::Planes { .. } if dtype == Dtype::F32 => self.run_planes(py, ce, in_place),
@@ -76,48 +69,11 @@ impl<'py> Call<'py> {
         }
     }
 
-    fn run_classes<L: Logits>(
+    fn run_rows<L: Logits>(
         &mut self,
         py: Python<'py>,
         ce: &CrossEntropy,
         in_place: bool,
-    ) -> PyResult<Summary> {
-        self.with_request::<L>(in_place, |place, target, request| {
-            let Target::Classes(classes) = &target else {
-                return Err(value_error("target has no classes"));
-            };
-            with_classes!(classes, classes => threads::run(py, || match place {
-                Place::Keep(logits) => ce.run(logits, classes, request),
-                Place::Overwrite(logits) => ce.run_in_place(logits, classes, request),
-            }))?
-            .map_err(exception)
-        })
-    }
-
-    fn run_distributions<L: Logits + ShardElement>(
-        &mut self,
-        py: Python<'py>,
-        ce: &CrossEntropy,
-        in_place: bool,
-    ) -> PyResult<Summary> {
-        self.with_request::<L>(in_place, |place, target, request| {
-            let Target::Probabilities { data, layout } = &target else {
-                return Err(value_error("target has no probabilities"));
-            };
-            let probabilities = distributions(data, *layout)?;
-            threads::run(py, || match place {
-                Place::Keep(logits) => ce.run_probabilities(logits, probabilities, request),
-                Place::Overwrite(logits) => ce.run_probabilities_in_place(logits, probabilities, request),
-            })?
-            .map_err(exception)
-        })
-    }
-
-    /// Everything as the crate takes it.
-    fn with_request<L: Logits>(
-        &mut self,
-        in_place: bool,
-        run: impl FnOnce(Place<'_, L>, Target<'_>, Request<'_, L>) -> PyResult<Summary>,
     ) -> PyResult<Summary> {
         let Self { input, layout, target, inputs, wide, rows, accumulate } = self;
         let classes = usize::from(input.shape.len() > 1);
@@ -169,7 +125,18 @@ impl<'py> Call<'py> {
             request = request.target_ranks(target_ranks);
         }
 
-        run(place, target, request)
+        let summary = match &target {
+            Target::Classes(classes) => with_classes!(classes, classes => threads::run(py, || match place {
+                Place::Keep(logits) => ce.run(logits, classes, request),
+                Place::Overwrite(logits) => ce.run_in_place(logits, classes, request),
+            }))?,
+            Target::Probabilities { data, layout } => {
+                let probabilities = distributions(data, *layout)?;
+                threads::run(py, || L::run_probabilities(ce, place, probabilities, request))?
+                    .ok_or_else(|| no_logits_of_probabilities("input", L::DTYPE))?
+            }
+        };
+        summary.map_err(exception)
     }
 
     fn run_planes(&mut self, py: Python<'py>, ce: &CrossEntropy, in_place: bool) -> PyResult<Summary> {

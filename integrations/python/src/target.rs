@@ -68,11 +68,6 @@ impl<'py> Source<'py> {
         }
     }
 
-    /// Whether they are probabilities.
-    pub(crate) fn is_distribution(&self) -> bool {
-        self.array().is_some_and(|array| array.dtype.is_float())
-    }
-
     /// The targets of these logits.
     pub(crate) fn target(&self, input: &Array<'_>, layout: Layout) -> PyResult<Target<'_>> {
         let array = match self {

@@ -188,19 +188,27 @@ pub(crate) fn softmax(statistics: Statistics<f64>, target_logit: f64) -> Softmax
     }
 }
 
-/// q^gamma for q = 1 - p, where both are given without cancellation and gamma >= 0 is finite; NaN for NaN. Below 1e-300, q
-/// counts as 0.
+/// q^gamma for q = 1 - p, where both are given without cancellation and gamma >= 0 is finite; NaN for NaN. Below the normal
+/// numbers, q counts as 0.
 #[inline(always)]
 pub(crate) fn power_of_complement(q: f64, p: f64, gamma: f64) -> f64 {
     /// Splits of larger ones would overflow.
     const MOST: f64 = 1e200;
-    // ln(1 / q) = ln(1 + p / q) has a small relative error for q near 1 too.
-    let ((ln, ln_low), _) = log1p_and_reciprocal(p / q, 0.0);
+    /// Quotients by smaller ones would be too large.
+    const LEAST: f64 = 1e-200;
+    const LIFT: f64 = 512.0;
+    const TWO_TO_LIFT: f64 = 1.340_780_792_994_259_7e154;
+    let is_lifted = q < LEAST;
+    let (lift, factor) = if is_lifted { (LIFT, TWO_TO_LIFT) } else { (0.0, 1.0) };
+    // ln(1 / q) = ln(1 + p / q) has a small relative error for q near 1 too; and beside a large quotient, 1 is nothing.
+    let ((ln, ln_low), _) = log1p_and_reciprocal(p / (q * factor), 0.0);
+    let (ln, rest) = two_sum(lift * LN_2_HIGH, ln);
+    let (ln, ln_low) = two_sum(ln, ln_low + (rest + lift * LN_2_LOW));
     let (product, lost) = two_product(gamma, ln);
     let lost = if gamma < MOST && product < MOST { lost + gamma * ln_low } else { 0.0 };
     let power = exp(-product, -lost);
     let power = power.scale(power.high);
-    if q < 1e-300 { 0.0 } else { power }
+    if q < f64::MIN_POSITIVE { 0.0 } else { power }
 }
 
 #[cfg(test)]
@@ -256,11 +264,16 @@ mod tests {
 
     #[test]
     fn power_of_complement_is_close_to_the_exact_one() {
+        // In two parts, so that no quotient is too large.
+        let lift = 2.0_f64.powi(512);
+        let ln_lift = DoubleDouble::from(lift).ln_1p();
+        let of_tiny = |q: f64| (DoubleDouble::from(1.0) / (q * lift).into()).ln_1p() + ln_lift;
         for gamma in [1e-3, 0.5, 1.0, 2.0, 5.0, 30.0] {
-            let mut small = 1e-18;
+            let mut small = f64::MIN_POSITIVE;
             while small < 0.5 {
                 for (q, p) in [(small, 1.0 - small), (1.0 - small, small)] {
-                    let ln = (DoubleDouble::from(p) / q.into()).ln_1p();
+                    let is_tiny = q < 1e-200;
+                    let ln = if is_tiny { of_tiny(q) } else { (DoubleDouble::from(p) / q.into()).ln_1p() };
                     let exact = (-(ln * gamma.into())).exp();
                     let found = power_of_complement(q, p, gamma);
                     if exact.high < 1e-300 {
