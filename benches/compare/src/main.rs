@@ -26,6 +26,8 @@ mod kernel;
 #[allow(dead_code, reason = "the rate of exponentials is a matter of the other benchmark")]
 mod machine;
 mod measurement;
+#[path = "../../median/mod.rs"]
+mod median;
 mod plots;
 #[path = "../../roofline/rounds.rs"]
 #[allow(dead_code, reason = "what lies in memory between the calls is a matter of the other benchmark")]
