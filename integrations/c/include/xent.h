@@ -188,9 +188,17 @@ enum xent_status
      */
     XENT_STATUS_INVALID_SOFTCAP = 29,
     /**
-     * Logits of `XENT_DTYPE_F64` beside an option that they do not have.
+     * An option beside a dtype, or a call, that does not have it.
      */
     XENT_STATUS_NOT_IMPLEMENTED = 30,
+    /**
+     * The temperature is not between 1e-37 and 1e37.
+     */
+    XENT_STATUS_INVALID_TEMPERATURE = 31,
+    /**
+     * An output that a distillation does not have.
+     */
+    XENT_STATUS_NOT_OF_DISTILLATION = 32,
     /**
      * An error that has no code of its own yet: see the message.
      */
@@ -407,6 +415,12 @@ typedef uint32_t xent_parallelism;
  * A softmax cross-entropy with its options. Any number of threads may use it at once, for different outputs.
  */
 typedef struct xent_cross_entropy xent_cross_entropy;
+
+/**
+ * The Kullback-Leibler divergence of a student's softmax from a teacher's at a temperature, with its options. Any number
+ * of threads may use it at once, for different outputs.
+ */
+typedef struct xent_distillation xent_distillation;
 
 /**
  * Neighbouring elements that are only read. By `xent_array_of`.
@@ -682,6 +696,36 @@ typedef struct xent_summary {
 } xent_summary;
 
 /**
+ * The options of a distillation. By `xent_distillation_options_default`; later versions may add fields.
+ */
+typedef struct xent_distillation_options {
+    /**
+     * `sizeof(xent_distillation_options)`.
+     */
+    size_t size;
+    /**
+     * What both logits are divided by, from 1e-37 to 1e37. Default: 1.
+     */
+    double temperature;
+    /**
+     * An `xent_reduction`. Default: the mean over the rows that count.
+     */
+    uint32_t reduction;
+    /**
+     * An `xent_empty_mean`. Default: NaN.
+     */
+    uint32_t empty_mean;
+    /**
+     * An `xent_backend`. Default: the fastest.
+     */
+    uint32_t backend;
+    /**
+     * An `xent_parallelism`. Default: threads.
+     */
+    uint32_t parallelism;
+} xent_distillation_options;
+
+/**
  * What some columns of a row amount to: processes of one machine may exchange it as it is; for others there is
  * `xent_row_state_to_bytes`. States of the same row merge. Starts as `xent_row_states_clear` leaves it, not as zeros.
  */
@@ -838,6 +882,90 @@ xent_status xent_run_probabilities_in_place(const struct xent_cross_entropy *cro
                                             struct xent_matrix target_probabilities,
                                             const struct xent_request *request,
                                             struct xent_summary *summary);
+
+/**
+ * The Hessian of the reduced loss at rows x C logits of `XENT_DTYPE_F32`, times `direction`, in `out`; both are rows x C
+ * of the same dtype. Of the request, which may be null, the inputs count and no output is written. A focal loss,
+ * smoothing over other classes than all, and scaled or capped logits are refused.
+ */
+xent_status xent_hessian_vector_product(const struct xent_cross_entropy *cross_entropy,
+                                        struct xent_matrix logits,
+                                        struct xent_array targets,
+                                        const struct xent_request *request,
+                                        struct xent_matrix direction,
+                                        struct xent_matrix_mut out);
+
+/**
+ * The same; the product replaces `direction`.
+ */
+xent_status xent_hessian_vector_product_in_place(const struct xent_cross_entropy *cross_entropy,
+                                                 struct xent_matrix logits,
+                                                 struct xent_array targets,
+                                                 const struct xent_request *request,
+                                                 struct xent_matrix_mut direction);
+
+/**
+ * The derivative of the reduced loss along `direction`, rows x C, in `*derivative`; and in `derivatives`, if it is not
+ * left out, that of the loss of each row, before the reduction. Otherwise as `xent_hessian_vector_product`.
+ */
+xent_status xent_jvp(const struct xent_cross_entropy *cross_entropy,
+                     struct xent_matrix logits,
+                     struct xent_array targets,
+                     const struct xent_request *request,
+                     struct xent_matrix direction,
+                     struct xent_array_mut derivatives,
+                     double *derivative);
+
+/**
+ * The diagonal of the Gauss-Newton matrix of the reduced loss, p (1 - p) for each class of a plain row, in `out`, rows x
+ * C. Otherwise as `xent_hessian_vector_product`.
+ */
+xent_status xent_gauss_newton_diagonal(const struct xent_cross_entropy *cross_entropy,
+                                       struct xent_matrix logits,
+                                       struct xent_array targets,
+                                       const struct xent_request *request,
+                                       struct xent_matrix_mut out);
+
+/**
+ * The diagonal of the Hessian of the reduced loss, in `out`, rows x C. Otherwise as `xent_hessian_vector_product`.
+ */
+xent_status xent_hessian_diagonal(const struct xent_cross_entropy *cross_entropy,
+                                  struct xent_matrix logits,
+                                  struct xent_array targets,
+                                  const struct xent_request *request,
+                                  struct xent_matrix_mut out);
+
+/**
+ * Makes a distillation with these options, or with the defaults if they are null, in `*distillation`. To be freed by
+ * `xent_distillation_destroy`. Calls on it allocate nothing.
+ */
+xent_status xent_distillation_create(const struct xent_distillation_options *options,
+                                     struct xent_distillation **distillation);
+
+/**
+ * Frees a distillation. Null is fine.
+ */
+void xent_distillation_destroy(struct xent_distillation *distillation);
+
+/**
+ * The divergence of the student's rows from the teacher's; both are rows x C of the same dtype, any but
+ * `XENT_DTYPE_F64`. `request` may be null. Its inputs mean what they mean for `xent_run`; its outputs are `grad`, with
+ * respect to the student's logits, `losses`, and `lse` of the student at the temperature. Others are refused.
+ */
+xent_status xent_distillation_run(const struct xent_distillation *distillation,
+                                  struct xent_matrix student,
+                                  struct xent_matrix teacher,
+                                  const struct xent_request *request,
+                                  struct xent_summary *summary);
+
+/**
+ * As `xent_distillation_run`; the gradient replaces the student's logits.
+ */
+xent_status xent_distillation_run_in_place(const struct xent_distillation *distillation,
+                                           struct xent_matrix_mut student,
+                                           struct xent_matrix teacher,
+                                           const struct xent_request *request,
+                                           struct xent_summary *summary);
 
 /**
  * Makes `len` states those of no columns.
@@ -1060,6 +1188,15 @@ static inline xent_softmax_options xent_softmax_options_default(void) {
     xent_softmax_options options;
     memset(&options, 0, sizeof options);
     options.size = sizeof options;
+    return options;
+}
+
+/* A temperature of 1, the mean, the fastest instruction set, and threads. */
+static inline xent_distillation_options xent_distillation_options_default(void) {
+    xent_distillation_options options;
+    memset(&options, 0, sizeof options);
+    options.size = sizeof options;
+    options.temperature = 1.0;
     return options;
 }
 

@@ -368,6 +368,53 @@ class cross_entropy {
         return summary;
     }
 
+    /// The Hessian of the reduced loss times `direction`, in `out`. Of the request, the inputs count.
+    void hessian_vector_product(basic_matrix<const float> logits, const targets &targets,
+                                basic_matrix<const float> direction, basic_matrix<float> out,
+                                const request<float> &request = {}) const {
+        xent_request plain = request.get();
+        detail::check(xent_hessian_vector_product(ce_.get(), logits.to_read(), targets.array(), &plain,
+                                                  direction.to_read(), out.to_write()));
+    }
+
+    /// The same; the product replaces `direction`.
+    void hessian_vector_product_in_place(basic_matrix<const float> logits, const targets &targets,
+                                         basic_matrix<float> direction, const request<float> &request = {}) const {
+        xent_request plain = request.get();
+        detail::check(xent_hessian_vector_product_in_place(ce_.get(), logits.to_read(), targets.array(), &plain,
+                                                           direction.to_write()));
+    }
+
+    /// The derivative of the reduced loss along `direction`.
+    double jvp(basic_matrix<const float> logits, const targets &targets, basic_matrix<const float> direction,
+               const request<float> &request = {}) const {
+        return jvp(logits, targets, direction, span<float>(), request);
+    }
+
+    /// The same, and in `derivatives` that of the loss of each row.
+    double jvp(basic_matrix<const float> logits, const targets &targets, basic_matrix<const float> direction,
+               span<float> derivatives, const request<float> &request = {}) const {
+        xent_request plain = request.get();
+        double derivative = 0;
+        detail::check(xent_jvp(ce_.get(), logits.to_read(), targets.array(), &plain, direction.to_read(),
+                               derivatives.to_write(), &derivative));
+        return derivative;
+    }
+
+    /// The diagonal of the Gauss-Newton matrix of the reduced loss.
+    void gauss_newton_diagonal(basic_matrix<const float> logits, const targets &targets, basic_matrix<float> out,
+                               const request<float> &request = {}) const {
+        xent_request plain = request.get();
+        detail::check(xent_gauss_newton_diagonal(ce_.get(), logits.to_read(), targets.array(), &plain, out.to_write()));
+    }
+
+    /// The diagonal of the Hessian of the reduced loss.
+    void hessian_diagonal(basic_matrix<const float> logits, const targets &targets, basic_matrix<float> out,
+                          const request<float> &request = {}) const {
+        xent_request plain = request.get();
+        detail::check(xent_hessian_diagonal(ce_.get(), logits.to_read(), targets.array(), &plain, out.to_write()));
+    }
+
     xent_backend backend() const { return static_cast<xent_backend>(xent_cross_entropy_backend(ce_.get())); }
 
     /// For functions of xent.h.
@@ -378,6 +425,61 @@ class cross_entropy {
         void operator()(xent_cross_entropy *ce) const { xent_cross_entropy_destroy(ce); }
     };
     std::unique_ptr<xent_cross_entropy, destroy> ce_;
+};
+
+/// The options of a distillation; see xent_distillation_options.
+class distillation_options {
+  public:
+    distillation_options &temperature(double temperature) { return options_.temperature = temperature, *this; }
+    distillation_options &reduction(xent_reduction reduction) { return options_.reduction = reduction, *this; }
+    distillation_options &empty_mean(xent_empty_mean empty_mean) { return options_.empty_mean = empty_mean, *this; }
+    distillation_options &backend(xent_backend backend) { return options_.backend = backend, *this; }
+    distillation_options &parallelism(xent_parallelism parallelism) {
+        return options_.parallelism = parallelism, *this;
+    }
+    const xent_distillation_options &get() const { return options_; }
+
+  private:
+    xent_distillation_options options_ = xent_distillation_options_default();
+};
+
+/// The divergence of a student's softmax from a teacher's at a temperature. Calls allocate nothing, and any number of
+/// threads may make them at once.
+class distillation {
+  public:
+    explicit distillation(const distillation_options &options = {}) {
+        xent_distillation *made = nullptr;
+        detail::check(xent_distillation_create(&options.get(), &made));
+        distillation_.reset(made);
+    }
+
+    /// The divergence, and the outputs of the request.
+    template <class T, class U>
+    xent_summary run(basic_matrix<T> student, basic_matrix<U> teacher,
+                     const request<std::remove_const_t<T>> &request = {}) const {
+        xent_request plain = request.get();
+        xent_summary summary = xent_summary_default();
+        detail::check(
+            xent_distillation_run(distillation_.get(), student.to_read(), teacher.to_read(), &plain, &summary));
+        return summary;
+    }
+
+    /// The same; the gradient replaces the student's logits.
+    template <class T, class U>
+    xent_summary run_in_place(basic_matrix<T> student, basic_matrix<U> teacher,
+                              const request<T> &request = {}) const {
+        xent_request plain = request.get();
+        xent_summary summary = xent_summary_default();
+        detail::check(xent_distillation_run_in_place(distillation_.get(), student.to_write(), teacher.to_read(), &plain,
+                                                     &summary));
+        return summary;
+    }
+
+  private:
+    struct destroy {
+        void operator()(xent_distillation *distillation) const { xent_distillation_destroy(distillation); }
+    };
+    std::unique_ptr<xent_distillation, destroy> distillation_;
 };
 
 /// Rows whose columns are split over shards, or made chunk by chunk; see xent_shards. It points to the loss and the

@@ -5,7 +5,7 @@ use xent::{Backend, CrossEntropy, Element, Request, ShardElement, Summary, Targe
 use crate::dtype::{Scalar, with_element, with_narrow_element, with_target};
 use crate::memory::Memory;
 use crate::options::{xent_backend, xent_options};
-use crate::request::{xent_request, xent_summary};
+use crate::request::{request_of, xent_request, xent_summary};
 use crate::status::{Outcome, fail, from_error, guard, xent_status};
 use crate::versioned::{self, Destination};
 use crate::views::{xent_array, xent_matrix, xent_matrix_mut};
@@ -223,39 +223,24 @@ unsafe fn run(
     let mut memory = Memory::new();
     // SAFETY: the caller's promise is handed on.
     let to = unsafe { Destination::new(&mut memory, summary)? };
-    // SAFETY: the caller's promise is handed on.
-    let wanted = if request.is_null() { None } else { Some(unsafe { versioned::read(request)? }) };
     let found = match targets {
         Targets::Classes(targets) => with_element!(logits.dtype(), E => {
             // SAFETY: the caller's promise is handed on.
             unsafe {
-                let request = request_of::<E>(wanted, &mut memory)?;
+                let request = request_of::<E>(request, &mut memory)?;
                 run_classes::<E>(ce, memory, logits, targets, request)
             }
         }),
         Targets::Probabilities(targets) => with_narrow_element!(logits.dtype(), E => {
             // SAFETY: the caller's promise is handed on.
             unsafe {
-                let request = request_of::<E>(wanted, &mut memory)?;
+                let request = request_of::<E>(request, &mut memory)?;
                 run_probabilities::<E>(ce, memory, logits, targets, request)
             }
         }),
     }?;
     to.write(&found.into());
     Ok(())
-}
-
-/// # Safety
-/// The caller's promise about the request.
-unsafe fn request_of<'a, E: Element<PerRow: Scalar> + Scalar>(
-    wanted: Option<xent_request>,
-    memory: &mut Memory,
-) -> Outcome<Request<'a, E>> {
-    match wanted {
-        // SAFETY: the caller's promise is handed on.
-        Some(wanted) => unsafe { wanted.request(memory) },
-        None => Ok(Request::new()),
-    }
 }
 
 /// # Safety

@@ -1,13 +1,16 @@
 //! The C interface of `xent`. What a C programmer reads is `include/xent.h`, which is generated from this crate's
 //! comments.
 //!
-//! A call goes through three files: its own (`cross_entropy`, `shards`, `softmax`); `memory`, where pointers and sizes
+//! A call goes through three files: its own (`cross_entropy`, `curvature`, `distillation`,
+//! `shards`, `softmax`); `memory`, where pointers and sizes
 //! are checked and become slices; and `status`, where errors become codes and panics stop.
 
 // Names are C's; and what makes calls safe, the header says once for all of them.
 #![allow(non_camel_case_types, clippy::missing_safety_doc)]
 
 mod cross_entropy;
+mod curvature;
+mod distillation;
 mod dtype;
 mod memory;
 mod options;

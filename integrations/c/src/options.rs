@@ -144,23 +144,31 @@ impl xent_options {
             .label_smoothing(self.label_smoothing)
             .z_loss(self.z_loss)
             .focal_gamma(self.focal_gamma)
-            .reduction(match self.reduction {
-                value if value == xent_reduction::Mean as u32 => Reduction::Mean,
-                value if value == xent_reduction::Sum as u32 => Reduction::Sum,
-                value => return Err(unknown("reduction", value)),
-            })
+            .reduction(reduction(self.reduction)?)
             .smoothing(match self.smoothing {
                 value if value == xent_smoothing::AllClasses as u32 => Smoothing::AllClasses,
                 value if value == xent_smoothing::OtherClasses as u32 => Smoothing::OtherClasses,
                 value if value == xent_smoothing::LiveClasses as u32 => Smoothing::LiveClasses,
                 value => return Err(unknown("smoothing", value)),
             })
-            .empty_mean(match self.empty_mean {
-                value if value == xent_empty_mean::Nan as u32 => EmptyMean::Nan,
-                value if value == xent_empty_mean::Zero as u32 => EmptyMean::Zero,
-                value => return Err(unknown("empty_mean", value)),
-            })
+            .empty_mean(empty_mean(self.empty_mean)?)
             .parallelism(parallelism(self.parallelism)?))
+    }
+}
+
+pub(crate) fn reduction(reduction: u32) -> Outcome<Reduction> {
+    match reduction {
+        value if value == xent_reduction::Mean as u32 => Ok(Reduction::Mean),
+        value if value == xent_reduction::Sum as u32 => Ok(Reduction::Sum),
+        value => Err(unknown("reduction", value)),
+    }
+}
+
+pub(crate) fn empty_mean(empty_mean: u32) -> Outcome<EmptyMean> {
+    match empty_mean {
+        value if value == xent_empty_mean::Nan as u32 => Ok(EmptyMean::Nan),
+        value if value == xent_empty_mean::Zero as u32 => Ok(EmptyMean::Zero),
+        value => Err(unknown("empty_mean", value)),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::dtype::Scalar;
 use crate::memory::Memory;
 use crate::options::unknown;
 use crate::status::Outcome;
-use crate::versioned::Versioned;
+use crate::versioned::{self, Versioned};
 use crate::views::{xent_array, xent_array_mut, xent_matrix_mut};
 
 /// Inputs and outputs of one call, each of them optional: what is left out has null data and no size. By
@@ -94,7 +94,7 @@ unsafe impl Versioned for xent_summary {
 impl xent_request {
     /// # Safety
     /// The caller's promise about the memory of the request.
-    pub(crate) unsafe fn request<'a, E>(&self, memory: &mut Memory) -> Outcome<Request<'a, E>>
+    unsafe fn request<'a, E>(&self, memory: &mut Memory) -> Outcome<Request<'a, E>>
     where
         E: Element<PerRow: Scalar> + Scalar,
     {
@@ -139,6 +139,24 @@ impl xent_request {
             (_, value) => return Err(unknown("accumulate", value)),
         })
     }
+}
+
+/// The request of a call; the empty one if it is null.
+///
+/// # Safety
+/// The caller's promise about the request and its memory.
+pub(crate) unsafe fn request_of<'a, E>(
+    request: *const xent_request,
+    memory: &mut Memory,
+) -> Outcome<Request<'a, E>>
+where
+    E: Element<PerRow: Scalar> + Scalar,
+{
+    if request.is_null() {
+        return Ok(Request::new());
+    }
+    // SAFETY: the caller's promise is handed on.
+    unsafe { versioned::read(request)?.request(memory) }
 }
 
 impl From<Summary> for xent_summary {

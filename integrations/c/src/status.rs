@@ -75,8 +75,12 @@ pub enum xent_status {
     InvalidLogitScale = 28,
     /// The softcap is not above 0, or it or the logit scale divided by it is no normal number of `float`.
     InvalidSoftcap = 29,
-    /// Logits of `XENT_DTYPE_F64` beside an option that they do not have.
+    /// An option beside a dtype, or a call, that does not have it.
     NotImplemented = 30,
+    /// The temperature is not between 1e-37 and 1e37.
+    InvalidTemperature = 31,
+    /// An output that a distillation does not have.
+    NotOfDistillation = 32,
     /// An error that has no code of its own yet: see the message.
     Other = 254,
     /// A defect of the library. What the call writes is in an unknown state; the process may go on.
@@ -135,6 +139,8 @@ pub extern "C" fn xent_status_message(status: i32) -> *const c_char {
         (xent_status::InvalidLogitScale, c"logit_scale is invalid"),
         (xent_status::InvalidSoftcap, c"softcap is invalid"),
         (xent_status::NotImplemented, c"an option is not implemented for such calls"),
+        (xent_status::InvalidTemperature, c"temperature is invalid"),
+        (xent_status::NotOfDistillation, c"a distillation does not have this output"),
         (xent_status::Other, c"another error"),
         (xent_status::Panic, c"a defect of the library"),
     ];
@@ -197,6 +203,8 @@ pub(crate) fn from_error(error: Error) -> xent_status {
         Error::InvalidLogitScale { .. } => xent_status::InvalidLogitScale,
         Error::InvalidSoftcap { .. } => xent_status::InvalidSoftcap,
         Error::NotImplemented { .. } => xent_status::NotImplemented,
+        Error::InvalidTemperature { .. } => xent_status::InvalidTemperature,
+        Error::NotOfDistillation { .. } => xent_status::NotOfDistillation,
         _ => xent_status::Other,
     };
     fail(status, format_args!("{error}"))

@@ -368,6 +368,66 @@ static void shards(void) {
     end(&c, "losses", __LINE__);
 }
 
+static void second_derivatives(void) {
+    struct call c;
+    begin(&c);
+    xent_matrix v = c.q;
+    xent_array_mut each = xent_array_mut_of(c.losses, XENT_DTYPE_F32, ROWS), wrong = each;
+    CHECK_STATUS(xent_hessian_vector_product(NULL, c.x, c.y, NULL, v, c.dx), XENT_STATUS_NULL_POINTER);
+    CHECK_STATUS(xent_hessian_vector_product(ce, c.x, c.y, NULL, v, c.x_mut), XENT_STATUS_OVERLAP);
+    CHECK_STATUS(xent_hessian_vector_product_in_place(ce, c.x, c.y, NULL, c.x_mut), XENT_STATUS_OVERLAP);
+    v.rows = 1;
+    CHECK_STATUS(xent_hessian_vector_product(ce, c.x, c.y, NULL, v, c.dx), XENT_STATUS_SHAPE_MISMATCH);
+    CHECK(strstr(xent_last_error_message(), "direction") != NULL);
+    v = c.q;
+    v.dtype = XENT_DTYPE_F64;
+    CHECK_STATUS(xent_jvp(ce, c.x, c.y, NULL, v, each, c.loss), XENT_STATUS_DTYPE);
+    CHECK_STATUS(xent_jvp(ce, c.x, c.y, NULL, c.q, each, NULL), XENT_STATUS_NULL_POINTER);
+    wrong.len = 2;
+    CHECK_STATUS(xent_jvp(ce, c.x, c.y, NULL, c.q, wrong, c.loss), XENT_STATUS_LENGTH_MISMATCH);
+    c.request.size = 0;
+    CHECK_STATUS(xent_gauss_newton_diagonal(ce, c.x, c.y, &c.request, c.dx), XENT_STATUS_STRUCT_SIZE);
+    c.request = xent_request_default();
+    c.dx.cols = 2, c.dx.row_stride = 4;
+    CHECK_STATUS(xent_hessian_diagonal(ce, c.x, c.y, NULL, c.dx), XENT_STATUS_SHAPE_MISMATCH);
+    c.y.dtype = 99;
+    CHECK_STATUS(xent_gauss_newton_diagonal(ce, c.x, c.y, NULL, c.dx), XENT_STATUS_DTYPE);
+    end(&c, "targets is 99", __LINE__);
+}
+
+static void distillation(void) {
+    struct call c;
+    begin(&c);
+    xent_distillation_options options = xent_distillation_options_default();
+    xent_distillation *made = NULL;
+    options.temperature = 0.0;
+    CHECK_STATUS(xent_distillation_create(&options, &made), XENT_STATUS_INVALID_TEMPERATURE);
+    options = xent_distillation_options_default();
+    options.reduction = 7;
+    CHECK_STATUS(xent_distillation_create(&options, &made), XENT_STATUS_INVALID_ENUM);
+    options.size = 3;
+    CHECK_STATUS(xent_distillation_create(&options, &made), XENT_STATUS_STRUCT_SIZE);
+    CHECK_STATUS(xent_distillation_create(NULL, NULL), XENT_STATUS_NULL_POINTER);
+    CHECK(made == NULL);
+    CHECK_OK(xent_distillation_create(NULL, &made));
+    CHECK_STATUS(xent_distillation_run(NULL, c.x, c.q, NULL, &c.summary), XENT_STATUS_NULL_POINTER);
+    CHECK_STATUS(xent_distillation_run(made, c.x, c.q, NULL, NULL), XENT_STATUS_NULL_POINTER);
+    CHECK_STATUS(xent_distillation_run_in_place(made, c.x_mut, c.x, NULL, &c.summary), XENT_STATUS_OVERLAP);
+    xent_matrix teacher = c.q;
+    teacher.rows = 2;
+    CHECK_STATUS(xent_distillation_run(made, c.x, teacher, NULL, &c.summary), XENT_STATUS_SHAPE_MISMATCH);
+    teacher = c.q;
+    teacher.dtype = XENT_DTYPE_BF16;
+    CHECK_STATUS(xent_distillation_run(made, c.x, teacher, NULL, &c.summary), XENT_STATUS_DTYPE);
+    c.request.grad = c.dx;
+    CHECK_STATUS(xent_distillation_run_in_place(made, c.x_mut, c.q, &c.request, &c.summary), XENT_STATUS_GRAD_TWICE);
+    c.request = xent_request_default();
+    c.request.probabilities = c.dx;
+    CHECK_STATUS(xent_distillation_run(made, c.x, c.q, &c.request, &c.summary), XENT_STATUS_NOT_OF_DISTILLATION);
+    end(&c, "probabilities", __LINE__);
+    xent_distillation_destroy(made);
+}
+
 static int other_thread(void *message) {
     CHECK(strcmp(xent_last_error_message(), "") == 0);
     CHECK_STATUS(xent_loss(NULL, xent_matrix_of(NULL, 1, 0, 0), xent_array_of(NULL, 1, 0), NULL), XENT_STATUS_NULL_POINTER);
@@ -388,9 +448,9 @@ static void messages(void) {
     CHECK(thrd_join(thread, NULL) == thrd_success);
     CHECK_OK(xent_loss(ce, xent_matrix_of(x, XENT_DTYPE_F32, 1, 1), xent_array_of(y, XENT_DTYPE_U8, 1), &loss));
     CHECK(strcmp(before, xent_last_error_message()) == 0);
-    for (int status = 0; status <= XENT_STATUS_NOT_IMPLEMENTED; status++)
+    for (int status = 0; status <= XENT_STATUS_NOT_OF_DISTILLATION; status++)
         CHECK(strcmp(xent_status_message(status), "unknown status") != 0);
-    CHECK(strcmp(xent_status_message(XENT_STATUS_NOT_IMPLEMENTED + 1), "unknown status") == 0);
+    CHECK(strcmp(xent_status_message(XENT_STATUS_NOT_OF_DISTILLATION + 1), "unknown status") == 0);
     CHECK(strcmp(xent_status_message(-1), "unknown status") == 0);
 }
 
@@ -403,6 +463,8 @@ int main(void) {
     options();
     structs_of_other_versions();
     shards();
+    second_derivatives();
+    distillation();
     messages();
     xent_cross_entropy_destroy(ce);
     printf("errors: passed\n");

@@ -502,6 +502,108 @@ static void shards_have_the_loss_and_gradient_of_whole_rows(void) {
 }
 
 /* Softmax and its logarithm, forward and backward, out of place and in place. */
+/* From doubles: for the mean of plain rows, p_i (v_i - p . v) / rows. */
+static void second_derivatives_are_those_of_the_softmax(void) {
+    enum { ROWS = 3, CLASSES = 5, ELEMENTS = ROWS * CLASSES };
+    float logits[ELEMENTS], direction[ELEMENTS], product[ELEMENTS], in_place[ELEMENTS], diagonal[ELEMENTS],
+        hessian[ELEMENTS], grad[ELEMENTS], derivatives[ROWS];
+    uint8_t targets[ROWS] = {4, 0, 2};
+    double derivative, along = 0.0, of_rows = 0.0, loss;
+    for (int i = 0; i < ELEMENTS; i++)
+        logits[i] = (float)number(i), direction[i] = in_place[i] = (float)number(3 * i + 1);
+    xent_matrix x = xent_matrix_of(logits, XENT_DTYPE_F32, ROWS, CLASSES);
+    xent_matrix v = xent_matrix_of(direction, XENT_DTYPE_F32, ROWS, CLASSES);
+    xent_array y = xent_array_of(targets, XENT_DTYPE_U8, ROWS), none = xent_array_of(NULL, XENT_DTYPE_F32, 0);
+    xent_array_mut each = xent_array_mut_of(derivatives, XENT_DTYPE_F32, ROWS), no_each = {NULL, 0, none.dtype};
+    xent_cross_entropy *ce = NULL;
+    CHECK_OK(xent_cross_entropy_create(NULL, &ce));
+    CHECK_OK(xent_hessian_vector_product(ce, x, y, NULL, v, xent_matrix_mut_of(product, XENT_DTYPE_F32, ROWS, CLASSES)));
+    CHECK_OK(xent_hessian_vector_product_in_place(ce, x, y, NULL,
+                                                  xent_matrix_mut_of(in_place, XENT_DTYPE_F32, ROWS, CLASSES)));
+    CHECK_OK(xent_gauss_newton_diagonal(ce, x, y, NULL, xent_matrix_mut_of(diagonal, XENT_DTYPE_F32, ROWS, CLASSES)));
+    CHECK_OK(xent_hessian_diagonal(ce, x, y, NULL, xent_matrix_mut_of(hessian, XENT_DTYPE_F32, ROWS, CLASSES)));
+    CHECK_OK(xent_loss_and_grad(ce, x, y, xent_matrix_mut_of(grad, XENT_DTYPE_F32, ROWS, CLASSES), &loss));
+    for (int r = 0; r < ROWS; r++) {
+        double p[CLASSES], sum = 0.0, p_v = 0.0, largest = 0.0;
+        for (int c = 0; c < CLASSES; c++)
+            p[c] = exp(logits[r * CLASSES + c]), sum += p[c];
+        for (int c = 0; c < CLASSES; c++) {
+            p[c] /= sum;
+            p_v += p[c] * direction[r * CLASSES + c];
+            largest = fmax(largest, fabs(direction[r * CLASSES + c]));
+        }
+        for (int c = 0; c < CLASSES; c++) {
+            int i = r * CLASSES + c;
+            /* Differences of the direction and its mean cancel: the error is relative to what is subtracted. */
+            CHECK(fabs(product[i] - p[c] * (direction[i] - p_v) / ROWS) <= TOLERANCE * p[c] * 2.0 * largest / ROWS);
+            CHECK(in_place[i] == product[i] && hessian[i] == diagonal[i]);
+            CHECK(relative_difference(diagonal[i], p[c] * (1.0 - p[c]) / ROWS) <= 2.0 * TOLERANCE);
+            along += (double)grad[i] * direction[i];
+        }
+    }
+    CHECK_OK(xent_jvp(ce, x, y, NULL, v, each, &derivative));
+    for (int r = 0; r < ROWS; r++)
+        of_rows += derivatives[r];
+    CHECK(fabs(derivative - along) <= TOLERANCE * 16.0 && fabs(of_rows / ROWS - derivative) <= TOLERANCE * 16.0);
+    double again = 0.0;
+    CHECK_OK(xent_jvp(ce, x, y, NULL, v, no_each, &again));
+    CHECK(again == derivative);
+    /* The inputs of a request count. */
+    double twice = 2.0;
+    xent_request request = xent_request_default();
+    request.upstream_scalar = &twice;
+    CHECK_OK(xent_jvp(ce, x, y, &request, v, no_each, &again));
+    CHECK(again == 2.0 * derivative);
+    xent_cross_entropy_destroy(ce);
+}
+
+/* Divergence and gradient from doubles; nothing where student and teacher agree. */
+static void a_student_is_drawn_to_its_teacher(void) {
+    enum { ROWS = 2, CLASSES = 4, ELEMENTS = ROWS * CLASSES };
+    const uint32_t dtypes[] = {XENT_DTYPE_F32, XENT_DTYPE_F16, XENT_DTYPE_BF16};
+    for (int dtype = 0; dtype < 3; dtype++) {
+        unsigned char student[ELEMENTS * 4], teacher[ELEMENTS * 4], grad[ELEMENTS * 4], in_place[ELEMENTS * 4];
+        double expected = 0.0, expected_grad[ELEMENTS], temperature = 2.0;
+        for (int i = 0; i < ELEMENTS; i++) {
+            store(dtypes[dtype], student, i, number(i));
+            store(dtypes[dtype], teacher, i, number(5 * i + 2));
+        }
+        memcpy(in_place, student, sizeof in_place);
+        for (int r = 0; r < ROWS; r++) {
+            double x[CLASSES], t[CLASSES], sum_x = 0.0, sum_t = 0.0;
+            for (int c = 0; c < CLASSES; c++) {
+                x[c] = exp(number(r * CLASSES + c) / temperature), sum_x += x[c];
+                t[c] = exp(number(5 * (r * CLASSES + c) + 2) / temperature), sum_t += t[c];
+            }
+            for (int c = 0; c < CLASSES; c++) {
+                double p = x[c] / sum_x, q = t[c] / sum_t;
+                expected += temperature * temperature * q * log(q / p) / ROWS;
+                expected_grad[r * CLASSES + c] = temperature * (p - q) / ROWS;
+            }
+        }
+        xent_distillation_options options = xent_distillation_options_default();
+        options.temperature = temperature;
+        xent_distillation *distillation = NULL;
+        CHECK_OK(xent_distillation_create(&options, &distillation));
+        xent_matrix x = xent_matrix_of(student, dtypes[dtype], ROWS, CLASSES);
+        xent_matrix t = xent_matrix_of(teacher, dtypes[dtype], ROWS, CLASSES);
+        xent_request request = xent_request_default();
+        request.grad = xent_matrix_mut_of(grad, dtypes[dtype], ROWS, CLASSES);
+        xent_summary summary = xent_summary_default(), again = xent_summary_default();
+        CHECK_OK(xent_distillation_run(distillation, x, t, &request, &summary));
+        CHECK(relative_difference(summary.loss, expected) <= TOLERANCE && summary.counted == ROWS);
+        xent_matrix_mut x_mut = xent_matrix_mut_of(in_place, dtypes[dtype], ROWS, CLASSES);
+        CHECK_OK(xent_distillation_run_in_place(distillation, x_mut, t, NULL, &again));
+        CHECK(again.loss == summary.loss && memcmp(in_place, grad, ELEMENTS * size_of(dtypes[dtype])) == 0);
+        for (int i = 0; i < ELEMENTS; i++)
+            CHECK(is_gradient(dtypes[dtype], load(dtypes[dtype], grad, i), expected_grad[i]));
+        CHECK_OK(xent_distillation_run(distillation, t, t, &request, &again));
+        CHECK(again.loss == 0.0 && load(dtypes[dtype], grad, 0) == 0.0);
+        xent_distillation_destroy(distillation);
+    }
+    xent_distillation_destroy(NULL);
+}
+
 static void softmax_forward_and_backward(void) {
     enum { ROWS = 3, CLASSES = 33 };
     float x[ROWS * CLASSES], p[ROWS * CLASSES], ln_p[ROWS * CLASSES], g[ROWS * CLASSES], to[ROWS * CLASSES];
@@ -583,6 +685,8 @@ int main(void) {
     options_change_the_loss_as_they_say();
     probabilities_as_targets();
     shards_have_the_loss_and_gradient_of_whole_rows();
+    second_derivatives_are_those_of_the_softmax();
+    a_student_is_drawn_to_its_teacher();
     softmax_forward_and_backward();
     empty_batches_are_no_error();
     printf("results: passed\n");

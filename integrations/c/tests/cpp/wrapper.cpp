@@ -182,6 +182,39 @@ static void softmax_functions() {
     CHECK(to == from_ln_p && is_close(to[0], 1 - 0.09003057317038));
 }
 
+static void second_derivatives() {
+    const xent::cross_entropy ce(xent::options().reduction(XENT_REDUCTION_SUM));
+    const std::array<std::uint8_t, 2> targets = {2, 0};
+    const std::vector<float> v = {1, 0, 0, 0, 1, 0};
+    std::vector<float> product(6), in_place = v, diagonal(6), hessian(6), derivatives(2);
+    const auto x = xent::matrix(LOGITS, 2, 3);
+    ce.hessian_vector_product(x, targets, xent::matrix(v, 2, 3), xent::matrix_mut(product, 2, 3));
+    ce.hessian_vector_product_in_place(x, targets, xent::matrix_mut(in_place, 2, 3));
+    ce.gauss_newton_diagonal(x, targets, xent::matrix_mut(diagonal, 2, 3));
+    ce.hessian_diagonal(x, targets, xent::matrix_mut(hessian, 2, 3));
+    const double p = 0.09003057317038;
+    CHECK(is_close(product[0], p * (1 - p)) && product == in_place && is_close(diagonal[0], p * (1 - p)));
+    CHECK(hessian == diagonal && product[4] == diagonal[4]);
+    const double derivative = ce.jvp(x, targets, xent::matrix(v, 2, 3), derivatives);
+    CHECK(is_close(derivatives[0], p) && is_close(derivative, derivatives[0] + derivatives[1]));
+    xent::request<float> half;
+    CHECK(ce.jvp(x, targets, xent::matrix(v, 2, 3), half.upstream_scalar(0.5)) == derivative / 2);
+}
+
+static void distillation() {
+    const std::vector<float> teacher = {0, 3, 1, 0.5F, -0.5F, 0}, student = {1, 2, 0.5F, 0, 0, 0};
+    const xent::distillation distillation(xent::distillation_options().temperature(2));
+    std::vector<float> grad(6), in_place = student;
+    xent::request<float> request;
+    request.grad(xent::matrix_mut(grad, 2, 3));
+    const double loss = distillation.run(xent::matrix(student, 2, 3), xent::matrix(teacher, 2, 3), request).loss;
+    CHECK(std::fabs(loss - 0.1799) < 1e-4);
+    CHECK(distillation.run_in_place(xent::matrix_mut(in_place, 2, 3), xent::matrix(teacher, 2, 3)).loss == loss);
+    CHECK(in_place == grad && grad[0] > 0 && grad[1] < 0);
+    throws(XENT_STATUS_INVALID_TEMPERATURE, "temperature",
+           [] { xent::distillation(xent::distillation_options().temperature(-1)); });
+}
+
 static void errors_are_exceptions_and_write_nothing() {
     const xent::cross_entropy ce;
     std::vector<float> x = LOGITS, grad(6, 7);
@@ -234,6 +267,8 @@ int main() {
     every_output_of_a_request();
     options_are_handed_on();
     shards_of_a_row();
+    second_derivatives();
+    distillation();
     softmax_functions();
     errors_are_exceptions_and_write_nothing();
     a_loss_moves_and_is_shared_by_threads();
