@@ -90,7 +90,7 @@ impl CrossEntropyBuilder {
     /// What logits are multiplied by before the softmax, and before [`softcap`](Self::softcap): the inverse of a
     /// [`temperature`](Self::temperature), the factor of cosine similarities (CLIP,
     /// [Radford et al. 2021](https://arxiv.org/abs/2103.00020), section 2.3), or a model's own (`logits_scaling` of Granite).
-    /// Above 0, and a normal number of `f32`, to which it is rounded. Default: 1.
+    /// Above 0, and a normal number of `f32`, to which it is rounded unless logits are `f64`. Default: 1.
     ///
     /// The loss is that of the scaled logits, and so is every output; but the gradient is that with respect to the logits
     /// given, by the chain rule.
@@ -119,7 +119,7 @@ impl CrossEntropyBuilder {
     /// Gemma 2 ([Gemma Team 2024](https://arxiv.org/abs/2408.00118), section 2), whose final logits have a cap of 30, and
     /// [Liger-Kernel](https://github.com/linkedin/Liger-Kernel), after
     /// [Bello et al. 2016](https://arxiv.org/abs/1611.09940), appendix A. Above 0; it, and the scale divided by it, are normal
-    /// numbers of `f32`, to which they are rounded. Default: `None`.
+    /// numbers of `f32`, to which they are rounded unless logits are `f64`. Default: `None`.
     ///
     /// The loss is that of the capped logits, and so is every output; but the gradient is that with respect to the logits
     /// given, each times scale (1 - tanh^2). A masked class stays masked: a logit of -inf has a probability and a gradient of

@@ -101,8 +101,8 @@ impl CrossEntropy {
     /// `logits` is rows x C, `targets` has one class below C, or the ignored index, for each row.
     ///
     /// # Errors
-    /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights), [`Error::TargetOutOfRange`], and
-    /// [`Error::NotImplemented`] for scaled or capped logits of `f64`.
+    /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights), and
+    /// [`Error::TargetOutOfRange`].
     pub fn loss<E: Element, T: Target>(&self, logits: Matrix<'_, E>, targets: &[T]) -> Result<f64, Error> {
         self.run(logits, targets, Request::new()).map(|summary| summary.loss)
     }
@@ -244,11 +244,6 @@ impl CrossEntropy {
         request: Request<'_, E>,
     ) -> Result<Summary, Error> {
         let (rows, classes) = (logits.as_matrix().rows(), logits.as_matrix().cols());
-        if let Some(option) = self.options.transforming()
-            && !E::PerRow::CAN_BE_TRANSFORMED
-        {
-            return Err(Error::NotImplemented { option, calls: "logits of f64" });
-        }
         let census = self.check(rows, classes, targets, &request.inputs)?;
         request.check(rows, classes)?;
         let batch = Batch { logits, targets: Some(targets), target_probabilities: None, request };

@@ -5,35 +5,42 @@ use core::ops::Range;
 use crate::batch::{Batch, Wide};
 use crate::kernel::Entry;
 use crate::kernel::double::affine::{Affine, AffineTask, LogProbabilitiesTask};
+use crate::kernel::double::scalar::normal_or_zero;
 use crate::kernel::double::search::{FirstEqual, Rank};
 use crate::kernel::double::statistics::{SpreadTask, StatisticsTask};
+use crate::kernel::double::transform::{SlopesTask, TransformTask};
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
 use crate::kernel::place::Columns;
 use crate::kernel::statistics::Statistics;
+use crate::loss::Transform;
 use crate::passes::{Output, Passes, gaps_of, keeps};
 use crate::rows::{Dtype, Job, Totals, run_passes};
 
 impl Dtype for f64 {
     fn run_piece(job: &Job<'_>, batch: Batch<'_, Self>, rows_per_piece: usize) -> Totals {
-        let mut passes = Doubles { keeps: keeps(job, &batch) };
+        let transform = job.options.transform();
+        // What is multiplied by a transform's derivative needs the logits once more.
+        let may_keep = |&wide: &Wide| wide != Wide::Gradient || !transform.is_some_and(|it| it.has_slopes());
+        let mut passes = Doubles { keeps: keeps(job, &batch).filter(may_keep), transform };
         run_passes(job, batch, &mut passes, rows_per_piece)
     }
 
     fn first_equal(job: &Job<'_>, x: &[Self], value: Self) -> Option<usize> {
-        job.schedule.instructions.run(FirstEqual { x, value })
+        job.schedule.instructions.run(FirstEqual { x, transform: job.options.transform(), value })
     }
 
     fn rank(job: &Job<'_>, x: &[Self], class: usize) -> usize {
-        job.schedule.instructions.run(Rank { x, class })
+        job.schedule.instructions.run(Rank { x, transform: job.options.transform(), class })
     }
 
     fn statistics_without(job: &Job<'_>, x: &[Self], pivot: Entry<Self>) -> Statistics<Self> {
-        job.schedule.instructions.run(StatisticsTask { columns: Columns::Read(x), pivot, gaps: Gaps::None })
+        let (columns, transform) = (Columns::Read(x), job.options.transform());
+        job.schedule.instructions.run(StatisticsTask { columns, transform, pivot, gaps: Gaps::None })
     }
 
     fn spread(job: &Job<'_>, x: &[Self], max: Self, pivot: Entry<Self>) -> f64 {
-        job.schedule.instructions.run(SpreadTask { x, max, pivot })
+        job.schedule.instructions.run(SpreadTask { x, transform: job.options.transform(), max, pivot })
     }
 
     fn log_probabilities(
@@ -43,13 +50,34 @@ impl Dtype for f64 {
         ln_sum: f64,
         target: Entry<Self>,
     ) {
-        job.schedule.instructions.run(LogProbabilitiesTask { columns, max, ln_sum, target });
+        job.schedule.instructions.run(LogProbabilitiesTask {
+            columns,
+            transform: job.options.transform(),
+            max,
+            ln_sum,
+            target,
+        });
     }
 }
 
 /// Exponentials are kept in the row that they become, where an output has room for them.
 struct Doubles {
     keeps: Option<Wide>,
+    transform: Option<Transform<f64>>,
+}
+
+impl Doubles {
+    /// A logit, transformed, and what its gradient is multiplied by beside the scale.
+    fn transformed(&self, job: &Job<'_>, x: f64) -> (f64, f64) {
+        let (mut to, mut slope) = ([x], [1.0]);
+        if let Some(transform) = self.transform {
+            job.schedule.instructions.run(TransformTask { transform, from: &[x], to: &mut to });
+            if let Transform::Softcap { factor, .. } = transform {
+                job.schedule.instructions.run(SlopesTask { factor, from: &[x], to: &mut slope });
+            }
+        }
+        (to[0], slope[0])
+    }
 }
 
 impl Passes<f64> for Doubles {
@@ -68,7 +96,7 @@ impl Passes<f64> for Doubles {
             let x = batch.logits.row(row);
             let pivot = match lanes.class[lane] {
                 NO_CLASS => Entry::NONE,
-                class => Entry::new(class, x[class]),
+                class => Entry::new(class, self.transformed(job, x[class]).0),
             };
             let gaps = if lanes.class[lane] == NO_CLASS { Gaps::None } else { gaps };
             let columns = match self.keeps {
@@ -76,7 +104,7 @@ impl Passes<f64> for Doubles {
                 None => Some(Columns::Read(x)),
             };
             let Some(columns) = columns else { continue };
-            let task = StatisticsTask { columns, pivot, gaps };
+            let task = StatisticsTask { columns, transform: self.transform, pivot, gaps };
             lanes.set_statistics(lane, &job.schedule.instructions.run(task), pivot.value);
         }
     }
@@ -96,7 +124,11 @@ impl Passes<f64> for Doubles {
                 target = Entry::new(lanes.class[lane], coefficients.at_target[lane]);
                 weights = output.gaps(job);
             }
-            let is_kept = self.keeps == Some(wide);
+            let (is_kept, is_gradient) = (self.keeps == Some(wide), wide == Wide::Gradient);
+            if is_gradient && lanes.class[lane] != NO_CLASS {
+                let (_, slope) = self.transformed(job, batch.logits.row(row)[lanes.class[lane]]);
+                target.value = normal_or_zero(target.value * slope);
+            }
             let columns = if is_kept {
                 batch.wide_row(row, wide).map(Columns::InPlace)
             } else {
@@ -110,7 +142,8 @@ impl Passes<f64> for Doubles {
                 shift: coefficients.shift[lane],
                 weights,
             };
-            job.schedule.instructions.run(AffineTask { columns, affine, target });
+            let transform = self.transform.filter(|_| !is_kept);
+            job.schedule.instructions.run(AffineTask { columns, transform, is_gradient, affine, target });
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::kernel::statistics::{BLOCK, Statistics};
 use crate::kernel::tasks::Fence;
 use crate::kernel::{Entry, few_classes};
 use crate::largest::of_largest;
-use crate::loss::{Options, Softmax, Terms, Transform};
+use crate::loss::{Options, Softmax, Terms};
 use crate::parallel::{Schedule, SplitRows, middle};
 use crate::passes::{Output, Passes};
 use crate::row_outputs::NO_RANK;
@@ -244,8 +244,8 @@ impl<T: Dtype, P: Passes<T>> Tiles<'_, '_, T, P> {
                 let terms = (batch.has_targets() && wide == Wide::Gradient).then_some(&job.terms);
                 let instructions = job.schedule.instructions;
                 let Scalars { lanes: rows, results, coefficients, .. } = &mut **scalars;
-                let is_final =
-                    wide != Wide::Gradient || !job.options.transform().is_some_and(Transform::has_slopes);
+                let is_final = wide != Wide::Gradient
+                    || !job.options.transform::<T::PerRow>().is_some_and(|it| it.has_slopes());
                 if is_final {
                     let dtype = PhantomData::<T>;
                     instructions.run(CoefficientsTask { rows, terms, results, coefficients, dtype });

@@ -285,8 +285,6 @@ fn every_pair_of_options_keeps_the_bounds() {
     for case in cases(usize::MAX) {
         let (ce, call) = (case.cross_entropy(), case.call());
         if case.dtype == Dtype::F64 && call.target_probabilities.is_none() {
-            let builder = case.builder.clone().logit_scale(1.0).softcap(None).backend(case.backend);
-            let ce = builder.parallelism(case.parallelism).build().expect("the options are valid");
             let batch = Doubles::near(&case.batch);
             let found = doubles::evaluate(&call, &ce, &batch);
             found.assert_no_subnormal(&case.name);

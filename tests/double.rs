@@ -107,6 +107,38 @@ fn plain_losses_keep_the_contract_with_the_unit_of_f64() {
     shares.print();
 }
 
+#[test]
+fn scaled_and_capped_logits_keep_their_bounds() {
+    let builders = [
+        ("scale", CrossEntropy::builder().logit_scale(0.7)),
+        ("softcap", CrossEntropy::builder().softcap(15.0)),
+        ("both", CrossEntropy::builder().softcap(30.0).logit_scale(1.7).z_loss(0.1)),
+        ("both, smoothed", CrossEntropy::builder().softcap(50.0).logit_scale(0.3).label_smoothing(0.1)),
+        ("a cap far above", CrossEntropy::builder().softcap(1e6).reduction(Reduction::Sum)),
+    ];
+    let mut shares = Shares::default();
+    for classes in (1..=20).chain([31, 63, 64, 65, 127, 128, 129, 200, 1000, 2049]) {
+        let batch = batch_of_all_kinds(classes, classes as u64);
+        for (name, builder) in &builders {
+            let mut bits = None;
+            for backend in backends() {
+                let ce = builder.clone().backend(backend).build().expect("the options are valid");
+                for in_place in [false, true] {
+                    let call = Call { in_place, ..Call::default() };
+                    let found = evaluate(&call, &ce, &batch);
+                    let context = format!("{name}, {backend}, in place {in_place}");
+                    found.assert_no_subnormal(&context);
+                    check(&ce, &batch, &call, &found, false, &mut shares, &context);
+                    if fused_backends().contains(&backend) {
+                        assert!(*bits.get_or_insert_with(|| found.bits()) == found.bits(), "bits, {context}");
+                    }
+                }
+            }
+        }
+    }
+    shares.print();
+}
+
 /// What adding 200,000 terms one after the other would lose is far above the bound.
 #[test]
 fn long_rows_keep_the_bounds_of_short_ones() {

@@ -465,11 +465,6 @@ fn what_is_not_implemented_for_them_is_an_error_that_names_the_option() {
     ] {
         let error = ce.curvature(matrix(&x, 2, 2), &[0_u8, 1]).map(drop).unwrap_err();
         assert_eq!(error, Error::NotImplemented { option, calls: "second derivatives" });
-        let (doubles, mut grad) = ([0.5_f64, 1.0, 2.0, 0.25], [7.0_f64; 4]);
-        let to = MatrixMut::new(&mut grad, 2, 2).unwrap();
-        let error = ce.loss_and_grad(Matrix::new(&doubles, 2, 2).unwrap(), &[0_u8, 1], to).unwrap_err();
-        assert_eq!(error, Error::NotImplemented { option, calls: "logits of f64" });
-        assert_eq!(grad, [7.0; 4]);
         let error = ce.loss_planes(Planes::new(&x, 1, 2, 2).unwrap(), &[0_u8, 1]).unwrap_err();
         assert_eq!(error, Error::NotImplemented { option, calls: "planes" });
         assert_eq!(error.to_string(), format!("a loss with {option} is not implemented for planes"));

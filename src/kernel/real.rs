@@ -15,9 +15,6 @@ use crate::loss::Softmax;
 pub trait Real: Copy + Debug + Default + PartialOrd + From<f32> + Into<f64> + Send + Sync + 'static {
     #[doc(hidden)]
     const NEG_INFINITY: Self;
-    /// Whether logits may be scaled and capped on their way to the kernel.
-    #[doc(hidden)]
-    const CAN_BE_TRANSFORMED: bool;
     /// Whether the sum of the rows' losses needs what rounding took from it.
     #[doc(hidden)]
     const NEEDS_LOST: bool;
@@ -44,7 +41,6 @@ pub trait Real: Copy + Debug + Default + PartialOrd + From<f32> + Into<f64> + Se
 #[allow(private_interfaces)]
 impl Real for f32 {
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
-    const CAN_BE_TRANSFORMED: bool = true;
     const NEEDS_LOST: bool = false;
 
     #[inline(always)]
@@ -71,7 +67,6 @@ impl Real for f32 {
 #[allow(private_interfaces)]
 impl Real for f64 {
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
-    const CAN_BE_TRANSFORMED: bool = false;
     const NEEDS_LOST: bool = true;
 
     #[inline(always)]

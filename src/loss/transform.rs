@@ -1,42 +1,44 @@
 //! Logits that are scaled and capped before the softmax.
 
 use super::Options;
+use crate::kernel::real::Real;
 
 /// What happens to each logit before anything else; see [`CrossEntropy`](crate::CrossEntropy). In the numbers that the
 /// kernels compute with.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Transform {
+pub(crate) enum Transform<L = f32> {
     /// scale x
-    Scale(f32),
+    Scale(L),
     /// cap tanh(factor x), where the factor is the scale divided by the cap.
-    Softcap { factor: f32, cap: f32 },
+    Softcap { factor: L, cap: L },
 }
 
 impl Options {
     /// Nothing, where logits are taken as they are.
     #[inline]
-    pub(crate) fn transform(&self) -> Option<Transform> {
+    pub(crate) fn transform<L: Real>(&self) -> Option<Transform<L>> {
         match self.softcap {
             Some(softcap) => {
-                Some(Transform::Softcap { factor: (self.logit_scale / softcap) as f32, cap: softcap as f32 })
+                let factor = Real::round(self.logit_scale / softcap);
+                Some(Transform::Softcap { factor, cap: Real::round(softcap) })
             }
             None if self.logit_scale == 1.0 => None,
-            None => Some(Transform::Scale(self.logit_scale as f32)),
+            None => Some(Transform::Scale(Real::round(self.logit_scale))),
         }
     }
 
     /// The name of an option that transforms logits, if one does.
     pub(crate) fn transforming(&self) -> Option<&'static str> {
-        match self.transform()? {
+        match self.transform::<f32>()? {
             Transform::Softcap { .. } => Some("softcap"),
             Transform::Scale(_) => Some("logit_scale"),
         }
     }
 }
 
-impl Transform {
+impl<L> Transform<L> {
     /// Whether its derivative, but for the scale, differs between logits.
-    pub(crate) fn has_slopes(self) -> bool {
+    pub(crate) fn has_slopes(&self) -> bool {
         matches!(self, Self::Softcap { .. })
     }
 }

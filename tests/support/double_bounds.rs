@@ -1,10 +1,11 @@
 //! The bounds of `xent::contract` for every output of a call on logits of `f64`.
 
 use super::double_double::DoubleDouble;
-use super::doubles::{Doubles, ExactLoss, ExactRow, Found, exact_loss, reduced, widened};
+use super::doubles::{Doubles, ExactLoss, ExactRow, Found, exact_loss, reduced, transform_slope, widened};
 use super::evaluation::Call;
 use xent::contract::{
     ENTROPY, LOG_PROBABILITY, LOSS, LSE, PROBABILITY, REDUCED_F64, SCALARS_F64, TARGET_GRADIENT, U_F64 as U,
+    transform_slope_f64,
 };
 use xent::{CrossEntropy, Reduction};
 
@@ -97,7 +98,7 @@ pub fn check(
             assert_nan(found, row, batch.classes, &context);
             continue;
         }
-        let softmax = ExactRow::new(x);
+        let softmax = ExactRow::transformed(ce, x);
         let exact = exact_loss(ce, &softmax, target);
         correct += usize::from(found.argmax[row] == target);
         let bounds = Bounds { softmax: &softmax, target, scalars };
@@ -108,9 +109,14 @@ pub fn check(
         let of_ln_sum = exact.each * exact.total * (softmax.mean_gap + LOSS + scalars) * U;
         let nll = -softmax.log_probabilities[target].high;
         let of_focal = product(focal.0 * exact.hard, nll);
+        let of_transform = |i: usize| product(exact.each * weight_of(i), softmax.errors[i] * U);
+        let of_transforms: f64 = (0..x.len()).filter(|&i| exact.among[i]).map(of_transform).sum();
         let loss = exact.loss.high;
         let loss_bound = row_weight
-            * ((softmax.others_mean_gap(target) + LOSS + scalars) * U * loss + of_ln_sum + of_focal);
+            * ((softmax.others_mean_gap(target) + LOSS + scalars) * U * loss
+                + of_ln_sum
+                + of_transforms
+                + of_focal);
         // A row of weight 0 adds nothing, even where its loss is infinite.
         let loss_bound = if row_weight == 0.0 { 0.0 } else { loss_bound };
         let lse_error = (softmax.mean_gap + LSE) * U;
@@ -123,17 +129,21 @@ pub fn check(
         // The divisors' own shares.
         loss_bounds += quotient(loss_bound, divisor) + quotient(z_bound, z_divisor);
 
-        let scale = row_weight * call.upstream_scalar.unwrap_or(1.0);
+        let scalar = DoubleDouble::product(call.upstream_scalar.unwrap_or(1.0), ce.logit_scale());
+        let scale = DoubleDouble::from(row_weight) * scalar;
         let factor_of = |divisor: f64| match &upstream {
-            Some(upstream) => DoubleDouble::product(scale, upstream[row]),
+            Some(upstream) => scale * upstream[row].into(),
             None if divisor == 0.0 => 0.0.into(),
-            None => DoubleDouble::product(row_weight, call.upstream_scalar.unwrap_or(1.0)) / divisor.into(),
+            None => scale / divisor.into(),
         };
         let factors = (factor_of(divisor), factor_of(z_divisor));
         for (i, &g) in found.grad[columns].iter().enumerate() {
             let bound =
                 bounds.gradient(ce, &exact, i, (factors.0.high, factors.1.high), (focal.1, lse_error));
-            let g_exact = exact.grad[i] * factors.0 + exact.z_grad[i] * factors.1;
+            let slope = transform_slope(ce, x[i]);
+            let g_exact = (exact.grad[i] * factors.0 + exact.z_grad[i] * factors.1) * slope;
+            let of_slope = transform_slope_f64(ce.logit_scale(), ce.softcap(), x[i]) * g_exact.high.abs();
+            let bound = bound * slope.high + of_slope;
             let context = format!("column {i}, target {target}, {context}");
             let name = if i == target { "gradient at the target" } else { "gradient" };
             // What may vanish: terms or factors that are no normal numbers.
@@ -228,13 +238,22 @@ impl Bounds<'_> {
         let name = "target log-probability";
         shares.note(name, found.target_log_probabilities[row], ln_p, bound, context);
         let best = found.argmax[row];
-        assert!(x.iter().all(|x| *x <= softmax.max) && x[best] == softmax.max, "argmax, {context}");
-        assert!(!x[..best].contains(&softmax.max), "argmax, {context}");
+        if softmax.is_plain() {
+            assert!(x.iter().all(|x| *x <= softmax.max) && x[best] == softmax.max, "argmax, {context}");
+            assert!(!x[..best].contains(&softmax.max), "argmax, {context}");
+        }
+        assert!((0..x.len()).all(|i| !softmax.is_below(best, i)), "argmax, {context}");
         let p = softmax.probabilities[best];
         let bound = self.probability(best) * p.high;
         shares.note("argmax probability", found.argmax_probabilities[row], p, bound, context);
         let before = |i: &usize| x[*i] > x[target] || x[*i] == x[target] && *i < target;
-        assert_eq!(found.target_ranks[row], (0..x.len()).filter(before).count(), "rank, {context}");
+        let rank = found.target_ranks[row];
+        if softmax.is_plain() {
+            assert_eq!(rank, (0..x.len()).filter(before).count(), "rank, {context}");
+        }
+        let least = (0..x.len()).filter(|&i| softmax.is_below(target, i)).count();
+        let most = (0..x.len()).filter(|&i| i != target && !softmax.is_below(i, target)).count();
+        assert!((least..=most).contains(&rank), "rank {rank}, {least} to {most}, {context}");
         let part = |i: usize| {
             let (p, ln_p) = (softmax.probabilities[i].high, softmax.log_probabilities[i].high);
             let relative = (3.0 * softmax.gaps[i] + softmax.mean_gap + ENTROPY) * U;

@@ -77,6 +77,27 @@ impl DoubleDouble {
         (e + 1.0.into()).scaled(n as i32)
     }
 
+    /// tanh(v) and 1 - tanh(v)^2, both with a small relative error.
+    pub fn tanh_and_slope(self) -> (Self, Self) {
+        let one = Self::from(1.0);
+        let v = self.abs();
+        let small = (v * Self::from(-2.0)).exp();
+        let reciprocal = Self::from(2.0) / (one + small);
+        let tanh = if v.high < 0.5 {
+            // Near 0, 1 - exp(-2v) would cancel: by the series of sinh and cosh.
+            let (mut sinh, mut cosh, square) = (Self::default(), Self::default(), v * v);
+            for k in (0..16).rev() {
+                let k = 2.0 * f64::from(k);
+                sinh = one + sinh * square / ((k + 2.0) * (k + 3.0)).into();
+                cosh = one + cosh * square / ((k + 1.0) * (k + 2.0)).into();
+            }
+            sinh * v / cosh
+        } else {
+            (one - small) / (one + small)
+        };
+        (if self.high < 0.0 { -tanh } else { tanh }, small * reciprocal * reciprocal)
+    }
+
     /// ln(1 + y) for y > -0.5, with a small relative error for small y too.
     pub fn ln_1p(self) -> Self {
         if self.high.abs() < 0.5 {

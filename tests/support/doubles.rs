@@ -3,6 +3,7 @@
 use super::batch::Batch;
 use super::double_double::DoubleDouble;
 use super::evaluation::Call;
+use xent::contract::{U_F64, transformed_logit_f64};
 use xent::{CrossEntropy, EmptyMean, Matrix, MatrixMut, Reduction, Request, Smoothing, Summary};
 
 /// A batch whose logits are `f64`.
@@ -221,13 +222,25 @@ pub struct ExactRow {
     pub gaps: Vec<f64>,
     /// D.
     pub mean_gap: f64,
+    pub transformed: Vec<DoubleDouble>,
+    /// How far these may be from what the kernels have, in the unit of the bounds.
+    pub errors: Vec<f64>,
 }
 
 impl ExactRow {
     pub fn new(x: &[f64]) -> Self {
-        let largest = (0..x.len()).fold(0, |largest, i| if x[i] > x[largest] { i } else { largest });
+        Self::transformed(&CrossEntropy::default(), x)
+    }
+
+    /// Of scaled and capped logits. What their errors are goes into the gaps, in the unit of the bounds.
+    pub fn transformed(ce: &CrossEntropy, logits: &[f64]) -> Self {
+        let x: Vec<DoubleDouble> = logits.iter().map(|&x| transformed(ce, x)).collect();
+        let error = |x: &DoubleDouble| transformed_logit_f64(ce.logit_scale(), ce.softcap(), x.high) / U_F64;
+        let errors: Vec<f64> = x.iter().map(error).collect();
+        let is_larger = |i: usize, j: usize| (x[i] - x[j]).high > 0.0;
+        let largest = (0..x.len()).fold(0, |largest, i| if is_larger(i, largest) { i } else { largest });
         let max = x[largest];
-        let d: Vec<DoubleDouble> = x.iter().map(|&x| DoubleDouble::sum(x, -max)).collect();
+        let d: Vec<DoubleDouble> = x.iter().map(|&x| x - max).collect();
         let exps: Vec<DoubleDouble> = d.iter().map(|d| d.exp()).collect();
         let rest: DoubleDouble = (0..x.len()).filter(|&i| i != largest).map(|i| exps[i]).sum();
         let (sum, ln_sum) = (rest + 1.0.into(), rest.ln_1p());
@@ -237,10 +250,23 @@ impl ExactRow {
         let log_probabilities: Vec<DoubleDouble> = d.iter().map(|&d| d - ln_sum).collect();
         let part = |i: usize| weighted(probabilities[i], -log_probabilities[i]);
         let entropy = (0..x.len()).map(part).sum();
-        let gaps: Vec<f64> = d.iter().map(|d| -d.high).collect();
+        let gaps: Vec<f64> = d.iter().zip(&errors).map(|(d, error)| error - d.high).collect();
         let mean_gap = (0..x.len()).map(|i| weighted(probabilities[i], gaps[i].into()).high).sum::<f64>();
-        let (lse, ln_sum) = (ln_sum + max.into(), ln_sum.high);
-        Self { probabilities, complements, log_probabilities, lse, entropy, max, ln_sum, gaps, mean_gap }
+        let (lse, ln_sum, max) = (ln_sum + max, ln_sum.high, max.high);
+        let transformed = x;
+        Self {
+            probabilities,
+            complements,
+            log_probabilities,
+            lse,
+            entropy,
+            max,
+            ln_sum,
+            gaps,
+            mean_gap,
+            transformed,
+            errors,
+        }
     }
 
     /// D'.
@@ -248,8 +274,35 @@ impl ExactRow {
         let others = (0..self.gaps.len()).filter(|&i| i != target);
         let part = |i: usize| weighted(self.probabilities[i], self.gaps[i].into()).high;
         let sum: f64 = others.map(part).sum();
-        if sum == 0.0 { 0.0 } else { sum / self.complements[target].high }
+        self.errors[target] + if sum == 0.0 { 0.0 } else { sum / self.complements[target].high }
     }
+
+    /// Whether a transformed logit is below another by more than their errors.
+    pub fn is_below(&self, i: usize, j: usize) -> bool {
+        let errors = (self.errors[i] + self.errors[j]) * U_F64;
+        let difference = (self.transformed[j] - self.transformed[i]).high;
+        // Two infinities are equal.
+        difference > errors
+    }
+
+    /// Whether logits are taken as they are.
+    pub fn is_plain(&self) -> bool {
+        self.errors.iter().all(|&error| error == 0.0)
+    }
+}
+
+fn transformed(ce: &CrossEntropy, x: f64) -> DoubleDouble {
+    let scaled = DoubleDouble::product(ce.logit_scale(), x);
+    match ce.softcap() {
+        Some(cap) if x.is_finite() => (scaled / cap.into()).tanh_and_slope().0 * cap.into(),
+        _ => scaled,
+    }
+}
+
+/// The derivative of a transformed logit, but for the scale.
+pub fn transform_slope(ce: &CrossEntropy, x: f64) -> DoubleDouble {
+    let slope = |cap: f64| (DoubleDouble::product(ce.logit_scale(), x) / cap.into()).tanh_and_slope().1;
+    ce.softcap().map_or(1.0.into(), slope)
 }
 
 /// A term of weight 0 is 0, also where its value is infinite.

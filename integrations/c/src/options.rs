@@ -98,11 +98,11 @@ pub struct xent_options {
     pub parallelism: u32,
     /// 0.
     pub reserved: u32,
-    /// What logits are multiplied by before the softmax, above 0, rounded to `float`; not with logits of
+    /// What logits are multiplied by before the softmax, above 0, rounded to `float` unless logits are
     /// `XENT_DTYPE_F64`. Default: 0, which stands for 1.
     pub logit_scale: f64,
-    /// The cap s of logits before the softmax, which become s tanh(x / s), after the scale; above 0, rounded to `float`;
-    /// not with logits of `XENT_DTYPE_F64`. Default: 0, which stands for none.
+    /// The cap s of logits before the softmax, which become s tanh(x / s), after the scale; above 0, rounded to `float`
+    /// unless logits are `XENT_DTYPE_F64`. Default: 0, which stands for none.
     pub softcap: f64,
 }
 

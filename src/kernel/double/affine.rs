@@ -1,20 +1,27 @@
 //! The second pass over a row of `f64`: gradients and probabilities are affine functions of the exponentials. And the
 //! log-probabilities.
 
-use super::GROUP;
 use super::exp::{self, exp_of_four};
 use super::place::Place;
 use super::scalar::normal_or_zero;
 use super::statistics::live_only;
+use super::transform::SlopesTask;
+use super::{GROUP, Load, Plain, group, group_without};
 use crate::kernel::Entry;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::place::{Adding, Between, Columns, InPlace};
+use crate::loss::Transform;
 use crate::simd::{LANES, Simd, Task};
 
 /// scale exp(x - max) - shift w of all columns but the target's.
 pub(crate) struct AffineTask<'a> {
     pub(crate) columns: Columns<'a, f64>,
+    /// Of logits, not of exponentials.
+    pub(crate) transform: Option<Transform<f64>>,
+    /// Whether it is a gradient, which goes back through the transform.
+    pub(crate) is_gradient: bool,
     pub(crate) affine: Affine<'a>,
+    /// As it is written.
     pub(crate) target: Entry<f64>,
 }
 
@@ -33,6 +40,7 @@ pub(crate) struct Affine<'a> {
 /// (x - max) - ln_sum of all columns but the target's.
 pub(crate) struct LogProbabilitiesTask<'a> {
     pub(crate) columns: Columns<'a, f64>,
+    pub(crate) transform: Option<Transform<f64>>,
     pub(crate) max: f64,
     pub(crate) ln_sum: f64,
     pub(crate) target: Entry<f64>,
@@ -103,8 +111,36 @@ impl Task for AffineTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { columns, affine, target } = self;
-        run(s, columns, affine, target);
+        let Self { columns, transform, is_gradient, affine, target } = self;
+        match transform {
+            None => run(s, columns, Plain, None, affine, target),
+            Some(transform) => {
+                let slopes = match transform {
+                    Transform::Softcap { factor, .. } if is_gradient => Some(factor),
+                    _ => None,
+                };
+                s.vectorize(Transformed { columns, transform, slopes, affine, target });
+            }
+        }
+    }
+}
+
+/// The same, of transformed logits: a function of its own, for the other to stay as it is without.
+struct Transformed<'a> {
+    columns: Columns<'a, f64>,
+    transform: Transform<f64>,
+    slopes: Option<f64>,
+    affine: Affine<'a>,
+    target: Entry<f64>,
+}
+
+impl Task for Transformed<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { columns, transform, slopes, affine, target } = self;
+        run(s, columns, transform, slopes, affine, target);
     }
 }
 
@@ -113,20 +149,43 @@ impl Task for LogProbabilitiesTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { columns, max, ln_sum, target } = self;
-        run(s, columns, Difference { max, ln_sum }, target);
+        let Self { columns, transform, max, ln_sum, target } = self;
+        let difference = Difference { max, ln_sum };
+        match transform {
+            None => run(s, columns, Plain, None, difference, target),
+            Some(transform) => run(s, columns, transform, None, difference, target),
+        }
     }
+}
+
+/// Multiplied by the derivatives of up to a group of capped logits.
+#[inline(always)]
+fn times_slopes<S: Simd>(s: S, mut y: [S::F64; 4], from: &[f64], factor: f64) -> [S::F64; 4] {
+    let mut slopes = [0.0; GROUP];
+    s.vectorize(SlopesTask { factor, from, to: &mut slopes });
+    let slopes = group(s, &slopes, 0, Plain);
+    for i in 0..4 {
+        y[i] = s.zero_below_f64(s.mul_f64(y[i], slopes[i]), s.splat_f64(f64::MIN_POSITIVE));
+    }
+    y
 }
 
 /// All columns but the target's, which gets its own value afterwards.
 #[inline(always)]
-fn run<S: Simd, M: Map<S>>(s: S, columns: Columns<'_, f64>, map: M, target: Entry<f64>) {
+fn run<S: Simd, M: Map<S>>(
+    s: S,
+    columns: Columns<'_, f64>,
+    load: impl Load,
+    slopes: Option<f64>,
+    map: M,
+    target: Entry<f64>,
+) {
     let column = target.index();
     match columns {
         Columns::Read(_) => {}
         Columns::Between(from, to) | Columns::Streaming(from, to) => {
             let from = &from[..to.len()];
-            each_group(s, &mut Between::<false, _, _>(from, to), map);
+            each_group(s, &mut Between::<false, _, _>(from, to), load, slopes, map);
             if let Some(out) = to.get_mut(column) {
                 *out = target.value;
             }
@@ -134,13 +193,13 @@ fn run<S: Simd, M: Map<S>>(s: S, columns: Columns<'_, f64>, map: M, target: Entr
         Columns::Adding(from, to) => {
             let from = &from[..to.len()];
             let before = to.get(column).copied().unwrap_or_default();
-            each_group(s, &mut Adding(from, to), map);
+            each_group(s, &mut Adding(from, to), load, slopes, map);
             if let Some(out) = to.get_mut(column) {
                 *out = normal_or_zero(before + target.value);
             }
         }
         Columns::InPlace(x) => {
-            each_group(s, &mut InPlace(x), map);
+            each_group(s, &mut InPlace(x), load, slopes, map);
             if let Some(out) = x.get_mut(column) {
                 *out = target.value;
             }
@@ -148,19 +207,32 @@ fn run<S: Simd, M: Map<S>>(s: S, columns: Columns<'_, f64>, map: M, target: Entr
     }
 }
 
+/// With `slopes`, the factor of the logits in the derivative that goes with them.
 #[inline(always)]
-fn each_group<S: Simd, M: Map<S>, P: Place>(s: S, place: &mut P, map: M) {
+fn each_group<S: Simd, M: Map<S>, P: Place>(
+    s: S,
+    place: &mut P,
+    load: impl Load,
+    slopes: Option<f64>,
+    map: M,
+) {
     let len = place.from().len();
     let whole = len / GROUP * GROUP;
     for at in (0..whole).step_by(GROUP) {
-        let y = map.apply(s, super::group(s, place.from(), at), at);
+        let mut y = map.apply(s, group(s, place.from(), at, load), at);
+        if let Some(factor) = slopes {
+            y = times_slopes(s, y, &place.from()[at..at + GROUP], factor);
+        }
         let out = place.to()[at..at + GROUP].as_chunks_mut::<LANES>().0;
         for i in 0..4 {
             P::store(s, y[i], &mut out[i]);
         }
     }
     if whole < len {
-        let y = map.apply(s, super::group_without(s, place.from(), whole, Entry::NONE), whole);
+        let mut y = map.apply(s, group_without(s, place.from(), whole, load, Entry::NONE), whole);
+        if let Some(factor) = slopes {
+            y = times_slopes(s, y, &place.from()[whole..], factor);
+        }
         let out = &mut place.to()[whole..];
         for i in 0..4 {
             let start = (i * LANES).min(out.len());

@@ -9,6 +9,7 @@
 //! pass 1   maximum of the whole row, then exponentials relative to it, kept       statistics.rs
 //! scalars  exp, log1p and 1 / (1 + y) as sums of two numbers, rounded once        scalar.rs
 //! pass 2   as that of f32                                                         affine.rs
+//! logits   scaled and capped, in each pass anew                                   transform.rs
 //! ```
 //!
 //! The first pass reads a row twice, from the caches the second time, and so every exponential is relative to the row's
@@ -22,17 +23,58 @@ pub(crate) mod scalar;
 pub(crate) mod search;
 pub(crate) mod statistics;
 mod sums;
+pub(crate) mod transform;
 
 use super::{Entry, vector_at};
+use crate::loss::Transform;
 use crate::simd::{LANES, Simd};
+use transform::TransformTask;
 
 /// Four vectors. Their loads, stores and sums are taken together.
 const GROUP: usize = 4 * LANES;
 
+/// What logits are as they are read.
+trait Load: Copy {
+    /// Up to a group of them; transformed, in `to`.
+    fn load<'a, S: Simd>(self, s: S, from: &'a [f64], to: &'a mut [f64; GROUP]) -> &'a [f64];
+    fn transform(self) -> Option<Transform<f64>>;
+}
+
+/// What they are in memory.
+#[derive(Clone, Copy)]
+struct Plain;
+
+impl Load for Plain {
+    #[inline(always)]
+    fn load<'a, S: Simd>(self, _: S, from: &'a [f64], _: &'a mut [f64; GROUP]) -> &'a [f64] {
+        from
+    }
+
+    #[inline(always)]
+    fn transform(self) -> Option<Transform<f64>> {
+        None
+    }
+}
+
+impl Load for Transform<f64> {
+    #[inline(always)]
+    fn load<'a, S: Simd>(self, s: S, from: &'a [f64], to: &'a mut [f64; GROUP]) -> &'a [f64] {
+        let to = &mut to[..from.len()];
+        s.vectorize(TransformTask { transform: self, from, to });
+        to
+    }
+
+    #[inline(always)]
+    fn transform(self) -> Option<Transform<f64>> {
+        Some(self)
+    }
+}
+
 /// A whole group.
 #[inline(always)]
-fn group<S: Simd>(s: S, x: &[f64], at: usize) -> [S::F64; 4] {
-    let x = &x[at..at + GROUP];
+fn group<S: Simd>(s: S, x: &[f64], at: usize, load: impl Load) -> [S::F64; 4] {
+    let mut to = [0.0; GROUP];
+    let x = load.load(s, &x[at..at + GROUP], &mut to);
     [
         s.load_f64(vector_at(x, 0)),
         s.load_f64(vector_at(x, LANES)),
@@ -43,12 +85,21 @@ fn group<S: Simd>(s: S, x: &[f64], at: usize) -> [S::F64; 4] {
 
 /// A group that holds the pivot, or ends behind the columns: -inf in those places.
 #[inline(always)]
-fn group_without<S: Simd>(s: S, x: &[f64], at: usize, pivot: Entry<f64>) -> [S::F64; 4] {
+fn group_without<S: Simd>(s: S, x: &[f64], at: usize, load: impl Load, pivot: Entry<f64>) -> [S::F64; 4] {
+    let mut to = [0.0; GROUP];
+    let x = load.load(s, &x[at..x.len().min(at + GROUP)], &mut to);
     let mut group = [s.splat_f64(f64::NEG_INFINITY); 4];
     for i in 0..4 {
-        let start = at + i * LANES;
+        let start = i * LANES;
         let lanes = s.load_partial_f64(&x[start.min(x.len())..], f64::NEG_INFINITY);
-        group[i] = s.with_lane_f64(lanes, pivot.from(start).lane(), f64::NEG_INFINITY);
+        group[i] = s.with_lane_f64(lanes, pivot.from(at + start).lane(), f64::NEG_INFINITY);
     }
     group
+}
+
+/// Up to 16 logits from `at` on, and `fill` behind them.
+#[inline(always)]
+fn vector<S: Simd>(s: S, x: &[f64], at: usize, load: impl Load, fill: f64) -> S::F64 {
+    let mut to = [0.0; GROUP];
+    s.load_partial_f64(load.load(s, &x[at..x.len().min(at + LANES)], &mut to), fill)
 }

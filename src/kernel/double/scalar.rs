@@ -13,8 +13,23 @@ use crate::loss::Softmax;
 #[cfg(test)]
 const RELATIVE_ERROR: f64 = crate::contract::U_F64 / 4.0;
 
-const LN_2_HIGH: f64 = 6.931_471_803_691_238e-1; // 32 bits: its product with an exponent is exact
-const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+pub(super) const LN_2_HIGH: f64 = 6.931_471_803_691_238e-1; // 32 bits: its product with an exponent is exact
+pub(super) const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+
+/// exp(r) = 1 + r + r^2 q(r) for |r| <= ln(2) / 2, minimax of degree 12; 0.007 u.
+pub(super) const EXP_Q: [f64; 11] = [
+    f64::from_bits(0x3fe0_0000_0000_0000),
+    f64::from_bits(0x3fc5_5555_5555_555b),
+    f64::from_bits(0x3fa5_5555_5555_5503),
+    f64::from_bits(0x3f81_1111_1110_ec65),
+    f64::from_bits(0x3f56_c16c_16c3_0438),
+    f64::from_bits(0x3f2a_01a0_1b37_b415),
+    f64::from_bits(0x3efa_01a0_1369_fc42),
+    f64::from_bits(0x3ec7_1ddf_0285_e98a),
+    f64::from_bits(0x3e92_7e5b_4333_d07f),
+    f64::from_bits(0x3e5a_f6bd_a727_b1b0),
+    f64::from_bits(0x3e21_e3d3_6352_bf3e),
+];
 
 /// Below this, nothing is known of what rounding lost: it may be subnormal.
 const LEAST_SPLIT: f64 = 1e-250;
@@ -76,23 +91,9 @@ fn exp(x: f64, x_low: f64) -> Exp {
     let n = (x * core::f64::consts::LOG2_E + ROUND) - ROUND;
     let (r, r_low) = two_sum(x - n * LN_2_HIGH, -(n * LN_2_LOW));
     let r_low = r_low + x_low;
-    // exp(r) = 1 + r + r^2 q(r), minimax of degree 12; 0.007 u.
-    const Q: [f64; 11] = [
-        f64::from_bits(0x3fe0_0000_0000_0000),
-        f64::from_bits(0x3fc5_5555_5555_555b),
-        f64::from_bits(0x3fa5_5555_5555_5503),
-        f64::from_bits(0x3f81_1111_1110_ec65),
-        f64::from_bits(0x3f56_c16c_16c3_0438),
-        f64::from_bits(0x3f2a_01a0_1b37_b415),
-        f64::from_bits(0x3efa_01a0_1369_fc42),
-        f64::from_bits(0x3ec7_1ddf_0285_e98a),
-        f64::from_bits(0x3e92_7e5b_4333_d07f),
-        f64::from_bits(0x3e5a_f6bd_a727_b1b0),
-        f64::from_bits(0x3e21_e3d3_6352_bf3e),
-    ];
-    let mut q = Q[10];
+    let mut q = EXP_Q[10];
     for i in (0..10).rev() {
-        q = q * r + Q[i];
+        q = q * r + EXP_Q[i];
     }
     let (rest, rest_low) = two_sum(r, (r * r) * q);
     let (high, low) = fast_two_sum(1.0, rest);

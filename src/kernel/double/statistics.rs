@@ -3,19 +3,23 @@
 
 use super::exp::{LEAST, LOWEST, exp_of_four};
 use super::place::Place;
+use super::search::FirstEqual;
 use super::sums::Sums;
-use super::{GROUP, group, group_without};
+use super::{GROUP, Load, Plain, group, group_without, vector};
 use crate::kernel::Entry;
 use crate::kernel::gaps::{GapSums, Gaps};
 use crate::kernel::groups::Groups;
 use crate::kernel::place::{Between, Columns, InPlace, Read};
 use crate::kernel::statistics::Statistics;
+use crate::loss::Transform;
 use crate::simd::{LANES, Simd, Task};
 
 /// The statistics of all columns but the pivot. The exponentials that are written are relative to the largest; the pivot's
 /// own is unspecified.
 pub(crate) struct StatisticsTask<'a> {
     pub(crate) columns: Columns<'a, f64>,
+    pub(crate) transform: Option<Transform<f64>>,
+    /// Transformed.
     pub(crate) pivot: Entry<f64>,
     pub(crate) gaps: Gaps<'a>,
 }
@@ -23,6 +27,7 @@ pub(crate) struct StatisticsTask<'a> {
 /// The sum of exp(x - max) (max - x) of all columns but the pivot.
 pub(crate) struct SpreadTask<'a> {
     pub(crate) x: &'a [f64],
+    pub(crate) transform: Option<Transform<f64>>,
     pub(crate) max: f64,
     pub(crate) pivot: Entry<f64>,
 }
@@ -32,30 +37,60 @@ impl Task for StatisticsTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Statistics<f64> {
-        let Self { columns, pivot, gaps } = self;
+        match self.transform {
+            None => self.run_with(s, Plain),
+            Some(transform) => s.vectorize(Transformed(self, transform)),
+        }
+    }
+}
+
+/// The same, of transformed logits: a function of its own, for the other to stay as it is without.
+struct Transformed<'a>(StatisticsTask<'a>, Transform<f64>);
+
+impl Task for Transformed<'_> {
+    type Output = Statistics<f64>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Statistics<f64> {
+        self.0.run_with(s, self.1)
+    }
+}
+
+impl StatisticsTask<'_> {
+    #[inline(always)]
+    fn run_with<S: Simd>(self, s: S, load: impl Load) -> Statistics<f64> {
+        let Self { columns, pivot, gaps, .. } = self;
         match columns {
-            Columns::Read(x) => statistics(s, Read(x), pivot, gaps),
+            Columns::Read(x) => statistics(s, Read(x), load, pivot, gaps),
             Columns::Between(x, exps) | Columns::Streaming(x, exps) | Columns::Adding(x, exps) => {
                 let exps = &mut exps[..x.len()];
-                statistics(s, Between::<false, _, _>(x, exps), pivot, gaps)
+                statistics(s, Between::<false, _, _>(x, exps), load, pivot, gaps)
             }
-            Columns::InPlace(x) => statistics(s, InPlace(x), pivot, gaps),
+            Columns::InPlace(x) => statistics(s, InPlace(x), load, pivot, gaps),
         }
     }
 }
 
 #[inline(always)]
-fn statistics<S: Simd, P: Place>(s: S, mut place: P, pivot: Entry<f64>, gaps: Gaps<'_>) -> Statistics<f64> {
+fn statistics<S: Simd, P: Place>(
+    s: S,
+    mut place: P,
+    load: impl Load,
+    pivot: Entry<f64>,
+    gaps: Gaps<'_>,
+) -> Statistics<f64> {
     let x = place.from();
-    let max = max_of(s, x, pivot);
-    let has_earlier_equal = max == pivot.value && x[..pivot.columns_before(x.len())].contains(&max);
+    let max = max_of(s, x, load, pivot);
+    let before = &x[..pivot.columns_before(x.len())];
+    let has_earlier_equal = max == pivot.value
+        && s.vectorize(FirstEqual { x: before, transform: load.transform(), value: max }).is_some();
     // Without a finite maximum x - max would be NaN, and the gaps are 0 or infinite.
     let finite = if max == f64::NEG_INFINITY { 0.0 } else { max };
     let of_gaps = match gaps {
         Gaps::None => GapSums::default(),
-        gaps => s.vectorize(GapsTask { x, pivot, gaps, max: finite }),
+        gaps => s.vectorize(GapsTask { x, load, pivot, gaps, max: finite }),
     };
-    let sum = sum_of(s, &mut place, pivot, finite);
+    let sum = sum_of(s, &mut place, load, pivot, finite);
     let sum = if max == f64::NEG_INFINITY && !sum.is_nan() { 0.0 } else { sum };
     let GapSums { gap, weight, live } = of_gaps;
     Statistics { max, sum, gap, weight, live, has_earlier_equal }
@@ -63,11 +98,11 @@ fn statistics<S: Simd, P: Place>(s: S, mut place: P, pivot: Entry<f64>, gaps: Ga
 
 /// The largest logit.
 #[inline(always)]
-fn max_of<S: Simd>(s: S, x: &[f64], pivot: Entry<f64>) -> f64 {
+fn max_of<S: Simd>(s: S, x: &[f64], load: impl Load, pivot: Entry<f64>) -> f64 {
     let groups = Groups::new(0..x.len(), pivot);
     let mut max = [s.splat_f64(f64::NEG_INFINITY); 4];
     for index in 0..groups.len {
-        let group = group(s, x, groups.at(index));
+        let group = group(s, x, groups.at(index), load);
         for i in 0..4 {
             max[i] = s.max_f64(max[i], group[i]);
         }
@@ -75,7 +110,7 @@ fn max_of<S: Simd>(s: S, x: &[f64], pivot: Entry<f64>) -> f64 {
     for at in [groups.pivot_group, groups.rest] {
         if at < groups.end {
             let end = groups.end.min(at + GROUP);
-            let group = group_without(s, &x[..end], at, pivot);
+            let group = group_without(s, &x[..end], at, load, pivot);
             for i in 0..4 {
                 max[i] = s.max_f64(max[i], group[i]);
             }
@@ -86,14 +121,14 @@ fn max_of<S: Simd>(s: S, x: &[f64], pivot: Entry<f64>) -> f64 {
 
 /// The sum of the exponentials, which are written on the way.
 #[inline(always)]
-fn sum_of<S: Simd, P: Place>(s: S, place: &mut P, pivot: Entry<f64>, max: f64) -> f64 {
+fn sum_of<S: Simd, P: Place>(s: S, place: &mut P, load: impl Load, pivot: Entry<f64>, max: f64) -> f64 {
     let len = place.from().len();
     let reference = s.splat_f64(max);
     let groups = Groups::new(0..len, pivot);
     let mut sums = Sums::zero(s);
     for index in 0..groups.len {
         let at = groups.at(index);
-        let e = exps_of(s, group(s, place.from(), at), reference);
+        let e = exps_of(s, group(s, place.from(), at, load), reference);
         sums = sums.add_four(s, e);
         if P::WRITES {
             let out = place.to()[at..at + GROUP].as_chunks_mut::<LANES>().0;
@@ -105,7 +140,7 @@ fn sum_of<S: Simd, P: Place>(s: S, place: &mut P, pivot: Entry<f64>, max: f64) -
     for at in [groups.pivot_group, groups.rest] {
         if at < groups.end {
             let end = groups.end.min(at + GROUP);
-            let e = exps_of(s, group_without(s, &place.from()[..end], at, pivot), reference);
+            let e = exps_of(s, group_without(s, &place.from()[..end], at, load, pivot), reference);
             sums = sums.add_four(s, e);
             if P::WRITES {
                 let out = &mut place.to()[at..end];
@@ -128,19 +163,20 @@ fn exps_of<S: Simd>(s: S, mut x: [S::F64; 4], reference: S::F64) -> [S::F64; 4] 
 }
 
 /// The sums of a row's gaps. What weighs the classes is decided anew for each vector: one loop for all.
-struct GapsTask<'a> {
+struct GapsTask<'a, L> {
     x: &'a [f64],
+    load: L,
     pivot: Entry<f64>,
     gaps: Gaps<'a>,
     max: f64,
 }
 
-impl Task for GapsTask<'_> {
+impl<L: Load> Task for GapsTask<'_, L> {
     type Output = GapSums;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> GapSums {
-        let Self { x, pivot, gaps, max } = self;
+        let Self { x, load, pivot, gaps, max } = self;
         let (zero, half) = (s.splat_f64(0.0), s.splat_f64(0.5));
         let (half_max, is_live) = (s.splat_f64(max * 0.5), gaps.is_live());
         let (mut gap_sums, mut weight_sums, mut live_sums) = (Sums::zero(s), Sums::zero(s), s.zero_sums());
@@ -156,7 +192,7 @@ impl Task for GapsTask<'_> {
             let lane = pivot.from(start).lane();
             weights = s.with_lane_f64(weights, lane, 0.0);
             let fill = if is_live { f64::NEG_INFINITY } else { 0.0 };
-            let mut logits = s.load_partial_f64(&x[start..], fill);
+            let mut logits = vector(s, x, start, load, fill);
             if is_live {
                 let ones = s.with_lane_f64(live_only(s, logits, s.splat_f64(1.0)), lane, 0.0);
                 live_sums = s.add_f64(live_sums, ones);
@@ -186,11 +222,21 @@ impl Task for SpreadTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        let Self { x, max, pivot } = self;
+        match self.transform {
+            None => self.run_with(s, Plain),
+            Some(transform) => self.run_with(s, transform),
+        }
+    }
+}
+
+impl SpreadTask<'_> {
+    #[inline(always)]
+    fn run_with<S: Simd>(self, s: S, load: impl Load) -> f64 {
+        let Self { x, max, pivot, .. } = self;
         let reference = s.splat_f64(if max == f64::NEG_INFINITY { 0.0 } else { max });
         let mut sums = Sums::zero(s);
         for at in (0..x.len()).step_by(GROUP) {
-            let mut d = group_without(s, x, at, pivot);
+            let mut d = group_without(s, x, at, load, pivot);
             for i in 0..4 {
                 d[i] = s.sub_f64(d[i], reference);
             }
