@@ -48,7 +48,8 @@ impl CrossEntropy {
     #[new]
     #[pyo3(signature = (
         weight=None, *, ignore_index=IgnoreIndex::default(), reduction="mean", label_smoothing=0.0,
-        smoothing="all_classes", z_loss=0.0, focal_gamma=0.0, empty_mean="nan", backend=None, parallelism="rayon"
+        smoothing="all_classes", z_loss=0.0, focal_gamma=0.0, logit_scale=1.0, softcap=None, empty_mean="nan",
+        backend=None, parallelism="rayon"
     ))]
     #[allow(clippy::too_many_arguments)]
     fn new(
@@ -59,6 +60,8 @@ impl CrossEntropy {
         smoothing: &str,
         z_loss: f64,
         focal_gamma: f64,
+        logit_scale: f64,
+        softcap: Option<f64>,
         empty_mean: &str,
         backend: Option<&str>,
         parallelism: &str,
@@ -71,6 +74,8 @@ impl CrossEntropy {
             .smoothing(options::smoothing(smoothing)?)
             .z_loss(z_loss)
             .focal_gamma(focal_gamma)
+            .logit_scale(logit_scale)
+            .softcap(softcap)
             .empty_mean(options::empty_mean(empty_mean)?)
             .parallelism(options::parallelism(parallelism)?);
         if let Some(weight) = weight {
@@ -240,12 +245,14 @@ impl CrossEntropy {
             ce.weight().map_or_else(|| "None".to_owned(), |weight| format!("<{} classes>", weight.len()));
         format!(
             "CrossEntropy(weight={weight}, ignore_index={:?}, reduction='{reduction}', label_smoothing={:?}, \
-             smoothing='{}', z_loss={:?}, focal_gamma={:?}, backend='{}')",
+             smoothing='{}', z_loss={:?}, focal_gamma={:?}, logit_scale={:?}, softcap={}, backend='{}')",
             ce.ignore_indices(),
             ce.label_smoothing(),
             options::smoothing_name(ce.smoothing()),
             ce.z_loss(),
             ce.focal_gamma(),
+            ce.logit_scale(),
+            ce.softcap().map_or_else(|| "None".to_owned(), |softcap| format!("{softcap:?}")),
             options::backend_name(ce.backend()),
         )
     }

@@ -70,6 +70,22 @@ def test_focal_loss_is_that_of_the_formula():
     assert_close(xent.cross_entropy(x, target, focal_gamma=2.0), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scaled_and_capped_logits_go_through_the_chain_rule(dtype):
+    x, target = batch()
+    x = x.astype(dtype)
+    scale, cap = 1.5, 4.0
+    capped = numpy.tanh(scale * x.astype(numpy.float64) / cap)
+    expected, expected_grad = loss_and_grad(cap * capped, target)
+    loss, grad = xent.loss_and_grad(x, target, logit_scale=scale, softcap=cap)
+    assert_close(loss, expected)
+    assert_close(grad, expected_grad * scale * (1 - capped**2))
+    assert_close(xent.cross_entropy(x, target, logit_scale=2.0), xent.cross_entropy(2 * x, target))
+    assert "logit_scale=1.5, softcap=4.0" in repr(xent.CrossEntropy(logit_scale=scale, softcap=cap))
+    with pytest.raises(ValueError, match="softcap is -1"):
+        xent.CrossEntropy(softcap=-1.0)
+
+
 @pytest.mark.parametrize("integer", ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8"])
 def test_targets_are_of_any_integer_type(integer):
     x, target = batch()

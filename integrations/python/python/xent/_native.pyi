@@ -24,6 +24,8 @@ class CrossEntropy:
         smoothing: _Smoothing = "all_classes",
         z_loss: float = 0.0,
         focal_gamma: float = 0.0,
+        logit_scale: float = 1.0,
+        softcap: Optional[float] = None,
         empty_mean: Literal["nan", "zero"] = "nan",
         backend: Optional[Backend] = None,
         parallelism: Literal["rayon", "serial"] = "rayon",
