@@ -253,6 +253,19 @@ fn options_are_what_they_were_set_to() {
     assert_eq!(ce.expect("the options are valid").ignore_indices(), [2]);
 }
 
+#[test]
+fn of_two_classes_the_other_gets_all_of_what_is_smoothed_over_the_others() {
+    let (logits, eps) = ([0.5, -1.0], 0.3);
+    let nll = f64::exp(-1.5).ln_1p();
+    let expected = (1.0 - eps) * nll + eps * (nll + 1.5);
+    for backend in backends() {
+        let builder = CrossEntropy::builder().label_smoothing(eps).smoothing(Smoothing::OtherClasses);
+        let ce = builder.backend(backend).build().expect("the backend is available");
+        let loss = ce.loss(Matrix::new(&logits, 1, 2).expect("it fits"), &[0_u8]).expect("0 is a class");
+        assert!((loss - expected).abs() <= 8.0 * U * expected, "{loss} instead of {expected}, {backend}");
+    }
+}
+
 /// Targets of every type.
 #[test]
 fn any_of_several_ignored_indices_and_a_masked_row_are_as_the_one_ignored_index() {
