@@ -5,10 +5,9 @@ use core::ops::Range;
 use crate::batch::{Batch, Wide};
 use crate::kernel::Entry;
 use crate::kernel::double::affine::{Affine, AffineTask, LogProbabilitiesTask};
-use crate::kernel::double::scalar::normal_or_zero;
 use crate::kernel::double::search::{FirstEqual, Rank};
 use crate::kernel::double::statistics::{SpreadTask, StatisticsTask};
-use crate::kernel::double::transform::{SlopesTask, TransformTask};
+use crate::kernel::double::transform::{SlopesTask, TransformTask, product};
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
 use crate::kernel::place::Columns;
@@ -125,9 +124,10 @@ impl Passes<f64> for Doubles {
                 weights = output.gaps(job);
             }
             let (is_kept, is_gradient) = (self.keeps == Some(wide), wide == Wide::Gradient);
-            if is_gradient && lanes.class[lane] != NO_CLASS {
+            let has_slopes = self.transform.is_some_and(|transform| transform.has_slopes());
+            if is_gradient && has_slopes && lanes.class[lane] != NO_CLASS {
                 let (_, slope) = self.transformed(job, batch.logits.row(row)[lanes.class[lane]]);
-                target.value = normal_or_zero(target.value * slope);
+                target.value = product(target.value, slope);
             }
             let columns = if is_kept {
                 batch.wide_row(row, wide).map(Columns::InPlace)

@@ -5,7 +5,7 @@ use super::exp::{self, exp_of_four};
 use super::place::Place;
 use super::scalar::normal_or_zero;
 use super::statistics::live_only;
-use super::transform::SlopesTask;
+use super::transform::{LEAST, SlopesTask};
 use super::{GROUP, Load, Plain, group, group_without};
 use crate::kernel::Entry;
 use crate::kernel::gaps::Gaps;
@@ -165,7 +165,7 @@ fn times_slopes<S: Simd>(s: S, mut y: [S::F64; 4], from: &[f64], factor: f64) ->
     s.vectorize(SlopesTask { factor, from, to: &mut slopes });
     let slopes = group(s, &slopes, 0, Plain);
     for i in 0..4 {
-        y[i] = s.zero_below_f64(s.mul_f64(y[i], slopes[i]), s.splat_f64(f64::MIN_POSITIVE));
+        y[i] = s.zero_below_f64(s.mul_f64(y[i], slopes[i]), s.splat_f64(LEAST));
     }
     y
 }

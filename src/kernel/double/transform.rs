@@ -17,6 +17,10 @@ use super::scalar::{EXP_Q, LN_2_HIGH, LN_2_LOW, normal_or_zero};
 use crate::loss::Transform;
 use crate::simd::{Simd, Task};
 
+/// Products below count as 0, as in `kernel::transform`: a CPU that makes zeros of subnormals may make one of a product that
+/// would round up to the smallest normal number.
+pub(super) const LEAST: f64 = f64::from_bits(f64::MIN_POSITIVE.to_bits() + 2);
+
 /// Transforms up to a group of neighbouring logits.
 pub(crate) struct TransformTask<'a> {
     pub(crate) transform: Transform<f64>,
@@ -40,14 +44,14 @@ impl Task for TransformTask<'_> {
         match transform {
             Transform::Scale(scale) => {
                 for (from, to) in from.iter().zip(to) {
-                    *to = normal_or_zero(scale * normal_or_zero(*from));
+                    *to = product(scale, normal_or_zero(*from));
                 }
             }
             Transform::Softcap { factor, cap } => {
                 for (from, to) in from.iter().zip(to) {
                     let x = normal_or_zero(*from);
-                    let (tanh, _) = tanh_and_slope(normal_or_zero(factor * x));
-                    let capped = normal_or_zero(cap * tanh);
+                    let (tanh, _) = tanh_and_slope(product(factor, x));
+                    let capped = product(cap, tanh);
                     // A mask is a mask.
                     *to = if x.is_infinite() { x } else { capped };
                 }
@@ -63,9 +67,16 @@ impl Task for SlopesTask<'_> {
     fn run<S: Simd>(self, _: S) {
         let Self { factor, from, to } = self;
         for (from, to) in from.iter().zip(to) {
-            (_, *to) = tanh_and_slope(normal_or_zero(factor * normal_or_zero(*from)));
+            (_, *to) = tanh_and_slope(product(factor, normal_or_zero(*from)));
         }
     }
+}
+
+/// a b; 0 where it may be subnormal.
+#[inline(always)]
+pub(crate) fn product(a: f64, b: f64) -> f64 {
+    let product = a * b;
+    if product.abs() < LEAST { 0.0 } else { product }
 }
 
 /// tanh(v) and 1 - tanh(v)^2, within [`TANH_F64`](crate::contract::TANH_F64) and
