@@ -104,7 +104,7 @@ enum xent_status
      */
     XENT_STATUS_INVALID_ENUM = 8,
     /**
-     * The row stride is less than the number of columns.
+     * The row stride is less than the number of columns; or a plane or an image that is written reaches into the next.
      */
     XENT_STATUS_STRIDE_TOO_SMALL = 9,
     /**
@@ -498,13 +498,13 @@ typedef struct xent_options {
      */
     uint32_t reserved;
     /**
-     * What logits are multiplied by before the softmax, above 0, rounded to `float`; not with logits of
+     * What logits are multiplied by before the softmax, above 0, rounded to `float` unless logits are
      * `XENT_DTYPE_F64`. Default: 0, which stands for 1.
      */
     double logit_scale;
     /**
-     * The cap s of logits before the softmax, which become s tanh(x / s), after the scale; above 0, rounded to `float`;
-     * not with logits of `XENT_DTYPE_F64`. Default: 0, which stands for none.
+     * The cap s of logits before the softmax, which become s tanh(x / s), after the scale; above 0, rounded to `float`
+     * unless logits are `XENT_DTYPE_F64`. Default: 0, which stands for none.
      */
     double softcap;
 } xent_options;
@@ -724,6 +724,136 @@ typedef struct xent_distillation_options {
      */
     uint32_t parallelism;
 } xent_distillation_options;
+
+/**
+ * Logits of shape (N, C, d1, d2, ...) that are only read: images, each of one plane for each class, each of
+ * d1 d2 ... neighbouring positions. Element (n, c, p) is at `n * image_stride + c * class_stride + p`. By
+ * `xent_planes_of`.
+ */
+typedef struct xent_planes {
+    /**
+     * The first element. It may be null where there are no elements.
+     */
+    const void *data;
+    /**
+     * The number of images, N.
+     */
+    int64_t images;
+    /**
+     * The number of classes, C.
+     */
+    int64_t classes;
+    /**
+     * The number of positions, d1 d2 ...
+     */
+    int64_t positions;
+    /**
+     * Elements (not bytes) from the start of one image to the start of the next.
+     */
+    int64_t image_stride;
+    /**
+     * Elements from the start of one plane to the start of the next.
+     */
+    int64_t class_stride;
+    /**
+     * `XENT_DTYPE_F32`.
+     */
+    uint32_t dtype;
+} xent_planes;
+
+/**
+ * Planes that are written; otherwise as `xent_planes`. Images follow each other in memory, and so do an image's planes.
+ * By `xent_planes_mut_of`.
+ */
+typedef struct xent_planes_mut {
+    /**
+     * The first element. It may be null where there are no elements.
+     */
+    void *data;
+    /**
+     * The number of images, N.
+     */
+    int64_t images;
+    /**
+     * The number of classes, C.
+     */
+    int64_t classes;
+    /**
+     * The number of positions, d1 d2 ...
+     */
+    int64_t positions;
+    /**
+     * Elements (not bytes) from the start of one image to the start of the next: those of its planes, or more.
+     */
+    int64_t image_stride;
+    /**
+     * Elements from the start of one plane to the start of the next: `positions`, or more.
+     */
+    int64_t class_stride;
+    /**
+     * `XENT_DTYPE_F32`.
+     */
+    uint32_t dtype;
+} xent_planes_mut;
+
+/**
+ * Inputs and outputs of one call on planes, each of them optional, as those of `xent_request`: arrays have one number for
+ * each position of each image, image by image. By `xent_planes_request_default`; later versions may add fields.
+ */
+typedef struct xent_planes_request {
+    /**
+     * `sizeof(xent_planes_request)`.
+     */
+    size_t size;
+    /**
+     * Input, `XENT_DTYPE_U8` of 0 and 1: which positions count.
+     */
+    struct xent_array loss_mask;
+    /**
+     * Input, finite and not negative: multiply loss and gradient of each position.
+     */
+    struct xent_array row_weights;
+    /**
+     * Input: the gradient of a position is this times that of its own loss, without a reduction.
+     */
+    struct xent_array upstream;
+    /**
+     * Input: multiplies the gradient. Finite. Null for 1.
+     */
+    const double *upstream_scalar;
+    /**
+     * Input: what the sum of losses is divided by, in place of the reduction's own divisor. Null for none.
+     */
+    const double *denominator;
+    /**
+     * Output, of the logits' shape: the derivative of the reduced loss with respect to the logits.
+     */
+    struct xent_planes_mut grad;
+    /**
+     * Output: the loss of each position, before the reduction.
+     */
+    struct xent_array_mut losses;
+    /**
+     * Output: ln(sum_c exp(x_c)).
+     */
+    struct xent_array_mut lse;
+    /**
+     * Output: x_y - lse, for the target y.
+     */
+    struct xent_array_mut target_log_probabilities;
+    /**
+     * Output, indices: the first class with the largest logit; none for an ignored position.
+     */
+    struct xent_array_mut argmax;
+    /**
+     * Output: the largest probability.
+     */
+    struct xent_array_mut argmax_probabilities;
+    /**
+     * Output, of the logits' shape: the softmax.
+     */
+    struct xent_planes_mut probabilities;
+} xent_planes_request;
 
 /**
  * What some columns of a row amount to: processes of one machine may exchange it as it is; for others there is
@@ -968,6 +1098,50 @@ xent_status xent_distillation_run_in_place(const struct xent_distillation *disti
                                            struct xent_summary *summary);
 
 /**
+ * The reduced loss of logits of shape (N, C, d1, ...), in `*loss`. `targets` has one class below C, or an ignored index,
+ * for each position of each image, image by image; of any integer dtype.
+ */
+xent_status xent_loss_planes(const struct xent_cross_entropy *cross_entropy,
+                             struct xent_planes logits,
+                             struct xent_array targets,
+                             double *loss);
+
+/**
+ * The reduced loss, and in `grad`, of the same shape, its derivative with respect to the logits.
+ */
+xent_status xent_loss_and_grad_planes(const struct xent_cross_entropy *cross_entropy,
+                                      struct xent_planes logits,
+                                      struct xent_array targets,
+                                      struct xent_planes_mut grad,
+                                      double *loss);
+
+/**
+ * The reduced loss; its gradient replaces the logits. This moves the fewest bytes.
+ */
+xent_status xent_loss_and_grad_planes_in_place(const struct xent_cross_entropy *cross_entropy,
+                                               struct xent_planes_mut logits,
+                                               struct xent_array targets,
+                                               double *loss);
+
+/**
+ * Any set of outputs in one call. `request` may be null: nothing but the summary.
+ */
+xent_status xent_run_planes(const struct xent_cross_entropy *cross_entropy,
+                            struct xent_planes logits,
+                            struct xent_array targets,
+                            const struct xent_planes_request *request,
+                            struct xent_summary *summary);
+
+/**
+ * Any set of outputs in one call; the gradient replaces the logits. `request` may be null.
+ */
+xent_status xent_run_planes_in_place(const struct xent_cross_entropy *cross_entropy,
+                                     struct xent_planes_mut logits,
+                                     struct xent_array targets,
+                                     const struct xent_planes_request *request,
+                                     struct xent_summary *summary);
+
+/**
  * Makes `len` states those of no columns.
  */
 xent_status xent_row_states_clear(struct xent_row_state *states, int64_t len);
@@ -1165,6 +1339,33 @@ static inline xent_options xent_options_default(void) {
     options.size = sizeof options;
     options.ignore_index = -100;
     return options;
+}
+
+/* Images x classes x positions elements without padding; for other strides, set them afterwards. A product that is no
+ * size becomes one that the library refuses. */
+static inline xent_planes xent_planes_of(const void *data, uint32_t dtype, int64_t images, int64_t classes,
+                                         int64_t positions) {
+    int fits = classes >= 0 && positions >= 0 && (positions == 0 || classes <= INT64_MAX / positions);
+    int64_t stride = fits ? classes * positions : -1;
+    xent_planes planes = {data, images, classes, positions, stride, positions, dtype};
+    return planes;
+}
+
+/* Images x classes x positions elements without padding; for other strides, set them afterwards. */
+static inline xent_planes_mut xent_planes_mut_of(void *data, uint32_t dtype, int64_t images, int64_t classes,
+                                                 int64_t positions) {
+    int fits = classes >= 0 && positions >= 0 && (positions == 0 || classes <= INT64_MAX / positions);
+    int64_t stride = fits ? classes * positions : -1;
+    xent_planes_mut planes = {data, images, classes, positions, stride, positions, dtype};
+    return planes;
+}
+
+/* Nothing but the summary. */
+static inline xent_planes_request xent_planes_request_default(void) {
+    xent_planes_request request;
+    memset(&request, 0, sizeof request);
+    request.size = sizeof request;
+    return request;
 }
 
 /* Nothing but the summary. */

@@ -179,6 +179,59 @@ auto matrix_mut(Container &&elements, std::size_t rows, std::size_t cols, std::s
     return basic_matrix<std::remove_reference_t<decltype(view[0])>>(view, rows, cols, row_stride);
 }
 
+/// A view of logits of shape (N, C, d1, ...): images of planes of neighbouring positions. `planes(...)` and
+/// `planes_mut(...)` make them.
+template <class T> class basic_planes {
+  public:
+    /// Without padding. Throws if the elements do not reach as far.
+    basic_planes(span<T> elements, std::size_t images, std::size_t classes, std::size_t positions)
+        : data_(elements.data()), images_(images), classes_(classes), positions_(positions) {
+        const std::size_t rows = classes == 0 || positions == 0 ? 0 : elements.size() / classes / positions;
+        if (images > rows && classes > 0 && positions > 0)
+            throw error(XENT_STATUS_LENGTH_MISMATCH, "the planes reach past their elements");
+    }
+
+    /// What is written can be read.
+    template <class U, class = std::enable_if_t<std::is_same_v<const U, T> && !std::is_same_v<U, T>>>
+    basic_planes(const basic_planes<U> &other)
+        : basic_planes(span<T>(other.data(), other.images() * other.classes() * other.positions()), other.images(),
+                       other.classes(), other.positions()) {}
+
+    T *data() const { return data_; }
+    std::size_t images() const { return images_; }
+    std::size_t classes() const { return classes_; }
+    std::size_t positions() const { return positions_; }
+
+    xent_planes to_read() const {
+        return xent_planes_of(data_, dtype_of<std::remove_const_t<T>>::value, detail::size(images_),
+                              detail::size(classes_), detail::size(positions_));
+    }
+    xent_planes_mut to_write() const {
+        static_assert(!std::is_const_v<T>, "an output cannot be const");
+        return xent_planes_mut_of(data_, dtype_of<T>::value, detail::size(images_), detail::size(classes_),
+                                  detail::size(positions_));
+    }
+
+  private:
+    T *data_;
+    std::size_t images_, classes_, positions_;
+};
+
+/// To read.
+template <class Container>
+auto planes(const Container &elements, std::size_t images, std::size_t classes, std::size_t positions) {
+    span view(elements);
+    using T = std::add_const_t<std::remove_reference_t<decltype(view[0])>>;
+    return basic_planes<T>(span<T>(view.data(), view.size()), images, classes, positions);
+}
+
+/// To write.
+template <class Container>
+auto planes_mut(Container &&elements, std::size_t images, std::size_t classes, std::size_t positions) {
+    span view(elements);
+    return basic_planes<std::remove_reference_t<decltype(view[0])>>(view, images, classes, positions);
+}
+
 /// Targets: one class for each row, of any integer type that has a dtype.
 class targets {
   public:
@@ -365,6 +418,44 @@ class cross_entropy {
         xent_summary summary = xent_summary_default();
         detail::check(xent_run_probabilities_in_place(ce_.get(), logits.to_write(),
                                                       target_probabilities.to_read(), &plain, &summary));
+        return summary;
+    }
+
+    /// The reduced loss of logits whose classes are not last; a target for each position of each image.
+    double loss(basic_planes<const float> logits, const targets &targets) const {
+        double loss = 0;
+        detail::check(xent_loss_planes(ce_.get(), logits.to_read(), targets.array(), &loss));
+        return loss;
+    }
+
+    /// The reduced loss, and in `grad`, of the same shape, its derivative with respect to the logits.
+    double loss_and_grad(basic_planes<const float> logits, const targets &targets, basic_planes<float> grad) const {
+        double loss = 0;
+        detail::check(
+            xent_loss_and_grad_planes(ce_.get(), logits.to_read(), targets.array(), grad.to_write(), &loss));
+        return loss;
+    }
+
+    /// The reduced loss; its gradient replaces the logits.
+    double loss_and_grad_in_place(basic_planes<float> logits, const targets &targets) const {
+        double loss = 0;
+        detail::check(xent_loss_and_grad_planes_in_place(ce_.get(), logits.to_write(), targets.array(), &loss));
+        return loss;
+    }
+
+    /// Any set of outputs in one call; the request is that of the C interface.
+    xent_summary run(basic_planes<const float> logits, const targets &targets,
+                     const xent_planes_request &request) const {
+        xent_summary summary = xent_summary_default();
+        detail::check(xent_run_planes(ce_.get(), logits.to_read(), targets.array(), &request, &summary));
+        return summary;
+    }
+
+    /// The same; the gradient replaces the logits.
+    xent_summary run_in_place(basic_planes<float> logits, const targets &targets,
+                              const xent_planes_request &request) const {
+        xent_summary summary = xent_summary_default();
+        detail::check(xent_run_planes_in_place(ce_.get(), logits.to_write(), targets.array(), &request, &summary));
         return summary;
     }
 

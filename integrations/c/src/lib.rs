@@ -2,7 +2,7 @@
 //! comments.
 //!
 //! A call goes through three files: its own (`cross_entropy`, `curvature`, `distillation`,
-//! `shards`, `softmax`); `memory`, where pointers and sizes
+//! `planes`, `shards`, `softmax`); `memory`, where pointers and sizes
 //! are checked and become slices; and `status`, where errors become codes and panics stop.
 
 // Names are C's; and what makes calls safe, the header says once for all of them.
@@ -14,6 +14,7 @@ mod distillation;
 mod dtype;
 mod memory;
 mod options;
+mod planes;
 mod request;
 mod shards;
 mod softmax;

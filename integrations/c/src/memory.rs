@@ -7,9 +7,10 @@ use core::ffi::c_void;
 use core::mem::{align_of, size_of};
 use core::slice;
 
-use xent::{Error, Matrix, MatrixMut, RowState};
+use xent::{Error, Matrix, MatrixMut, Planes, PlanesMut, RowState};
 
 use crate::dtype::{self, Scalar};
+use crate::planes::{xent_planes, xent_planes_mut};
 use crate::shards::xent_row_state;
 use crate::status::{Outcome, fail, from_error, xent_status};
 use crate::views::{xent_array, xent_array_mut, xent_matrix, xent_matrix_mut};
@@ -111,6 +112,50 @@ impl Memory {
         let len = size(argument, array.len)?;
         // SAFETY: the elements are those that the caller promises.
         unsafe { self.elements_mut(argument, array.data.cast(), len) }.map(Some)
+    }
+
+    /// # Safety
+    /// The caller's promise.
+    pub(crate) unsafe fn planes<'a, T: Scalar>(
+        &mut self,
+        argument: &'static str,
+        planes: xent_planes,
+    ) -> Outcome<Planes<'a, T>> {
+        dtype::check::<T>(argument, planes.dtype)?;
+        let shape = PlanesShape::new(argument, &planes)?;
+        // SAFETY: the elements are those that the caller promises.
+        let data = unsafe { self.elements(argument, planes.data.cast(), shape.reach)? };
+        Planes::with_strides(data, shape.sizes, shape.image_stride, shape.class_stride).map_err(from_error)
+    }
+
+    /// # Safety
+    /// The caller's promise.
+    pub(crate) unsafe fn planes_mut<'a, T: Scalar>(
+        &mut self,
+        argument: &'static str,
+        planes: xent_planes_mut,
+    ) -> Outcome<PlanesMut<'a, T>> {
+        dtype::check::<T>(argument, planes.dtype)?;
+        let shape = PlanesShape::new(argument, &planes.into())?;
+        // SAFETY: the elements are those that the caller promises.
+        let data = unsafe { self.elements_mut(argument, planes.data.cast(), shape.reach)? };
+        PlanesMut::with_strides(data, shape.sizes, shape.image_stride, shape.class_stride).map_err(from_error)
+    }
+
+    /// `None` where it is left out.
+    ///
+    /// # Safety
+    /// The caller's promise.
+    pub(crate) unsafe fn optional_planes_mut<'a, T: Scalar>(
+        &mut self,
+        argument: &'static str,
+        planes: xent_planes_mut,
+    ) -> Outcome<Option<PlanesMut<'a, T>>> {
+        if planes.is_absent() {
+            return Ok(None);
+        }
+        // SAFETY: the caller's promise is handed on.
+        unsafe { self.planes_mut(argument, planes) }.map(Some)
     }
 
     /// `None` where it is left out.
@@ -300,6 +345,36 @@ impl Shape {
         };
         let reach = reach.ok_or_else(|| from_error(Error::SizeOverflow { rows, row_stride }))?;
         Ok(Self { rows, cols, row_stride, reach })
+    }
+}
+
+struct PlanesShape {
+    /// Images, classes and positions.
+    sizes: (usize, usize, usize),
+    image_stride: usize,
+    class_stride: usize,
+    /// Elements from the first to the last.
+    reach: usize,
+}
+
+impl PlanesShape {
+    fn new(argument: &'static str, planes: &xent_planes) -> Outcome<Self> {
+        let images = size(argument, planes.images)?;
+        let classes = size(argument, planes.classes)?;
+        let positions = size(argument, planes.positions)?;
+        let image_stride = size(argument, planes.image_stride)?;
+        let class_stride = size(argument, planes.class_stride)?;
+        let reach = || {
+            if images == 0 || classes == 0 || positions == 0 {
+                return Some(0);
+            }
+            let of_images = (images - 1).checked_mul(image_stride)?;
+            let of_classes = (classes - 1).checked_mul(class_stride)?;
+            of_images.checked_add(of_classes)?.checked_add(positions)
+        };
+        let overflow = || from_error(Error::PlanesOverflow { images, classes, positions });
+        let reach = reach().ok_or_else(overflow)?;
+        Ok(Self { sizes: (images, classes, positions), image_stride, class_stride, reach })
     }
 }
 

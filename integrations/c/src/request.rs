@@ -91,6 +91,20 @@ unsafe impl Versioned for xent_summary {
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
+/// Adds to a request what is not left out of what is wanted.
+macro_rules! add_to {
+    ($request:ident, $memory:ident, $wanted:expr; $($read:ident $name:ident),+ $(,)?) => {
+        $(
+            // SAFETY: the caller's promise is handed on.
+            if let Some(memory) = unsafe { $memory.$read(stringify!($name), $wanted.$name)? } {
+                $request = $request.$name(memory);
+            }
+        )+
+    };
+}
+
+pub(crate) use add_to;
+
 impl xent_request {
     /// # Safety
     /// The caller's promise about the memory of the request.
@@ -98,20 +112,9 @@ impl xent_request {
     where
         E: Element<PerRow: Scalar> + Scalar,
     {
-        /// Adds what is not left out.
-        macro_rules! add {
-            ($request:ident; $($read:ident $name:ident),+ $(,)?) => {
-                $(
-                    // SAFETY: the caller's promise is handed on.
-                    if let Some(memory) = unsafe { memory.$read(stringify!($name), self.$name)? } {
-                        $request = $request.$name(memory);
-                    }
-                )+
-            };
-        }
         let mut request = Request::new();
-        add! {
-            request;
+        add_to! {
+            request, memory, self;
             mask loss_mask,
             optional_array row_weights,
             optional_array upstream,

@@ -33,7 +33,7 @@ pub enum xent_status {
     Dtype = 7,
     /// The value of an option is not one of its enum.
     InvalidEnum = 8,
-    /// The row stride is less than the number of columns.
+    /// The row stride is less than the number of columns; or a plane or an image that is written reaches into the next.
     StrideTooSmall = 9,
     /// A matrix has another shape than the logits.
     ShapeMismatch = 10,
@@ -117,7 +117,7 @@ pub extern "C" fn xent_status_message(status: i32) -> *const c_char {
         (xent_status::StructSize, c"the size of a struct is unknown"),
         (xent_status::Dtype, c"a dtype is unknown or does not fit"),
         (xent_status::InvalidEnum, c"an option has an unknown value"),
-        (xent_status::StrideTooSmall, c"the row stride is less than the number of columns"),
+        (xent_status::StrideTooSmall, c"a stride is less than what it steps over"),
         (xent_status::ShapeMismatch, c"a matrix has another shape than the logits"),
         (xent_status::LengthMismatch, c"an array has the wrong length"),
         (xent_status::NoClasses, c"there are rows but no classes"),
@@ -182,8 +182,9 @@ pub(crate) fn fail(status: xent_status, message: fmt::Arguments<'_>) -> xent_sta
 pub(crate) fn from_error(error: Error) -> xent_status {
     let status = match error {
         Error::SizeOverflow { .. } => xent_status::SizeOverflow,
-        Error::StrideTooSmall { .. } => xent_status::StrideTooSmall,
-        Error::ShapeMismatch { .. } => xent_status::ShapeMismatch,
+        Error::PlanesOverflow { .. } => xent_status::SizeOverflow,
+        Error::StrideTooSmall { .. } | Error::PlanesOverlap { .. } => xent_status::StrideTooSmall,
+        Error::ShapeMismatch { .. } | Error::PlanesMismatch { .. } => xent_status::ShapeMismatch,
         Error::LengthMismatch { .. } => xent_status::LengthMismatch,
         Error::NoClasses { .. } => xent_status::NoClasses,
         Error::TargetOutOfRange { .. } => xent_status::TargetOutOfRange,

@@ -200,13 +200,9 @@ static void doubles(void) {
         xent_cross_entropy *transformed = NULL;
         CHECK_OK(xent_cross_entropy_create(&options, &transformed));
         begin(&c);
-        c.x = xent_matrix_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
-        c.dx = xent_matrix_mut_of(c.grad, XENT_DTYPE_F64, 1, CLASSES);
-        c.x_mut = xent_matrix_mut_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
-        c.y.len = 1;
-        CHECK_STATUS(xent_loss(transformed, c.x, c.y, c.loss), XENT_STATUS_NOT_IMPLEMENTED);
-        CHECK_STATUS(xent_loss_and_grad(transformed, c.x, c.y, c.dx, c.loss), XENT_STATUS_NOT_IMPLEMENTED);
-        CHECK_STATUS(xent_run_in_place(transformed, c.x_mut, c.y, NULL, &c.summary), XENT_STATUS_NOT_IMPLEMENTED);
+        xent_planes planes = xent_planes_of(c.logits, XENT_DTYPE_F32, 1, CLASSES, ROWS);
+        CHECK_STATUS(xent_loss_planes(transformed, planes, c.y, c.loss), XENT_STATUS_NOT_IMPLEMENTED);
+        CHECK_STATUS(xent_gauss_newton_diagonal(transformed, c.x, c.y, NULL, c.dx), XENT_STATUS_NOT_IMPLEMENTED);
         end(&c, option == 0 ? "logit_scale" : "softcap", __LINE__);
         xent_cross_entropy_destroy(transformed);
     }
@@ -395,6 +391,49 @@ static void second_derivatives(void) {
     end(&c, "targets is 99", __LINE__);
 }
 
+static void planes(void) {
+    struct call c;
+    begin(&c);
+    /* One image of three positions. */
+    xent_planes good = xent_planes_of(c.logits, XENT_DTYPE_F32, 1, CLASSES, ROWS), x = good;
+    xent_planes_mut good_grad = xent_planes_mut_of(c.grad, XENT_DTYPE_F32, 1, CLASSES, ROWS), dx = good_grad;
+    CHECK_STATUS(xent_loss_planes(NULL, x, c.y, c.loss), XENT_STATUS_NULL_POINTER);
+    CHECK_STATUS(xent_loss_planes(ce, x, c.y, NULL), XENT_STATUS_NULL_POINTER);
+    x.data = NULL;
+    CHECK_STATUS(xent_loss_planes(ce, x, c.y, c.loss), XENT_STATUS_NULL_POINTER);
+    x = good, x.data = misaligned(c.logits);
+    CHECK_STATUS(xent_loss_planes(ce, x, c.y, c.loss), XENT_STATUS_MISALIGNED);
+    x = good, x.images = -1;
+    CHECK_STATUS(xent_loss_planes(ce, x, c.y, c.loss), XENT_STATUS_NEGATIVE_SIZE);
+    x = good, x.images = INT64_MAX, x.image_stride = 4;
+    CHECK_STATUS(xent_loss_planes(ce, x, c.y, c.loss), XENT_STATUS_SIZE_OVERFLOW);
+    x = xent_planes_of(c.logits, XENT_DTYPE_F32, 1, INT64_MAX, INT64_MAX);
+    CHECK_STATUS(xent_loss_planes(ce, x, c.y, c.loss), XENT_STATUS_NEGATIVE_SIZE);
+    x = good, x.dtype = XENT_DTYPE_F64;
+    CHECK_STATUS(xent_loss_planes(ce, x, c.y, c.loss), XENT_STATUS_DTYPE);
+    x = good, x.positions = 2;
+    CHECK_STATUS(xent_loss_planes(ce, x, c.y, c.loss), XENT_STATUS_LENGTH_MISMATCH);
+    dx.class_stride = 1;
+    CHECK_STATUS(xent_loss_and_grad_planes(ce, good, c.y, dx, c.loss), XENT_STATUS_STRIDE_TOO_SMALL);
+    dx = good_grad, dx.classes = 2;
+    CHECK_STATUS(xent_loss_and_grad_planes(ce, good, c.y, dx, c.loss), XENT_STATUS_SHAPE_MISMATCH);
+    dx = good_grad, dx.data = c.logits;
+    CHECK_STATUS(xent_loss_and_grad_planes(ce, good, c.y, dx, c.loss), XENT_STATUS_OVERLAP);
+    xent_planes_request request = xent_planes_request_default();
+    request.size = 0;
+    CHECK_STATUS(xent_run_planes(ce, good, c.y, &request, &c.summary), XENT_STATUS_STRUCT_SIZE);
+    request = xent_planes_request_default();
+    request.grad = good_grad;
+    dx = xent_planes_mut_of(c.logits, XENT_DTYPE_F32, 1, CLASSES, ROWS);
+    CHECK_STATUS(xent_run_planes_in_place(ce, dx, c.y, &request, &c.summary), XENT_STATUS_GRAD_TWICE);
+    request.losses = xent_array_mut_of(c.losses, XENT_DTYPE_F32, 1);
+    CHECK_STATUS(xent_run_planes(ce, good, c.y, &request, &c.summary), XENT_STATUS_LENGTH_MISMATCH);
+    c.targets[1] = CLASSES;
+    memcpy(c.before, c.memory.data, sizeof c.before);
+    CHECK_STATUS(xent_loss_and_grad_planes(ce, good, c.y, good_grad, c.loss), XENT_STATUS_TARGET_OUT_OF_RANGE);
+    end(&c, "row 1 is 4", __LINE__);
+}
+
 static void distillation(void) {
     struct call c;
     begin(&c);
@@ -464,6 +503,7 @@ int main(void) {
     structs_of_other_versions();
     shards();
     second_derivatives();
+    planes();
     distillation();
     messages();
     xent_cross_entropy_destroy(ce);

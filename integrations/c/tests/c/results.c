@@ -502,6 +502,29 @@ static void shards_have_the_loss_and_gradient_of_whole_rows(void) {
 }
 
 /* Softmax and its logarithm, forward and backward, out of place and in place. */
+/* A scale of 2 is exact: as logits of twice the size, with twice the gradient. */
+static void scaled_doubles(void) {
+    double logits[6] = {1, 2, 3, 2, 1, 0.5}, twice[6], grad[6], expected[6], loss, of_twice;
+    uint8_t targets[2] = {2, 0};
+    for (int i = 0; i < 6; i++)
+        twice[i] = 2.0 * logits[i];
+    xent_options options = xent_options_default();
+    xent_cross_entropy *plain = NULL, *scaled = NULL;
+    options.logit_scale = 2.0;
+    CHECK_OK(xent_cross_entropy_create(NULL, &plain));
+    CHECK_OK(xent_cross_entropy_create(&options, &scaled));
+    xent_array y = xent_array_of(targets, XENT_DTYPE_U8, 2);
+    CHECK_OK(xent_loss_and_grad(scaled, xent_matrix_of(logits, XENT_DTYPE_F64, 2, 3), y,
+                                xent_matrix_mut_of(grad, XENT_DTYPE_F64, 2, 3), &loss));
+    CHECK_OK(xent_loss_and_grad(plain, xent_matrix_of(twice, XENT_DTYPE_F64, 2, 3), y,
+                                xent_matrix_mut_of(expected, XENT_DTYPE_F64, 2, 3), &of_twice));
+    CHECK(loss == of_twice);
+    for (int i = 0; i < 6; i++)
+        CHECK(grad[i] == 2.0 * expected[i]);
+    xent_cross_entropy_destroy(plain);
+    xent_cross_entropy_destroy(scaled);
+}
+
 /* From doubles: for the mean of plain rows, p_i (v_i - p . v) / rows. */
 static void second_derivatives_are_those_of_the_softmax(void) {
     enum { ROWS = 3, CLASSES = 5, ELEMENTS = ROWS * CLASSES };
@@ -554,6 +577,80 @@ static void second_derivatives_are_those_of_the_softmax(void) {
     request.upstream_scalar = &twice;
     CHECK_OK(xent_jvp(ce, x, y, &request, v, no_each, &again));
     CHECK(again == 2.0 * derivative);
+    xent_cross_entropy_destroy(ce);
+}
+
+/* (N, C, P) is as (N P, C): the same losses and gradients, transposed; with strides nothing else is written. */
+static void planes_are_transposed_rows(void) {
+    enum { IMAGES = 2, CLASSES = 5, POSITIONS = 19, ROWS = IMAGES * POSITIONS, ELEMENTS = ROWS * CLASSES };
+    enum { CLASS_STRIDE = POSITIONS + 2, IMAGE_STRIDE = CLASSES * CLASS_STRIDE + 3, REACH = 2 * IMAGE_STRIDE };
+    static float rows[ELEMENTS], planes[ELEMENTS], padded[REACH], grad[ELEMENTS], in_place[ELEMENTS], of_rows[ELEMENTS],
+        padded_grad[REACH], p[ELEMENTS];
+    int32_t targets[ROWS];
+    float losses[ROWS], lse[ROWS], row_losses[ROWS], row_lse[ROWS], log_p[ROWS], best[ROWS];
+    int64_t argmax[ROWS], row_argmax[ROWS];
+    for (int i = 0; i < REACH; i++)
+        padded[i] = NAN, padded_grad[i] = 7.0F;
+    for (int n = 0; n < IMAGES; n++)
+        for (int c = 0; c < CLASSES; c++)
+            for (int at = 0; at < POSITIONS; at++) {
+                float x = (float)number((n * CLASSES + c) * POSITIONS + at);
+                planes[(n * CLASSES + c) * POSITIONS + at] = rows[(n * POSITIONS + at) * CLASSES + c] = x;
+                padded[n * IMAGE_STRIDE + c * CLASS_STRIDE + at] = x;
+            }
+    for (int r = 0; r < ROWS; r++)
+        targets[r] = r == 3 ? -100 : r % CLASSES;
+    memcpy(in_place, planes, sizeof in_place);
+    double loss, again, strided;
+    xent_cross_entropy *ce = NULL;
+    CHECK_OK(xent_cross_entropy_create(NULL, &ce));
+    xent_array y = xent_array_of(targets, XENT_DTYPE_I32, ROWS);
+    xent_planes x = xent_planes_of(planes, XENT_DTYPE_F32, IMAGES, CLASSES, POSITIONS);
+    CHECK_OK(xent_loss_and_grad_planes(ce, x, y, xent_planes_mut_of(grad, XENT_DTYPE_F32, IMAGES, CLASSES, POSITIONS), &loss));
+    CHECK_OK(xent_loss_planes(ce, x, y, &again));
+    CHECK(again == loss);
+    CHECK_OK(xent_loss_and_grad_planes_in_place(
+        ce, xent_planes_mut_of(in_place, XENT_DTYPE_F32, IMAGES, CLASSES, POSITIONS), y, &again));
+    CHECK(again == loss && memcmp(grad, in_place, sizeof grad) == 0);
+
+    xent_planes with_padding = {padded, IMAGES, CLASSES, POSITIONS, IMAGE_STRIDE, CLASS_STRIDE, XENT_DTYPE_F32};
+    xent_planes_mut to_padding = {padded_grad, IMAGES, CLASSES, POSITIONS, IMAGE_STRIDE, CLASS_STRIDE, XENT_DTYPE_F32};
+    CHECK_OK(xent_loss_and_grad_planes(ce, with_padding, y, to_padding, &strided));
+    CHECK(strided == loss);
+    int written = 0;
+    for (int i = 0; i < REACH; i++)
+        written += padded_grad[i] != 7.0F;
+    CHECK(written == ELEMENTS && padded_grad[IMAGE_STRIDE + CLASS_STRIDE + 4] == grad[6 * POSITIONS + 4]);
+
+    xent_planes_request request = xent_planes_request_default();
+    request.losses = xent_array_mut_of(losses, XENT_DTYPE_F32, ROWS);
+    request.lse = xent_array_mut_of(lse, XENT_DTYPE_F32, ROWS);
+    request.argmax = xent_array_mut_of(argmax, XENT_DTYPE_I64, ROWS);
+    request.target_log_probabilities = xent_array_mut_of(log_p, XENT_DTYPE_F32, ROWS);
+    request.argmax_probabilities = xent_array_mut_of(best, XENT_DTYPE_F32, ROWS);
+    request.probabilities = xent_planes_mut_of(p, XENT_DTYPE_F32, IMAGES, CLASSES, POSITIONS);
+    xent_request row_request = xent_request_default();
+    row_request.losses = xent_array_mut_of(row_losses, XENT_DTYPE_F32, ROWS);
+    row_request.lse = xent_array_mut_of(row_lse, XENT_DTYPE_F32, ROWS);
+    row_request.argmax = xent_array_mut_of(row_argmax, XENT_DTYPE_I64, ROWS);
+    row_request.grad = xent_matrix_mut_of(of_rows, XENT_DTYPE_F32, ROWS, CLASSES);
+    xent_summary summary = xent_summary_default(), row_summary = xent_summary_default();
+    CHECK_OK(xent_run_planes(ce, x, y, &request, &summary));
+    CHECK_OK(xent_run(ce, xent_matrix_of(rows, XENT_DTYPE_F32, ROWS, CLASSES), y, &row_request, &row_summary));
+    CHECK(summary.loss == loss && summary.counted == ROWS - 1 && summary.correct == row_summary.correct);
+    CHECK(relative_difference(loss, row_summary.loss) <= TOLERANCE);
+    for (int r = 0; r < ROWS; r++) {
+        CHECK(relative_difference(losses[r], row_losses[r]) <= TOLERANCE && argmax[r] == row_argmax[r]);
+        CHECK(relative_difference(lse[r], row_lse[r]) <= TOLERANCE && log_p[r] == -losses[r]);
+        for (int c = 0; c < CLASSES; c++) {
+            int at = (r / POSITIONS * CLASSES + c) * POSITIONS + r % POSITIONS;
+            CHECK(relative_difference(grad[at], of_rows[r * CLASSES + c]) <= TOLERANCE);
+            CHECK(argmax[r] != c || p[at] == best[r]);
+        }
+    }
+    CHECK_OK(xent_run_planes_in_place(ce, xent_planes_mut_of(planes, XENT_DTYPE_F32, IMAGES, CLASSES, POSITIONS), y, NULL,
+                                      &summary));
+    CHECK(summary.loss == loss && memcmp(grad, planes, sizeof grad) == 0);
     xent_cross_entropy_destroy(ce);
 }
 
@@ -685,7 +782,9 @@ int main(void) {
     options_change_the_loss_as_they_say();
     probabilities_as_targets();
     shards_have_the_loss_and_gradient_of_whole_rows();
+    scaled_doubles();
     second_derivatives_are_those_of_the_softmax();
+    planes_are_transposed_rows();
     a_student_is_drawn_to_its_teacher();
     softmax_forward_and_backward();
     empty_batches_are_no_error();

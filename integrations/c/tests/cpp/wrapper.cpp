@@ -201,6 +201,26 @@ static void second_derivatives() {
     CHECK(ce.jvp(x, targets, xent::matrix(v, 2, 3), half.upstream_scalar(0.5)) == derivative / 2);
 }
 
+static void planes_of_classes() {
+    // Two positions of three classes: the rows of LOGITS, transposed.
+    const std::vector<float> logits = {1, 2, 2, 1, 3, 0.5F};
+    const std::vector<std::int64_t> targets = {2, 0};
+    const xent::cross_entropy ce;
+    std::vector<float> grad(6), x = logits, of_rows(6), losses(2);
+    const double loss = ce.loss_and_grad(xent::planes(logits, 1, 3, 2), targets, xent::planes_mut(grad, 1, 3, 2));
+    CHECK(is_close(loss, LOSS) && ce.loss(xent::planes(logits, 1, 3, 2), targets) == loss);
+    CHECK(ce.loss_and_grad_in_place(xent::planes_mut(x, 1, 3, 2), targets) == loss && x == grad);
+    ce.loss_and_grad(xent::matrix(LOGITS, 2, 3), targets, xent::matrix_mut(of_rows, 2, 3));
+    CHECK(is_close(grad[2], of_rows[1]) && is_close(grad[5], of_rows[5]));
+    xent_planes_request request = xent_planes_request_default();
+    request.losses = xent::span<float>(losses).to_write();
+    CHECK(ce.run(xent::planes(logits, 1, 3, 2), targets, request).loss == loss);
+    CHECK(is_close((losses[0] + losses[1]) / 2, LOSS));
+    x = logits;
+    CHECK(ce.run_in_place(xent::planes_mut(x, 1, 3, 2), targets, request).counted == 2 && x == grad);
+    throws(XENT_STATUS_LENGTH_MISMATCH, "past", [&] { xent::planes(logits, 2, 3, 2); });
+}
+
 static void distillation() {
     const std::vector<float> teacher = {0, 3, 1, 0.5F, -0.5F, 0}, student = {1, 2, 0.5F, 0, 0, 0};
     const xent::distillation distillation(xent::distillation_options().temperature(2));
@@ -268,6 +288,7 @@ int main() {
     options_are_handed_on();
     shards_of_a_row();
     second_derivatives();
+    planes_of_classes();
     distillation();
     softmax_functions();
     errors_are_exceptions_and_write_nothing();

@@ -1,0 +1,301 @@
+//! Logits whose classes are not last.
+
+use core::ffi::c_void;
+use core::mem::size_of;
+
+use xent::{CrossEntropy, PlanesRequest, Summary, Target};
+
+use crate::cross_entropy::{loss_at, xent_cross_entropy};
+use crate::dtype::{Scalar, with_target};
+use crate::memory::Memory;
+use crate::request::{add_to, xent_summary};
+use crate::status::{Outcome, from_error, guard, xent_status};
+use crate::versioned::{self, Destination, Versioned};
+use crate::views::{xent_array, xent_array_mut};
+
+/// Logits of shape (N, C, d1, d2, ...) that are only read: images, each of one plane for each class, each of
+/// d1 d2 ... neighbouring positions. Element (n, c, p) is at `n * image_stride + c * class_stride + p`. By
+/// `xent_planes_of`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct xent_planes {
+    /// The first element. It may be null where there are no elements.
+    pub data: *const c_void,
+    /// The number of images, N.
+    pub images: i64,
+    /// The number of classes, C.
+    pub classes: i64,
+    /// The number of positions, d1 d2 ...
+    pub positions: i64,
+    /// Elements (not bytes) from the start of one image to the start of the next.
+    pub image_stride: i64,
+    /// Elements from the start of one plane to the start of the next.
+    pub class_stride: i64,
+    /// `XENT_DTYPE_F32`.
+    pub dtype: u32,
+}
+
+/// Planes that are written; otherwise as `xent_planes`. Images follow each other in memory, and so do an image's planes.
+/// By `xent_planes_mut_of`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct xent_planes_mut {
+    /// The first element. It may be null where there are no elements.
+    pub data: *mut c_void,
+    /// The number of images, N.
+    pub images: i64,
+    /// The number of classes, C.
+    pub classes: i64,
+    /// The number of positions, d1 d2 ...
+    pub positions: i64,
+    /// Elements (not bytes) from the start of one image to the start of the next: those of its planes, or more.
+    pub image_stride: i64,
+    /// Elements from the start of one plane to the start of the next: `positions`, or more.
+    pub class_stride: i64,
+    /// `XENT_DTYPE_F32`.
+    pub dtype: u32,
+}
+
+/// Inputs and outputs of one call on planes, each of them optional, as those of `xent_request`: arrays have one number for
+/// each position of each image, image by image. By `xent_planes_request_default`; later versions may add fields.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct xent_planes_request {
+    /// `sizeof(xent_planes_request)`.
+    pub size: usize,
+
+    /// Input, `XENT_DTYPE_U8` of 0 and 1: which positions count.
+    pub loss_mask: xent_array,
+    /// Input, finite and not negative: multiply loss and gradient of each position.
+    pub row_weights: xent_array,
+    /// Input: the gradient of a position is this times that of its own loss, without a reduction.
+    pub upstream: xent_array,
+    /// Input: multiplies the gradient. Finite. Null for 1.
+    pub upstream_scalar: *const f64,
+    /// Input: what the sum of losses is divided by, in place of the reduction's own divisor. Null for none.
+    pub denominator: *const f64,
+
+    /// Output, of the logits' shape: the derivative of the reduced loss with respect to the logits.
+    pub grad: xent_planes_mut,
+    /// Output: the loss of each position, before the reduction.
+    pub losses: xent_array_mut,
+    /// Output: ln(sum_c exp(x_c)).
+    pub lse: xent_array_mut,
+    /// Output: x_y - lse, for the target y.
+    pub target_log_probabilities: xent_array_mut,
+    /// Output, indices: the first class with the largest logit; none for an ignored position.
+    pub argmax: xent_array_mut,
+    /// Output: the largest probability.
+    pub argmax_probabilities: xent_array_mut,
+    /// Output, of the logits' shape: the softmax.
+    pub probabilities: xent_planes_mut,
+}
+
+// SAFETY: it is `repr(C)`, `size` comes first, and it has integers and pointers only.
+unsafe impl Versioned for xent_planes_request {
+    const NAME: &'static str = "xent_planes_request";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+impl xent_planes_mut {
+    /// Where it is left out of a struct.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.data.is_null() && self.images == 0 && self.classes == 0 && self.positions == 0
+    }
+}
+
+impl From<xent_planes_mut> for xent_planes {
+    fn from(planes: xent_planes_mut) -> Self {
+        let xent_planes_mut { data, images, classes, positions, image_stride, class_stride, dtype } = planes;
+        Self { data, images, classes, positions, image_stride, class_stride, dtype }
+    }
+}
+
+/// Where logits are, and whether the gradient replaces them.
+#[derive(Clone, Copy)]
+enum Logits {
+    Keep(xent_planes),
+    Overwrite(xent_planes_mut),
+}
+
+/// The reduced loss of logits of shape (N, C, d1, ...), in `*loss`. `targets` has one class below C, or an ignored index,
+/// for each position of each image, image by image; of any integer dtype.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xent_loss_planes(
+    cross_entropy: *const xent_cross_entropy,
+    logits: xent_planes,
+    targets: xent_array,
+    loss: *mut f64,
+) -> xent_status {
+    // SAFETY: the caller's promise is handed on.
+    guard(|| unsafe { loss_of(cross_entropy, Logits::Keep(logits), targets, None, loss) })
+}
+
+/// The reduced loss, and in `grad`, of the same shape, its derivative with respect to the logits.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xent_loss_and_grad_planes(
+    cross_entropy: *const xent_cross_entropy,
+    logits: xent_planes,
+    targets: xent_array,
+    grad: xent_planes_mut,
+    loss: *mut f64,
+) -> xent_status {
+    // SAFETY: the caller's promise is handed on.
+    guard(|| unsafe { loss_of(cross_entropy, Logits::Keep(logits), targets, Some(grad), loss) })
+}
+
+/// The reduced loss; its gradient replaces the logits. This moves the fewest bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xent_loss_and_grad_planes_in_place(
+    cross_entropy: *const xent_cross_entropy,
+    logits: xent_planes_mut,
+    targets: xent_array,
+    loss: *mut f64,
+) -> xent_status {
+    // SAFETY: the caller's promise is handed on.
+    guard(|| unsafe { loss_of(cross_entropy, Logits::Overwrite(logits), targets, None, loss) })
+}
+
+/// Any set of outputs in one call. `request` may be null: nothing but the summary.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xent_run_planes(
+    cross_entropy: *const xent_cross_entropy,
+    logits: xent_planes,
+    targets: xent_array,
+    request: *const xent_planes_request,
+    summary: *mut xent_summary,
+) -> xent_status {
+    // SAFETY: the caller's promise is handed on.
+    guard(|| unsafe { run(cross_entropy, Logits::Keep(logits), targets, request, summary) })
+}
+
+/// Any set of outputs in one call; the gradient replaces the logits. `request` may be null.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn xent_run_planes_in_place(
+    cross_entropy: *const xent_cross_entropy,
+    logits: xent_planes_mut,
+    targets: xent_array,
+    request: *const xent_planes_request,
+    summary: *mut xent_summary,
+) -> xent_status {
+    // SAFETY: the caller's promise is handed on.
+    guard(|| unsafe { run(cross_entropy, Logits::Overwrite(logits), targets, request, summary) })
+}
+
+/// # Safety
+/// The caller's promise about all arguments.
+unsafe fn loss_of(
+    cross_entropy: *const xent_cross_entropy,
+    logits: Logits,
+    targets: xent_array,
+    grad: Option<xent_planes_mut>,
+    loss: *mut f64,
+) -> Outcome {
+    // SAFETY: the caller's promise is handed on.
+    let ce = unsafe { loss_at(cross_entropy)? };
+    let mut memory = Memory::new();
+    // SAFETY: the caller's promise is handed on.
+    let to = unsafe { memory.number_mut("loss", loss)? };
+    let request = match grad {
+        // SAFETY: the caller's promise is handed on.
+        Some(grad) => PlanesRequest::new().grad(unsafe { memory.planes_mut("grad", grad)? }),
+        None => PlanesRequest::new(),
+    };
+    // SAFETY: the caller's promise is handed on.
+    let summary = unsafe { run_request(ce, memory, logits, targets, request)? };
+    *to = summary.loss;
+    Ok(())
+}
+
+/// # Safety
+/// The caller's promise about all arguments.
+unsafe fn run(
+    cross_entropy: *const xent_cross_entropy,
+    logits: Logits,
+    targets: xent_array,
+    request: *const xent_planes_request,
+    summary: *mut xent_summary,
+) -> Outcome {
+    // SAFETY: the caller's promise is handed on.
+    let ce = unsafe { loss_at(cross_entropy)? };
+    let mut memory = Memory::new();
+    // SAFETY: the caller's promise is handed on.
+    let to = unsafe { Destination::new(&mut memory, summary)? };
+    // SAFETY: the caller's promise is handed on.
+    let request = unsafe { request_of(request, &mut memory)? };
+    // SAFETY: the caller's promise is handed on.
+    let found = unsafe { run_request(ce, memory, logits, targets, request)? };
+    to.write(&found.into());
+    Ok(())
+}
+
+/// The request of a call; the empty one if it is null.
+///
+/// # Safety
+/// The caller's promise about the request and its memory.
+unsafe fn request_of<'a>(
+    wanted: *const xent_planes_request,
+    memory: &mut Memory,
+) -> Outcome<PlanesRequest<'a>> {
+    let mut request = PlanesRequest::new();
+    if wanted.is_null() {
+        return Ok(request);
+    }
+    // SAFETY: the caller's promise is handed on.
+    let wanted = unsafe { versioned::read(wanted)? };
+    add_to! {
+        request, memory, wanted;
+        mask loss_mask,
+        optional_array row_weights,
+        optional_array upstream,
+        optional_number upstream_scalar,
+        optional_number denominator,
+        optional_planes_mut grad,
+        optional_array_mut losses,
+        optional_array_mut lse,
+        optional_array_mut target_log_probabilities,
+        optional_array_mut argmax,
+        optional_array_mut argmax_probabilities,
+        optional_planes_mut probabilities,
+    }
+    Ok(request)
+}
+
+/// # Safety
+/// The caller's promise about logits and targets.
+unsafe fn run_request(
+    ce: &CrossEntropy,
+    memory: Memory,
+    logits: Logits,
+    targets: xent_array,
+    request: PlanesRequest<'_>,
+) -> Outcome<Summary> {
+    // SAFETY: the caller's promise is handed on.
+    with_target!(targets.dtype, T => unsafe { run_targets::<T>(ce, memory, logits, targets, request) })
+}
+
+/// # Safety
+/// The caller's promise about logits and targets.
+unsafe fn run_targets<T: Target + Scalar>(
+    ce: &CrossEntropy,
+    mut memory: Memory,
+    logits: Logits,
+    targets: xent_array,
+    request: PlanesRequest<'_>,
+) -> Outcome<Summary> {
+    // SAFETY: the caller's promise is handed on.
+    let targets = unsafe { memory.array::<T>("targets", targets)? };
+    let summary = match logits {
+        Logits::Keep(logits) => {
+            // SAFETY: the caller's promise is handed on.
+            let logits = unsafe { memory.planes("logits", logits)? };
+            ce.run_planes(logits, targets, request)
+        }
+        Logits::Overwrite(logits) => {
+            // SAFETY: the caller's promise is handed on.
+            let logits = unsafe { memory.planes_mut("logits", logits)? };
+            ce.run_planes_in_place(logits, targets, request)
+        }
+    };
+    summary.map_err(from_error)
+}
