@@ -195,57 +195,47 @@ pub const CAPPED: f64 = SCALED + TANH + 2.0;
 
 /// How far a transformed logit may be from `transformed`, its exact value: 0 where nothing is transformed.
 pub fn transformed_logit(logit_scale: f64, softcap: Option<f64>, transformed: f64) -> f64 {
-    let units = match softcap {
-        Some(_) => CAPPED,
-        None if logit_scale == 1.0 => return 0.0,
-        None => SCALED,
-    };
-    if transformed.is_infinite() {
-        return 0.0;
-    }
-    // Logits, arguments and products below the normal numbers count as 0.
-    let smallest = 2.0 * f64::from(f32::MIN_POSITIVE);
-    units * U * transformed.abs() + smallest * (logit_scale + softcap.unwrap_or(0.0) + 1.0)
+    of_transformed(logit_scale, softcap, transformed, [SCALED * U, CAPPED * U], f64::from(f32::MIN_POSITIVE))
 }
 
 /// [`transformed_logit`] for `f64`, whose scale and cap are not rounded but for their quotient.
 pub fn transformed_logit_f64(logit_scale: f64, softcap: Option<f64>, transformed: f64) -> f64 {
-    let units = match softcap {
-        Some(_) => SCALED + TANH_F64 + 1.0,
-        None if logit_scale == 1.0 => return 0.0,
-        None => 1.0,
-    };
-    if transformed.is_infinite() {
+    let capped = SCALED + TANH_F64 + 1.0;
+    of_transformed(logit_scale, softcap, transformed, [U_F64, capped * U_F64], f64::MIN_POSITIVE)
+}
+
+/// With the relative errors of scaled and of capped logits, and the smallest normal number.
+fn of_transformed(
+    logit_scale: f64,
+    softcap: Option<f64>,
+    transformed: f64,
+    [scaled, capped]: [f64; 2],
+    smallest: f64,
+) -> f64 {
+    if softcap.is_none() && logit_scale == 1.0 || transformed.is_infinite() {
         return 0.0;
     }
+    let relative = if softcap.is_some() { capped } else { scaled };
     // Logits, arguments and products below the normal numbers count as 0.
-    let smallest = 2.0 * f64::MIN_POSITIVE;
-    units * U_F64 * transformed.abs() + smallest * (logit_scale + softcap.unwrap_or(0.0) + 1.0)
+    relative * transformed.abs() + 2.0 * smallest * (logit_scale + softcap.unwrap_or(0.0) + 1.0)
 }
 
 /// How far the derivative of a transformed logit may be from its exact value, relative to that, and the gradient's product
 /// with it. The softcap's is as sensitive to its argument as that is large.
 pub fn transform_slope(logit_scale: f64, softcap: Option<f64>, logit: f64) -> f64 {
-    match softcap {
-        None => 0.0,
-        Some(softcap) => {
-            let argument = (logit_scale * logit / softcap).abs();
-            // The exact value is 0 from here on, in f32.
-            (TANH_SLOPE + 1.0 + 2.0 * SCALED * argument.min(50.0)) * U
-        }
-    }
+    of_slope(logit_scale, softcap, logit, TANH_SLOPE, 50.0) * U
 }
 
 /// [`transform_slope`] for `f64`.
 pub fn transform_slope_f64(logit_scale: f64, softcap: Option<f64>, logit: f64) -> f64 {
-    match softcap {
-        None => 0.0,
-        Some(softcap) => {
-            let argument = (logit_scale * logit / softcap).abs();
-            // The exact value is 0 from here on.
-            (TANH_SLOPE_F64 + 1.0 + 2.0 * SCALED * argument.min(360.0)) * U_F64
-        }
-    }
+    of_slope(logit_scale, softcap, logit, TANH_SLOPE_F64, 360.0) * U_F64
+}
+
+/// In units. The exact value is 0 from the furthest argument on.
+fn of_slope(logit_scale: f64, softcap: Option<f64>, logit: f64, of_tanh: f64, furthest: f64) -> f64 {
+    let Some(softcap) = softcap else { return 0.0 };
+    let argument = (logit_scale * logit / softcap).abs();
+    of_tanh + 1.0 + 2.0 * SCALED * argument.min(furthest)
 }
 
 /// Of a row's entropy.

@@ -66,16 +66,20 @@ struct Doubles {
 }
 
 impl Doubles {
-    /// A logit, transformed, and what its gradient is multiplied by beside the scale.
-    fn transformed(&self, job: &Job<'_>, x: f64) -> (f64, f64) {
-        let (mut to, mut slope) = ([x], [1.0]);
+    fn transformed(&self, job: &Job<'_>, x: f64) -> f64 {
+        let mut to = [x];
         if let Some(transform) = self.transform {
             job.schedule.instructions.run(TransformTask { transform, from: &[x], to: &mut to });
-            if let Transform::Softcap { factor, .. } = transform {
-                job.schedule.instructions.run(SlopesTask { factor, from: &[x], to: &mut slope });
-            }
         }
-        (to[0], slope[0])
+        to[0]
+    }
+
+    /// The gradient with respect to a logit, from that with respect to the transformed one; but for the scale.
+    fn gradient(&self, job: &Job<'_>, x: f64, of_transformed: f64) -> f64 {
+        let Some(Transform::Softcap { factor, .. }) = self.transform else { return of_transformed };
+        let mut slope = [0.0];
+        job.schedule.instructions.run(SlopesTask { factor, from: &[x], to: &mut slope });
+        product(of_transformed, slope[0])
     }
 }
 
@@ -95,7 +99,7 @@ impl Passes<f64> for Doubles {
             let x = batch.logits.row(row);
             let pivot = match lanes.class[lane] {
                 NO_CLASS => Entry::NONE,
-                class => Entry::new(class, self.transformed(job, x[class]).0),
+                class => Entry::new(class, self.transformed(job, x[class])),
             };
             let gaps = if lanes.class[lane] == NO_CLASS { Gaps::None } else { gaps };
             let columns = match self.keeps {
@@ -124,10 +128,9 @@ impl Passes<f64> for Doubles {
                 weights = output.gaps(job);
             }
             let (is_kept, is_gradient) = (self.keeps == Some(wide), wide == Wide::Gradient);
-            let has_slopes = self.transform.is_some_and(|transform| transform.has_slopes());
-            if is_gradient && has_slopes && lanes.class[lane] != NO_CLASS {
-                let (_, slope) = self.transformed(job, batch.logits.row(row)[lanes.class[lane]]);
-                target.value = product(target.value, slope);
+            if is_gradient && lanes.class[lane] != NO_CLASS {
+                let x = batch.logits.row(row)[lanes.class[lane]];
+                target.value = self.gradient(job, x, target.value);
             }
             let columns = if is_kept {
                 batch.wide_row(row, wide).map(Columns::InPlace)

@@ -33,6 +33,18 @@ fn numbers_of_twice_the_precision_have_it() {
     close(DoubleDouble::from(0.25).ln_1p(), 0.223_143_551_314_209_76, -9.091_270_597_324_799e-18);
     close(DoubleDouble::from(1e5).ln_1p(), 11.512_935_464_920_23, -3.693_330_901_748_556_7e-16);
     close(DoubleDouble::from(3e-5).ln_1p(), 2.999_955_000_899_98e-5, -1.111_919_140_423_213_1e-21);
+    let (tanh, slope) = DoubleDouble::from(1e-9).tanh_and_slope();
+    close(tanh, 1e-9, -3.333_333_333_333_333_8e-28);
+    close(slope, 1.0, -1e-18);
+    let (tanh, slope) = DoubleDouble::from(-0.25).tanh_and_slope();
+    close(tanh, -0.244_918_662_403_709_13, 1.603_622_884_988_269_3e-18);
+    close(slope, 0.940_014_848_806_378, -2.208_579_173_211_251_6e-17);
+    let (tanh, slope) = DoubleDouble::from(0.75).tanh_and_slope();
+    close(tanh, 0.635_148_952_387_287_3, 1.701_297_700_656_483_6e-17);
+    close(slope, 0.596_585_808_281_331_5, -2.734_488_152_874_710_7e-17);
+    let (tanh, slope) = DoubleDouble::from(20.25).tanh_and_slope();
+    close(tanh, 1.0, -5.153_514_218_309_962e-18);
+    close(slope, 1.030_702_843_661_992_4e-17, -4.336_929_926_204_332e-34);
 }
 
 const KINDS: usize = 13;

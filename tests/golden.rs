@@ -9,6 +9,7 @@ mod support;
 use core::fmt::Write;
 use std::fs;
 use support::batch::{Batch, Random};
+use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation};
 use support::families::FAMILIES;
 use support::planes::{PlanesCall, PlanesLayout};
@@ -21,6 +22,16 @@ use xent::{
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden.txt");
+
+/// Beside [`VARIANTS`], whose rows are plain logits.
+const TRANSFORMS: [Variant; 3] = [
+    Variant { name: "scale", with: |builder, _| builder.logit_scale(0.7) },
+    Variant { name: "softcap", with: |builder, _| builder.softcap(15.0) },
+    Variant {
+        name: "scale, softcap, smoothing",
+        with: |builder, _| builder.logit_scale(1.7).softcap(30.0).label_smoothing(0.1),
+    },
+];
 
 /// Rows and classes, by the kind of kernel that they go through.
 const KERNELS: [(&str, &[(usize, usize)]); 3] = [
@@ -174,7 +185,7 @@ fn cases() -> Vec<Case> {
     push("all inputs".to_owned(), Box::new(|_, _| inputs()));
     for dtype in DTYPES {
         for (kernel, shapes) in KERNELS {
-            for variant in &VARIANTS {
+            for variant in VARIANTS.iter().chain(&TRANSFORMS) {
                 let hash = move |backend, parallelism| {
                     let mut hash = Hash::new();
                     for batch in batches(shapes) {
@@ -211,6 +222,21 @@ fn cases() -> Vec<Case> {
         }
     }
     for (kernel, shapes) in KERNELS {
+        for variant in VARIANTS.iter().chain(&TRANSFORMS) {
+            let hash = move |backend, parallelism| {
+                let mut hash = Hash::new();
+                for batch in batches(shapes) {
+                    let ce = build(variant, batch.classes, backend, parallelism);
+                    for in_place in [false, true] {
+                        let call = Call { in_place, ..Call::default() };
+                        let found = doubles::evaluate(&call, &ce, &Doubles::near(&batch));
+                        found.bits().into_iter().for_each(|bits| hash.add(bits));
+                    }
+                }
+                hash.0
+            };
+            push(format!("f64, {kernel}, {}", variant.name), Box::new(hash));
+        }
         for variant in VARIANTS.iter().filter(|variant| has_curvature(variant)) {
             let hash = move |backend, parallelism| {
                 let mut hash = Hash::new();

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use support::backends;
 use support::batch::{Batch, Random};
+use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation};
 use support::shards::{Order, Split};
 use xent::{Backend, CrossEntropy, CrossEntropyBuilder, Reduction};
@@ -126,6 +127,38 @@ mod subnormals_off {
                 assert!(bits & DENORMALS_ARE_ZERO == 0 || small * core::hint::black_box(1e38) == 0.0);
                 work.check(&format!("MXCSR with {bits:#x}"));
                 drop(switched);
+            }
+        }
+    }
+
+    #[test]
+    fn ftz_and_daz_change_no_bit_of_doubles() {
+        let builders = [
+            CrossEntropy::builder(),
+            CrossEntropy::builder().logit_scale(0.7).label_smoothing(0.1),
+            CrossEntropy::builder().softcap(15.0),
+        ];
+        let mut random = Random::new(8);
+        for (rows, classes) in [(37, 3), (11, 70), (5, 2049)] {
+            let batch = Batch::random(rows, classes, 9);
+            let ordinary = Doubles::near(&batch);
+            let mut any = ordinary.clone();
+            for x in &mut any.logits {
+                // Below 2^1000 in magnitude, so that no scale makes infinity of it.
+                let bits = f64::from_bits(random.next());
+                *x = if bits.is_normal() && bits.abs() < 1e300 { bits } else { 0.0 };
+            }
+            for backend in backends() {
+                for builder in &builders {
+                    let ce = builder.clone().backend(backend).build().expect("the options are valid");
+                    for batch in [&ordinary, &any] {
+                        let expected = doubles::evaluate(&Call::default(), &ce, batch).bits();
+                        let switched = Switched::on(FLUSH_TO_ZERO | DENORMALS_ARE_ZERO);
+                        let found = doubles::evaluate(&Call::default(), &ce, batch).bits();
+                        drop(switched);
+                        assert!(found == expected, "{rows} x {classes}, {backend}");
+                    }
+                }
             }
         }
     }

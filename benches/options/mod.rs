@@ -53,6 +53,24 @@ pub fn bench(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
         });
     }
 
+    let doubles: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+    let mut grad_of_doubles = vec![0.0_f64; ROWS * CLASSES];
+    let builders = [
+        ("f64, plain", plain.clone()),
+        ("f64, logit_scale", plain.clone().logit_scale(0.7)),
+        ("f64, softcap", plain.clone().softcap(30.0)),
+    ];
+    for (name, builder) in builders {
+        let ce = builder.build()?;
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let logits = Matrix::new(black_box(&doubles), ROWS, CLASSES)?;
+                let grad = MatrixMut::new(&mut grad_of_doubles, ROWS, CLASSES)?;
+                ce.loss_and_grad(logits, &targets, grad)
+            });
+        });
+    }
+
     let ce = plain.build()?;
     // With the gradient, one more output or input.
     let requests = ["row_weights", "accumulate", "lse", "argmax", "entropies", "target_ranks"];

@@ -35,8 +35,8 @@ const GROUP: usize = 4 * LANES;
 
 /// What logits are as they are read.
 trait Load: Copy {
-    /// Up to a group of them; transformed, in `to`.
-    fn load<'a, S: Simd>(self, s: S, from: &'a [f64], to: &'a mut [f64; GROUP]) -> &'a [f64];
+    /// Some of them; transformed, in `to`, which has as many or more.
+    fn load<'a, S: Simd>(self, s: S, from: &'a [f64], to: &'a mut [f64]) -> &'a [f64];
     fn transform(self) -> Option<Transform<f64>>;
 }
 
@@ -46,7 +46,7 @@ struct Plain;
 
 impl Load for Plain {
     #[inline(always)]
-    fn load<'a, S: Simd>(self, _: S, from: &'a [f64], _: &'a mut [f64; GROUP]) -> &'a [f64] {
+    fn load<'a, S: Simd>(self, _: S, from: &'a [f64], _: &'a mut [f64]) -> &'a [f64] {
         from
     }
 
@@ -58,7 +58,7 @@ impl Load for Plain {
 
 impl Load for Transform<f64> {
     #[inline(always)]
-    fn load<'a, S: Simd>(self, s: S, from: &'a [f64], to: &'a mut [f64; GROUP]) -> &'a [f64] {
+    fn load<'a, S: Simd>(self, s: S, from: &'a [f64], to: &'a mut [f64]) -> &'a [f64] {
         let to = &mut to[..from.len()];
         s.vectorize(TransformTask { transform: self, from, to });
         to
@@ -100,6 +100,6 @@ fn group_without<S: Simd>(s: S, x: &[f64], at: usize, load: impl Load, pivot: En
 /// Up to 16 logits from `at` on, and `fill` behind them.
 #[inline(always)]
 fn vector<S: Simd>(s: S, x: &[f64], at: usize, load: impl Load, fill: f64) -> S::F64 {
-    let mut to = [0.0; GROUP];
+    let mut to = [0.0; LANES];
     s.load_partial_f64(load.load(s, &x[at..x.len().min(at + LANES)], &mut to), fill)
 }

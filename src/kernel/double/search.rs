@@ -1,6 +1,6 @@
 //! Where a row of `f64` has some value, and how many are larger.
 
-use super::{GROUP, Load, Plain, vector};
+use super::{Load, Plain, vector};
 use crate::loss::Transform;
 use crate::simd::{LANES, Simd, Task};
 
@@ -60,7 +60,7 @@ impl Rank<'_> {
     #[inline(always)]
     fn run_with<S: Simd>(self, s: S, load: impl Load) -> usize {
         let Self { x, class, .. } = self;
-        let value = load.load(s, &x[class..=class], &mut [0.0; GROUP])[0];
+        let value = load.load(s, &x[class..=class], &mut [0.0])[0];
         let mut rank = 0;
         for start in (0..x.len()).step_by(LANES) {
             let lanes = vector(s, x, start, load, f64::NEG_INFINITY);
