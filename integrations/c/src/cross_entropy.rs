@@ -3,23 +3,17 @@
 use xent::{Backend, CrossEntropy, Element, Request, ShardElement, Summary, Target};
 
 use crate::dtype::{Scalar, with_element, with_narrow_element, with_target};
+use crate::handle;
 use crate::memory::Memory;
 use crate::options::{xent_backend, xent_options};
 use crate::request::{request_of, xent_request, xent_summary};
-use crate::status::{Outcome, fail, from_error, guard, xent_status};
+use crate::status::{Outcome, from_error, guard, xent_status};
 use crate::versioned::{self, Destination};
-use crate::views::{xent_array, xent_matrix, xent_matrix_mut};
+use crate::views::{Logits, xent_array, xent_matrix, xent_matrix_mut};
 
 /// A softmax cross-entropy with its options. Any number of threads may use it at once, for different outputs.
 pub struct xent_cross_entropy {
     ce: CrossEntropy,
-}
-
-/// Where logits are, and whether the gradient replaces them.
-#[derive(Clone, Copy)]
-enum Logits {
-    Keep(xent_matrix),
-    Overwrite(xent_matrix_mut),
 }
 
 /// What the rows' targets are.
@@ -36,32 +30,23 @@ pub unsafe extern "C" fn xent_cross_entropy_create(
     options: *const xent_options,
     cross_entropy: *mut *mut xent_cross_entropy,
 ) -> xent_status {
-    guard(|| {
-        let (size, align) = (size_of::<*mut xent_cross_entropy>(), align_of::<*mut xent_cross_entropy>());
-        Memory::new().claim("cross_entropy", cross_entropy.cast_const().cast(), 1, size, align, true)?;
+    let make = || {
         let mut builder = CrossEntropy::builder();
         if !options.is_null() {
             // SAFETY: the caller promises that the options and their memory are there.
             builder = unsafe { versioned::read(options)?.builder(builder)? };
         }
-        let ce = builder.build().map_err(from_error)?;
-        let made = Box::into_raw(Box::new(xent_cross_entropy { ce }));
-        // SAFETY: not null and aligned, by `claim`, and there, by the caller.
-        unsafe { cross_entropy.write(made) };
-        Ok(())
-    })
+        Ok(xent_cross_entropy { ce: builder.build().map_err(from_error)? })
+    };
+    // SAFETY: the caller's promise is handed on.
+    unsafe { handle::create("cross_entropy", cross_entropy, make) }
 }
 
 /// Frees a loss. Null is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_cross_entropy_destroy(cross_entropy: *mut xent_cross_entropy) {
-    guard(|| {
-        if !cross_entropy.is_null() {
-            // SAFETY: the caller promises that it is from `xent_cross_entropy_create` and not freed yet.
-            drop(unsafe { Box::from_raw(cross_entropy) });
-        }
-        Ok(())
-    });
+    // SAFETY: the caller promises that it is from `xent_cross_entropy_create` and not freed yet.
+    unsafe { handle::destroy(cross_entropy) }
 }
 
 /// The instruction set that calls use: never `XENT_BACKEND_FASTEST`, unless the loss is null.
@@ -177,9 +162,7 @@ pub unsafe extern "C" fn xent_run_probabilities_in_place(
 /// It is null, or from `xent_cross_entropy_create` and not freed before `'a` ends.
 pub(crate) unsafe fn loss_at<'a>(cross_entropy: *const xent_cross_entropy) -> Outcome<&'a CrossEntropy> {
     // SAFETY: by the caller.
-    let loss = unsafe { cross_entropy.as_ref() };
-    let null = || fail(xent_status::NullPointer, format_args!("cross_entropy is null"));
-    loss.map(|loss| &loss.ce).ok_or_else(null)
+    unsafe { handle::get("cross_entropy", cross_entropy) }.map(|loss| &loss.ce)
 }
 
 /// # Safety

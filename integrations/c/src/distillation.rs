@@ -5,12 +5,13 @@ use core::mem::size_of;
 use xent::{Distillation, Request, ShardElement, Summary};
 
 use crate::dtype::{Scalar, with_narrow_element};
+use crate::handle;
 use crate::memory::Memory;
 use crate::options::{backend, empty_mean, parallelism, reduction};
 use crate::request::{request_of, xent_request, xent_summary};
-use crate::status::{Outcome, fail, from_error, guard, xent_status};
+use crate::status::{Outcome, from_error, guard, xent_status};
 use crate::versioned::{self, Destination, Versioned};
-use crate::views::{xent_matrix, xent_matrix_mut};
+use crate::views::{Logits, xent_matrix, xent_matrix_mut};
 
 /// The Kullback-Leibler divergence of a student's softmax from a teacher's at a temperature, with its options. Any number
 /// of threads may use it at once, for different outputs.
@@ -42,13 +43,6 @@ unsafe impl Versioned for xent_distillation_options {
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
-/// The student's logits, and whether the gradient replaces them.
-#[derive(Clone, Copy)]
-enum Student {
-    Keep(xent_matrix),
-    Overwrite(xent_matrix_mut),
-}
-
 /// Makes a distillation with these options, or with the defaults if they are null, in `*distillation`. To be freed by
 /// `xent_distillation_destroy`. Calls on it allocate nothing.
 #[unsafe(no_mangle)]
@@ -56,9 +50,7 @@ pub unsafe extern "C" fn xent_distillation_create(
     options: *const xent_distillation_options,
     distillation: *mut *mut xent_distillation,
 ) -> xent_status {
-    guard(|| {
-        let (size, align) = (size_of::<*mut xent_distillation>(), align_of::<*mut xent_distillation>());
-        Memory::new().claim("distillation", distillation.cast_const().cast(), 1, size, align, true)?;
+    let make = || {
         let mut builder = Distillation::builder();
         if !options.is_null() {
             // SAFETY: the caller promises that the options are there.
@@ -72,24 +64,17 @@ pub unsafe extern "C" fn xent_distillation_create(
                 builder = builder.backend(backend);
             }
         }
-        let made = builder.build().map_err(from_error)?;
-        let made = Box::into_raw(Box::new(xent_distillation { distillation: made }));
-        // SAFETY: not null and aligned, by `claim`, and there, by the caller.
-        unsafe { distillation.write(made) };
-        Ok(())
-    })
+        Ok(xent_distillation { distillation: builder.build().map_err(from_error)? })
+    };
+    // SAFETY: the caller's promise is handed on.
+    unsafe { handle::create("distillation", distillation, make) }
 }
 
 /// Frees a distillation. Null is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_distillation_destroy(distillation: *mut xent_distillation) {
-    guard(|| {
-        if !distillation.is_null() {
-            // SAFETY: the caller promises that it is from `xent_distillation_create` and not freed yet.
-            drop(unsafe { Box::from_raw(distillation) });
-        }
-        Ok(())
-    });
+    // SAFETY: the caller promises that it is from `xent_distillation_create` and not freed yet.
+    unsafe { handle::destroy(distillation) }
 }
 
 /// The divergence of the student's rows from the teacher's; both are rows x C of the same dtype, any but
@@ -104,7 +89,7 @@ pub unsafe extern "C" fn xent_distillation_run(
     summary: *mut xent_summary,
 ) -> xent_status {
     // SAFETY: the caller's promise is handed on.
-    guard(|| unsafe { run(distillation, Student::Keep(student), teacher, request, summary) })
+    guard(|| unsafe { run(distillation, Logits::Keep(student), teacher, request, summary) })
 }
 
 /// As `xent_distillation_run`; the gradient replaces the student's logits.
@@ -117,22 +102,20 @@ pub unsafe extern "C" fn xent_distillation_run_in_place(
     summary: *mut xent_summary,
 ) -> xent_status {
     // SAFETY: the caller's promise is handed on.
-    guard(|| unsafe { run(distillation, Student::Overwrite(student), teacher, request, summary) })
+    guard(|| unsafe { run(distillation, Logits::Overwrite(student), teacher, request, summary) })
 }
 
 /// # Safety
 /// The caller's promise about all arguments.
 unsafe fn run(
     distillation: *const xent_distillation,
-    student: Student,
+    student: Logits,
     teacher: xent_matrix,
     request: *const xent_request,
     summary: *mut xent_summary,
 ) -> Outcome {
     // SAFETY: the caller promises that it is null, or from `xent_distillation_create` and not freed yet.
-    let Some(xent_distillation { distillation }) = (unsafe { distillation.as_ref() }) else {
-        return Err(fail(xent_status::NullPointer, format_args!("distillation is null")));
-    };
+    let xent_distillation { distillation } = unsafe { handle::get("distillation", distillation)? };
     let mut memory = Memory::new();
     // SAFETY: the caller's promise is handed on.
     let to = unsafe { Destination::new(&mut memory, summary)? };
@@ -152,19 +135,19 @@ unsafe fn run(
 unsafe fn run_elements<E: ShardElement + Scalar>(
     distillation: &Distillation,
     mut memory: Memory,
-    student: Student,
+    student: Logits,
     teacher: xent_matrix,
     request: Request<'_, E>,
 ) -> Outcome<Summary> {
     // SAFETY: the caller's promise is handed on.
     let teacher = unsafe { memory.matrix("teacher", teacher)? };
     let summary = match student {
-        Student::Keep(student) => {
+        Logits::Keep(student) => {
             // SAFETY: the caller's promise is handed on.
             let student = unsafe { memory.matrix("student", student)? };
             distillation.run(student, teacher, request)
         }
-        Student::Overwrite(student) => {
+        Logits::Overwrite(student) => {
             // SAFETY: the caller's promise is handed on.
             let student = unsafe { memory.matrix_mut("student", student)? };
             distillation.run_in_place(student, teacher, request)

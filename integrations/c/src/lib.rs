@@ -12,6 +12,7 @@ mod cross_entropy;
 mod curvature;
 mod distillation;
 mod dtype;
+mod handle;
 mod memory;
 mod options;
 mod planes;

@@ -10,10 +10,9 @@ use core::slice;
 use xent::{Error, Matrix, MatrixMut, Planes, PlanesMut, RowState};
 
 use crate::dtype::{self, Scalar};
-use crate::planes::{xent_planes, xent_planes_mut};
 use crate::shards::xent_row_state;
 use crate::status::{Outcome, fail, from_error, xent_status};
-use crate::views::{xent_array, xent_array_mut, xent_matrix, xent_matrix_mut};
+use crate::views::{xent_array, xent_array_mut, xent_matrix, xent_matrix_mut, xent_planes, xent_planes_mut};
 
 /// More than any call has arguments.
 const MOST_REGIONS: usize = 24;

@@ -1,6 +1,5 @@
 //! Logits whose classes are not last.
 
-use core::ffi::c_void;
 use core::mem::size_of;
 
 use xent::{CrossEntropy, PlanesRequest, Summary, Target};
@@ -11,50 +10,7 @@ use crate::memory::Memory;
 use crate::request::{add_to, xent_summary};
 use crate::status::{Outcome, from_error, guard, xent_status};
 use crate::versioned::{self, Destination, Versioned};
-use crate::views::{xent_array, xent_array_mut};
-
-/// Logits of shape (N, C, d1, d2, ...) that are only read: images, each of one plane for each class, each of
-/// d1 d2 ... neighbouring positions. Element (n, c, p) is at `n * image_stride + c * class_stride + p`. By
-/// `xent_planes_of`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct xent_planes {
-    /// The first element. It may be null where there are no elements.
-    pub data: *const c_void,
-    /// The number of images, N.
-    pub images: i64,
-    /// The number of classes, C.
-    pub classes: i64,
-    /// The number of positions, d1 d2 ...
-    pub positions: i64,
-    /// Elements (not bytes) from the start of one image to the start of the next.
-    pub image_stride: i64,
-    /// Elements from the start of one plane to the start of the next.
-    pub class_stride: i64,
-    /// `XENT_DTYPE_F32`.
-    pub dtype: u32,
-}
-
-/// Planes that are written; otherwise as `xent_planes`. Images follow each other in memory, and so do an image's planes.
-/// By `xent_planes_mut_of`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct xent_planes_mut {
-    /// The first element. It may be null where there are no elements.
-    pub data: *mut c_void,
-    /// The number of images, N.
-    pub images: i64,
-    /// The number of classes, C.
-    pub classes: i64,
-    /// The number of positions, d1 d2 ...
-    pub positions: i64,
-    /// Elements (not bytes) from the start of one image to the start of the next: those of its planes, or more.
-    pub image_stride: i64,
-    /// Elements from the start of one plane to the start of the next: `positions`, or more.
-    pub class_stride: i64,
-    /// `XENT_DTYPE_F32`.
-    pub dtype: u32,
-}
+use crate::views::{self, xent_array, xent_array_mut, xent_planes, xent_planes_mut};
 
 /// Inputs and outputs of one call on planes, each of them optional, as those of `xent_request`: arrays have one number for
 /// each position of each image, image by image. By `xent_planes_request_default`; later versions may add fields.
@@ -97,26 +53,7 @@ unsafe impl Versioned for xent_planes_request {
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
-impl xent_planes_mut {
-    /// Where it is left out of a struct.
-    pub(crate) fn is_absent(&self) -> bool {
-        self.data.is_null() && self.images == 0 && self.classes == 0 && self.positions == 0
-    }
-}
-
-impl From<xent_planes_mut> for xent_planes {
-    fn from(planes: xent_planes_mut) -> Self {
-        let xent_planes_mut { data, images, classes, positions, image_stride, class_stride, dtype } = planes;
-        Self { data, images, classes, positions, image_stride, class_stride, dtype }
-    }
-}
-
-/// Where logits are, and whether the gradient replaces them.
-#[derive(Clone, Copy)]
-enum Logits {
-    Keep(xent_planes),
-    Overwrite(xent_planes_mut),
-}
+type Logits = views::Logits<xent_planes, xent_planes_mut>;
 
 /// The reduced loss of logits of shape (N, C, d1, ...), in `*loss`. `targets` has one class below C, or an ignored index,
 /// for each position of each image, image by image; of any integer dtype.
