@@ -7,7 +7,7 @@ use crate::kernel::Entry;
 use crate::kernel::double::affine::{Affine, AffineTask, LogProbabilitiesTask};
 use crate::kernel::double::search::{FirstEqual, Rank};
 use crate::kernel::double::statistics::{SpreadTask, StatisticsTask};
-use crate::kernel::double::transform::{SlopesTask, TransformTask, product};
+use crate::kernel::double::transform::{TransformTask, product};
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
 use crate::kernel::place::Columns;
@@ -20,7 +20,9 @@ impl Dtype for f64 {
     fn run_piece(job: &Job<'_>, batch: Batch<'_, Self>, rows_per_piece: usize) -> Totals {
         let transform = job.options.transform();
         // What is multiplied by a transform's derivative needs the logits once more.
-        let may_keep = |&wide: &Wide| wide != Wide::Gradient || !transform.is_some_and(|it| it.has_slopes());
+        let may_keep = |&wide: &Wide| {
+            wide != Wide::Gradient || !transform.is_some_and(|it: Transform<f64>| it.has_slopes())
+        };
         let mut passes = Doubles { keeps: keeps(job, &batch).filter(may_keep), transform };
         run_passes(job, batch, &mut passes, rows_per_piece)
     }
@@ -69,17 +71,23 @@ impl Doubles {
     fn transformed(&self, job: &Job<'_>, x: f64) -> f64 {
         let mut to = [x];
         if let Some(transform) = self.transform {
-            job.schedule.instructions.run(TransformTask { transform, from: &[x], to: &mut to });
+            job.schedule.instructions.run(TransformTask {
+                transform,
+                from: &[x],
+                to: &mut to,
+                slopes: &mut [],
+            });
         }
         to[0]
     }
 
     /// The gradient with respect to a logit, from that with respect to the transformed one; but for the scale.
     fn gradient(&self, job: &Job<'_>, x: f64, of_transformed: f64) -> f64 {
-        let Some(Transform::Softcap { factor, .. }) = self.transform else { return of_transformed };
-        let mut slope = [0.0];
-        job.schedule.instructions.run(SlopesTask { factor, from: &[x], to: &mut slope });
-        product(of_transformed, slope[0])
+        let Some(transform) = self.transform.filter(Transform::has_slopes) else { return of_transformed };
+        let (mut to, mut slopes) = ([0.0], [0.0]);
+        let task = TransformTask { transform, from: &[x], to: &mut to, slopes: &mut slopes };
+        job.schedule.instructions.run(task);
+        product(of_transformed, slopes[0])
     }
 }
 

@@ -5,7 +5,7 @@ use super::exp::{self, exp_of_four};
 use super::place::Place;
 use super::scalar::normal_or_zero;
 use super::statistics::live_only;
-use super::transform::{LEAST, SlopesTask};
+use super::transform::{LEAST, TransformTask};
 use super::{GROUP, Load, Plain, group, group_without};
 use crate::kernel::Entry;
 use crate::kernel::gaps::Gaps;
@@ -113,14 +113,8 @@ impl Task for AffineTask<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self { columns, transform, is_gradient, affine, target } = self;
         match transform {
-            None => run(s, columns, Plain, None, affine, target),
-            Some(transform) => {
-                let slopes = match transform {
-                    Transform::Softcap { factor, .. } if is_gradient => Some(factor),
-                    _ => None,
-                };
-                s.vectorize(Transformed { columns, transform, slopes, affine, target });
-            }
+            None => run(s, columns, Loaded(Plain), affine, target),
+            Some(transform) => s.vectorize(Transformed { columns, transform, is_gradient, affine, target }),
         }
     }
 }
@@ -129,7 +123,7 @@ impl Task for AffineTask<'_> {
 struct Transformed<'a> {
     columns: Columns<'a, f64>,
     transform: Transform<f64>,
-    slopes: Option<f64>,
+    is_gradient: bool,
     affine: Affine<'a>,
     target: Entry<f64>,
 }
@@ -139,8 +133,12 @@ impl Task for Transformed<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { columns, transform, slopes, affine, target } = self;
-        run(s, columns, transform, slopes, affine, target);
+        let Self { columns, transform, is_gradient, affine, target } = self;
+        if is_gradient && transform.has_slopes() {
+            run(s, columns, WithSlopes(transform), affine, target);
+        } else {
+            run(s, columns, Loaded(transform), affine, target);
+        }
     }
 }
 
@@ -152,40 +150,71 @@ impl Task for LogProbabilitiesTask<'_> {
         let Self { columns, transform, max, ln_sum, target } = self;
         let difference = Difference { max, ln_sum };
         match transform {
-            None => run(s, columns, Plain, None, difference, target),
-            Some(transform) => run(s, columns, transform, None, difference, target),
+            None => run(s, columns, Loaded(Plain), difference, target),
+            Some(transform) => run(s, columns, Loaded(transform), difference, target),
         }
     }
 }
 
-/// Multiplied by the derivatives of up to a group of capped logits.
-#[inline(always)]
-fn times_slopes<S: Simd>(s: S, mut y: [S::F64; 4], from: &[f64], factor: f64) -> [S::F64; 4] {
-    let mut slopes = [0.0; GROUP];
-    s.vectorize(SlopesTask { factor, from, to: &mut slopes });
-    let slopes = group(s, &slopes, 0, Plain);
-    for i in 0..4 {
-        y[i] = s.zero_below_f64(s.mul_f64(y[i], slopes[i]), s.splat_f64(LEAST));
+/// What a function of the logits is applied to, and what becomes of its values.
+trait Source: Copy {
+    /// Of a whole group.
+    fn apply<S: Simd, M: Map<S>>(self, s: S, map: M, x: &[f64], at: usize) -> [S::F64; 4];
+    /// Of the columns from `at` on, less than a group.
+    fn apply_to_rest<S: Simd, M: Map<S>>(self, s: S, map: M, x: &[f64], at: usize) -> [S::F64; 4];
+}
+
+/// The logits as they are read.
+#[derive(Clone, Copy)]
+struct Loaded<L>(L);
+
+impl<L: Load> Source for Loaded<L> {
+    #[inline(always)]
+    fn apply<S: Simd, M: Map<S>>(self, s: S, map: M, x: &[f64], at: usize) -> [S::F64; 4] {
+        map.apply(s, group(s, x, at, self.0), at)
     }
-    y
+
+    #[inline(always)]
+    fn apply_to_rest<S: Simd, M: Map<S>>(self, s: S, map: M, x: &[f64], at: usize) -> [S::F64; 4] {
+        map.apply(s, group_without(s, x, at, self.0, Entry::NONE), at)
+    }
+}
+
+/// The transformed logits; and the values go back, multiplied by the transform's derivatives.
+#[derive(Clone, Copy)]
+struct WithSlopes(Transform<f64>);
+
+impl Source for WithSlopes {
+    #[inline(always)]
+    fn apply<S: Simd, M: Map<S>>(self, s: S, map: M, x: &[f64], at: usize) -> [S::F64; 4] {
+        let from = &x[at..x.len().min(at + GROUP)];
+        // Behind the columns, what nobody stores.
+        let (mut to, mut slopes) = ([0.0; GROUP], [0.0; GROUP]);
+        let (transformed, of_columns) = (&mut to[..from.len()], &mut slopes[..from.len()]);
+        s.vectorize(TransformTask { transform: self.0, from, to: transformed, slopes: of_columns });
+        let mut y = map.apply(s, group(s, &to, 0, Plain), at);
+        let slopes = group(s, &slopes, 0, Plain);
+        for i in 0..4 {
+            y[i] = s.zero_below_f64(s.mul_f64(y[i], slopes[i]), s.splat_f64(LEAST));
+        }
+        y
+    }
+
+    #[inline(always)]
+    fn apply_to_rest<S: Simd, M: Map<S>>(self, s: S, map: M, x: &[f64], at: usize) -> [S::F64; 4] {
+        self.apply(s, map, x, at)
+    }
 }
 
 /// All columns but the target's, which gets its own value afterwards.
 #[inline(always)]
-fn run<S: Simd, M: Map<S>>(
-    s: S,
-    columns: Columns<'_, f64>,
-    load: impl Load,
-    slopes: Option<f64>,
-    map: M,
-    target: Entry<f64>,
-) {
+fn run<S: Simd, M: Map<S>>(s: S, columns: Columns<'_, f64>, source: impl Source, map: M, target: Entry<f64>) {
     let column = target.index();
     match columns {
         Columns::Read(_) => {}
         Columns::Between(from, to) | Columns::Streaming(from, to) => {
             let from = &from[..to.len()];
-            each_group(s, &mut Between::<false, _, _>(from, to), load, slopes, map);
+            each_group(s, &mut Between::<false, _, _>(from, to), source, map);
             if let Some(out) = to.get_mut(column) {
                 *out = target.value;
             }
@@ -193,13 +222,13 @@ fn run<S: Simd, M: Map<S>>(
         Columns::Adding(from, to) => {
             let from = &from[..to.len()];
             let before = to.get(column).copied().unwrap_or_default();
-            each_group(s, &mut Adding(from, to), load, slopes, map);
+            each_group(s, &mut Adding(from, to), source, map);
             if let Some(out) = to.get_mut(column) {
                 *out = normal_or_zero(before + target.value);
             }
         }
         Columns::InPlace(x) => {
-            each_group(s, &mut InPlace(x), load, slopes, map);
+            each_group(s, &mut InPlace(x), source, map);
             if let Some(out) = x.get_mut(column) {
                 *out = target.value;
             }
@@ -207,32 +236,19 @@ fn run<S: Simd, M: Map<S>>(
     }
 }
 
-/// With `slopes`, the factor of the logits in the derivative that goes with them.
 #[inline(always)]
-fn each_group<S: Simd, M: Map<S>, P: Place>(
-    s: S,
-    place: &mut P,
-    load: impl Load,
-    slopes: Option<f64>,
-    map: M,
-) {
+fn each_group<S: Simd, M: Map<S>, P: Place>(s: S, place: &mut P, source: impl Source, map: M) {
     let len = place.from().len();
     let whole = len / GROUP * GROUP;
     for at in (0..whole).step_by(GROUP) {
-        let mut y = map.apply(s, group(s, place.from(), at, load), at);
-        if let Some(factor) = slopes {
-            y = times_slopes(s, y, &place.from()[at..at + GROUP], factor);
-        }
+        let y = source.apply(s, map, place.from(), at);
         let out = place.to()[at..at + GROUP].as_chunks_mut::<LANES>().0;
         for i in 0..4 {
             P::store(s, y[i], &mut out[i]);
         }
     }
     if whole < len {
-        let mut y = map.apply(s, group_without(s, place.from(), whole, load, Entry::NONE), whole);
-        if let Some(factor) = slopes {
-            y = times_slopes(s, y, &place.from()[whole..], factor);
-        }
+        let y = source.apply_to_rest(s, map, place.from(), whole);
         let out = &mut place.to()[whole..];
         for i in 0..4 {
             let start = (i * LANES).min(out.len());

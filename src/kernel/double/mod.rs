@@ -60,7 +60,7 @@ impl Load for Transform<f64> {
     #[inline(always)]
     fn load<'a, S: Simd>(self, s: S, from: &'a [f64], to: &'a mut [f64]) -> &'a [f64] {
         let to = &mut to[..from.len()];
-        s.vectorize(TransformTask { transform: self, from, to });
+        s.vectorize(TransformTask { transform: self, from, to, slopes: &mut [] });
         to
     }
 

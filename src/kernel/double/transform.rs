@@ -21,18 +21,14 @@ use crate::simd::{Simd, Task};
 /// would round up to the smallest normal number.
 pub(super) const LEAST: f64 = f64::from_bits(f64::MIN_POSITIVE.to_bits() + 2);
 
-/// Transforms up to a group of neighbouring logits.
+/// Transforms neighbouring logits.
 pub(crate) struct TransformTask<'a> {
     pub(crate) transform: Transform<f64>,
     pub(crate) from: &'a [f64],
+    /// As many.
     pub(crate) to: &'a mut [f64],
-}
-
-/// The derivatives, but for the scale, of as many with a softcap.
-pub(crate) struct SlopesTask<'a> {
-    pub(crate) factor: f64,
-    pub(crate) from: &'a [f64],
-    pub(crate) to: &'a mut [f64],
+    /// Where 1 - tanh^2 goes, with a softcap; empty, where it is not wanted.
+    pub(crate) slopes: &'a mut [f64],
 }
 
 impl Task for TransformTask<'_> {
@@ -40,36 +36,35 @@ impl Task for TransformTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let Self { transform, from, to } = self;
+        let Self { transform, from, to, slopes } = self;
         match transform {
             Transform::Scale(scale) => {
                 for (from, to) in from.iter().zip(to) {
                     *to = product(scale, normal_or_zero(*from));
                 }
             }
-            Transform::Softcap { factor, cap } => {
+            Transform::Softcap { factor, cap } if slopes.is_empty() => {
                 for (from, to) in from.iter().zip(to) {
-                    let x = normal_or_zero(*from);
-                    let (tanh, _) = tanh_and_slope(product(factor, x));
-                    let capped = product(cap, tanh);
-                    // A mask is a mask.
-                    *to = if x.is_infinite() { x } else { capped };
+                    (*to, _) = capped(*from, factor, cap);
+                }
+            }
+            Transform::Softcap { factor, cap } => {
+                for (from, (to, slope)) in from.iter().zip(to.iter_mut().zip(slopes)) {
+                    (*to, *slope) = capped(*from, factor, cap);
                 }
             }
         }
     }
 }
 
-impl Task for SlopesTask<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let Self { factor, from, to } = self;
-        for (from, to) in from.iter().zip(to) {
-            (_, *to) = tanh_and_slope(product(factor, normal_or_zero(*from)));
-        }
-    }
+/// A capped logit, and its derivative but for the scale.
+#[inline(always)]
+fn capped(x: f64, factor: f64, cap: f64) -> (f64, f64) {
+    let x = normal_or_zero(x);
+    let (tanh, slope) = tanh_and_slope(product(factor, x));
+    let capped = product(cap, tanh);
+    // A mask is a mask.
+    (if x.is_infinite() { x } else { capped }, slope)
 }
 
 /// a b; 0 where it may be subnormal.
