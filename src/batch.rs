@@ -8,6 +8,7 @@ pub(crate) use kept::OverlappedRows;
 
 use core::ops::Range;
 
+use crate::grad::OtherGrad;
 use crate::kernel::Entry;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
 use crate::kernel::number::Number;
@@ -118,11 +119,13 @@ impl<T: Element> Batch<'_, T> {
         let outputs = [Wide::Gradient, Wide::Probabilities, Wide::LogProbabilities];
         let count = outputs.iter().filter(|&&wide| self.request.wide(wide).is_some()).count();
         let elements = self.rows().saturating_mul(self.logits.as_matrix().row_stride());
-        elements.saturating_mul(size_of::<T>()).saturating_mul(if count == 0 { 0 } else { count + 1 })
+        let of_other = self.request.other_grad().map_or(0, OtherGrad::bytes);
+        let moves = if count == 0 && of_other == 0 { 0 } else { count + 1 };
+        elements.saturating_mul(size_of::<T>()).saturating_mul(moves).saturating_add(of_other)
     }
 }
 
-impl<T: Element> Batch<'_, T> {
+impl<'a, T: Element> Batch<'a, T> {
     /// How many numbers of later rows follow a row in memory.
     pub(crate) fn following(&self, row: usize) -> usize {
         let (rest, _) = self.logits.as_matrix().rows_from(row);
@@ -153,7 +156,7 @@ impl<T: Element> Batch<'_, T> {
 
     #[inline(always)]
     pub(crate) fn writes(&self, wide: Wide) -> bool {
-        self.overwrites(wide) || self.request.wide(wide).is_some()
+        self.overwrites(wide) || self.request.writes(wide)
     }
 
     /// Whether an output is added to what is there.
@@ -210,6 +213,12 @@ impl<T: Element> Batch<'_, T> {
         }
     }
 
+    /// The gradient of another dtype, if that is what `wide` is, and the logits of a row.
+    pub(crate) fn other_grad(&mut self, row: usize, wide: Wide) -> Option<(&mut OtherGrad<'a>, &[T])> {
+        let grad = self.request.other_grad_mut().filter(|_| wide == Wide::Gradient)?;
+        Some((grad, self.logits.row(row)))
+    }
+
     /// The logits of a tile.
     pub(crate) fn rows_of_logits(&self, tile: Range<usize>) -> RowsOf<&[T]> {
         let (data, row_stride) = self.logits.as_matrix().rows_from(tile.start);
@@ -235,11 +244,18 @@ impl<T: Element + Number> Batch<'_, T> {
 }
 
 impl<T: Dtype> Batch<'_, T> {
-    /// One value in all outputs of a row but those that are made of its exponentials, and `best` for its argmax.
-    pub(crate) fn fill_but_affine(&mut self, row: usize, value: f32, best: usize) {
-        if let Some(out) = self.wide_row(row, Wide::LogProbabilities) {
+    /// One value in all of a row of an output.
+    pub(crate) fn fill(&mut self, row: usize, wide: Wide, value: f32) {
+        if let Some((grad, _)) = self.other_grad(row, wide) {
+            grad.fill(row, value);
+        } else if let Some(out) = self.wide_row(row, wide) {
             out.fill(T::from_real(value.into()));
         }
+    }
+
+    /// One value in all outputs of a row but those that are made of its exponentials, and `best` for its argmax.
+    pub(crate) fn fill_but_affine(&mut self, row: usize, value: f32, best: usize) {
+        self.fill(row, Wide::LogProbabilities, value);
         self.request.row_outputs.fill(row, value, best);
     }
 }

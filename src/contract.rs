@@ -82,9 +82,11 @@
 //! direction.
 //!
 //! With a z-loss, magnitudes are those of the terms in A = S + 2 z lse, in B, and of those of the gradient, each by
-//! itself, and A has an error of 2 z (D + [`LSE`]) [`U`], as the coefficient of the gradient has. Magnitudes too small for
-//! normal numbers add an error of at most f32::MIN_POSITIVE (1 + 4 max(1, A') sum_j \|v_j\|) to a product, A' the sum of
-//! the coefficients' magnitudes; f32::MIN_POSITIVE (1 + 4 max(1, A')) to a diagonal.
+//! itself, and A has an error of 2 z (D + [`LSE`]) [`U`], as the coefficient of the gradient has. Of a focal loss, S has the
+//! relative error that its gradient has by the above, and F (p_i - [i = y]) (p_j - [j = y]) is a term of its own: with the
+//! errors of p and of 1 - p of the target, and, with n = -ln p_y, those of n, p_y and 1 - p_y in each of the two terms of F.
+//! Magnitudes too small for normal numbers add an error of at most f32::MIN_POSITIVE (1 + 4 max(1, A') sum_j \|v_j\|) to a
+//! product, A' the sum of the coefficients' magnitudes; f32::MIN_POSITIVE (1 + 4 max(1, A')) to a diagonal.
 //!
 //! # Confident rows
 //!
@@ -101,7 +103,8 @@
 //! Logits of `bf16` and `f16` are widened, which is exact; everything is computed as for `f32`, and only gradients,
 //! probabilities and log-probabilities are rounded to 16 bits, once, to the nearest and of two as near to the even one.
 //! Their bounds are those above plus half a unit in the last place: relative [`U_BF16`] or [`U_F16`], and for `f16` at
-//! least half of [`SMALLEST_F16`]. What one row has one of (loss, lse) is `f32`, with the bounds above.
+//! least half of [`SMALLEST_F16`]. What one row has one of (loss, lse) is `f32`, with the bounds above. A gradient that is
+//! [asked for in another dtype](crate::Request::grad_as) has the bound of its own dtype, whatever the logits are.
 //!
 //! What would be a subnormal `f32` is 0; a `bf16` is subnormal where an `f32` is, so none is stored. A subnormal `f16` is
 //! a normal `f32` and is stored: its range is so small that gradients need it. Below 2^-25 a gradient in `f16` is 0; a loss
@@ -117,7 +120,7 @@
 //! there rounds it. Where there are options, weights, upstream gradients, or a divisor, constants are larger by
 //! [`SCALARS_F64`]; the reduced loss has an error of [`REDUCED_F64`] [`U_F64`] besides the rows', however many they
 //! are. The error of a z-loss, and of its gradient, is that which lse has by the table, or (D + [`LSE`]) [`U_F64`] where that is
-//! larger.
+//! larger. Of a weight above 1, a row's loss is 0 where it is no normal number before the weight.
 //! Scaled and capped logits are within [`transformed_logit_f64`], their derivatives within [`transform_slope_f64`], and both
 //! enter as those of `f32` do.
 //!

@@ -157,7 +157,7 @@ impl CrossEntropy {
         targets: &[T],
         request: Request<'_, E>,
     ) -> Result<Summary, Error> {
-        if request.wide(Wide::Gradient).is_some() {
+        if request.writes(Wide::Gradient) {
             return Err(Error::GradTwice);
         }
         self.run_batch(Logits::Overwrite(logits, Wide::Gradient), Targets::new(targets), request)

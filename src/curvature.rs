@@ -7,7 +7,7 @@ use crate::cross_entropy::{Census, reciprocal};
 use crate::request::check_shape;
 use crate::row_inputs::RowInputs;
 use crate::targets::Targets;
-use crate::{CrossEntropy, Error, Matrix, MatrixMut, Request, Smoothing, Target};
+use crate::{CrossEntropy, Error, Matrix, MatrixMut, Request, Target};
 use rows::{Diagonal, Output, Rows, Settings};
 
 /// The reduced loss near some logits, to second order: [`CrossEntropy::curvature`] makes it. Targets are checked once, and
@@ -24,15 +24,24 @@ use rows::{Diagonal, Output, Rows, Settings};
 /// with q_i = (1 - eps) w_y [i = y] + (eps / C) w_i, and S = sum_i q_i = (1 - eps) w_y + (eps / C) W
 /// ```
 ///
-/// times what the reduction multiplies the row's loss by, and its z-loss (see [`CrossEntropy`]). Rows have no second
+/// and with another [`Smoothing`](crate::Smoothing) q as that has it. The focal loss multiplies the hard part of q, and of S,
+/// by f', and adds F (p - e_y) (p - e_y)^T to `H`, with f = (1 - p_y)^gamma n of n = -ln p_y:
+///
+/// ```text
+/// f' = (1 - p_y)^gamma (1 + gamma p_y n / (1 - p_y))
+/// F  = (1 - eps) w_y f'',   f'' = gamma p_y (1 - p_y)^(gamma - 2) (2 (1 - p_y) - n (1 - gamma p_y))
+/// ```
+///
+/// All is times what the reduction multiplies the row's loss by, and its z-loss (see [`CrossEntropy`]). Rows have no second
 /// derivatives with each other. No matrix is ever formed, and no softmax stored: each call reads the logits, and costs
 /// a few exponentials for each.
 ///
-/// `H` depends on the target through its weight alone. Without a z-loss it is positive semi-definite, equal to `G`, and
-/// for S = 1 the Fisher information of the row ([Martens 2014](https://arxiv.org/abs/1412.1193), section 9). With one, G
-/// leaves out the curvature of lse in z lse^2, as the Gauss-Newton matrix of a sum of squares does, and stays positive
-/// semi-definite where lse is negative and `H` may not be. For the parameters of a network, with J the derivative of the
-/// logits, `J^T H J` is the generalized Gauss-Newton matrix of
+/// `H` depends on the target through its weight alone, unless the loss is focal. Without a z-loss it is positive
+/// semi-definite, equal to `G`, and for S = 1 the Fisher information of the row
+/// ([Martens 2014](https://arxiv.org/abs/1412.1193), section 9). With one, G leaves out the curvature of lse in z lse^2, as
+/// the Gauss-Newton matrix of a sum of squares does, and of a focal loss it leaves out F; so it stays positive
+/// semi-definite where lse or f'' is negative and `H` may not be. For the parameters of a network, with J the derivative
+/// of the logits, `J^T H J` is the generalized Gauss-Newton matrix of
 /// [Schraudolph 2002](https://doi.org/10.1162/08997660260028683).
 ///
 /// Rows that do not count give 0, whatever their logits and directions are; those are not read. A logit of -inf has
@@ -88,8 +97,7 @@ impl CrossEntropy {
     /// [`CrossEntropy::loss`].
     ///
     /// # Errors
-    /// Those of [`CrossEntropy::loss`], and [`Error::NotImplemented`] for a focal loss, for smoothing over other classes than
-    /// all, and for logits that are scaled or capped.
+    /// Those of [`CrossEntropy::loss`], and [`Error::NotImplemented`] for logits that are scaled or capped.
     pub fn curvature<'a, T: Target>(
         &'a self,
         logits: Matrix<'a>,
@@ -103,20 +111,14 @@ impl CrossEntropy {
     /// outputs are not written.
     ///
     /// # Errors
-    /// Those of [`CrossEntropy::run`] that concern inputs, and [`Error::NotImplemented`] for a focal loss, for smoothing over
-    /// other classes than all, and for logits that are scaled or capped.
+    /// Those of [`CrossEntropy::run`] that concern inputs, and [`Error::NotImplemented`] for logits that are scaled or
+    /// capped.
     pub fn curvature_with<'a, T: Target>(
         &'a self,
         logits: Matrix<'a>,
         targets: &'a [T],
         request: &Request<'a>,
     ) -> Result<Curvature<'a>, Error> {
-        if self.options.focal_gamma != 0.0 {
-            return Err(Error::NotImplemented { option: "focal_gamma", calls: "second derivatives" });
-        }
-        if self.options.label_smoothing != 0.0 && self.options.smoothing != Smoothing::AllClasses {
-            return Err(Error::NotImplemented { option: "smoothing", calls: "second derivatives" });
-        }
         if let Some(option) = self.options.transforming() {
             return Err(Error::NotImplemented { option, calls: "second derivatives" });
         }

@@ -182,7 +182,8 @@ impl Distillation {
     ///
     /// # Errors
     /// Those of [`Distillation::loss`]; those of [`CrossEntropy::run`] that concern the request; and
-    /// [`Error::NotOfDistillation`] for any other output. No output has then been written.
+    /// [`Error::NotOfDistillation`] for any other output, [`Error::NotImplemented`] for a gradient of another dtype than the
+    /// logits. No output has then been written.
     pub fn run<E: ShardElement>(
         &self,
         student: Matrix<'_, E>,
@@ -202,7 +203,7 @@ impl Distillation {
         teacher: Matrix<'_, E>,
         request: Request<'_, E>,
     ) -> Result<Summary, Error> {
-        if request.wide(Wide::Gradient).is_some() {
+        if request.writes(Wide::Gradient) {
             return Err(Error::GradTwice);
         }
         self.run_logits(Logits::Overwrite(student, Wide::Gradient), teacher, request)
@@ -271,6 +272,9 @@ impl Distillation {
 
 /// None but those that there are.
 fn check_outputs<E: ShardElement>(request: &Request<'_, E>) -> Result<(), Error> {
+    if request.other_grad().is_some() {
+        return Err(Error::NotImplemented { option: "grad_as", calls: "distillation" });
+    }
     let outputs = &request.row_outputs;
     let asked = [
         ("probabilities", request.probabilities.is_some()),

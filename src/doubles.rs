@@ -3,13 +3,14 @@
 use core::ops::Range;
 
 use crate::batch::{Batch, Wide};
+use crate::grad::OtherGrad;
 use crate::kernel::Entry;
 use crate::kernel::double::affine::{Affine, AffineTask, LogProbabilitiesTask};
 use crate::kernel::double::search::{FirstEqual, Rank};
 use crate::kernel::double::statistics::{SpreadTask, StatisticsTask};
 use crate::kernel::double::transform::{TransformTask, product};
 use crate::kernel::gaps::Gaps;
-use crate::kernel::lanes::{NO_CLASS, RowLanes};
+use crate::kernel::lanes::{CoefficientsTask, NO_CLASS, RowLanes};
 use crate::kernel::place::Columns;
 use crate::kernel::statistics::Statistics;
 use crate::loss::Transform;
@@ -25,6 +26,10 @@ impl Dtype for f64 {
         };
         let mut passes = Doubles { keeps: keeps(job, &batch).filter(may_keep), transform };
         run_passes(job, batch, &mut passes, rows_per_piece)
+    }
+
+    fn round_gradient(job: &Job<'_>, _: Option<&OtherGrad<'_>>, task: CoefficientsTask<'_, Self>) {
+        job.schedule.instructions.run(task);
     }
 
     fn first_equal(job: &Job<'_>, x: &[Self], value: Self) -> Option<usize> {

@@ -12,6 +12,8 @@ use crate::kernel::real::Real;
 /// | `f64` | `f64` | `f64` |
 /// | `half::bf16`, `half::f16` (feature `half`) | the same | `f32` |
 ///
+/// [`Request::grad_as`](crate::Request::grad_as) has the gradient in another dtype than the logits, but for `f64`.
+///
 /// Arithmetic is `f32`, and sums are `f64`; but for `f64`, whose arithmetic is its own and whose sums carry their rounding
 /// errors along. See [`contract`](crate::contract) for the bounds and for what is stored.
 ///
@@ -70,6 +72,10 @@ pub(crate) mod sealed {
     /// Functions of one type each, so that the kernels are compiled with this crate and not with its users.
     #[allow(private_interfaces)]
     pub trait Element: Copy + Debug + Default + Send + Sync + 'static {
+        /// Whether there is no gradient in another dtype.
+        #[doc(hidden)]
+        const GRAD_HAS_ITS_DTYPE: bool;
+
         #[doc(hidden)]
         fn run(schedule: Schedule, job: &Job<'_>, batch: Batch<'_, Self>) -> Totals
         where
@@ -81,7 +87,7 @@ pub(crate) mod sealed {
 }
 
 macro_rules! elements {
-    ($per_row:ty: $($element:ty),+) => {
+    ($per_row:ty, $grad_has_its_dtype:literal: $($element:ty),+) => {
         $(
             impl Element for $element {
                 type PerRow = $per_row;
@@ -89,6 +95,8 @@ macro_rules! elements {
 
             #[allow(private_interfaces)]
             impl sealed::Element for $element {
+                const GRAD_HAS_ITS_DTYPE: bool = $grad_has_its_dtype;
+
                 fn run(
                     schedule: crate::parallel::Schedule,
                     job: &crate::rows::Job<'_>,
@@ -108,7 +116,7 @@ macro_rules! elements {
     };
 }
 
-elements!(f32: f32);
-elements!(f64: f64);
+elements!(f32, false: f32);
+elements!(f64, true: f64);
 #[cfg(feature = "half")]
-elements!(f32: half::bf16, half::f16);
+elements!(f32, false: half::bf16, half::f16);

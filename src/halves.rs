@@ -1,8 +1,8 @@
 //! The passes over rows of 16-bit numbers, whose memory has no room for exponentials.
 //!
-//! Few classes become a tile of `f32` and go the way of `f32`. Rows of one block keep their exponentials in memory of
-//! their own, which stays in the first-level cache. Longer rows are read twice, and their exponentials computed twice:
-//! to keep them would cost twice the memory of the row itself.
+//! Few classes become a tile of `f32`, as transformed logits do, and go the way of `f32`. Rows of one block keep their
+//! exponentials in memory of their own, which stays in the first-level cache. Longer rows are read twice, and their
+//! exponentials computed twice: to keep them would cost twice the memory of the row itself.
 
 use core::ops::Range;
 
@@ -15,17 +15,17 @@ use crate::kernel::lanes::{NO_CLASS, RowLanes};
 use crate::kernel::place::{Columns, RowsOf};
 use crate::kernel::statistics::BLOCK;
 use crate::kernel::tasks::{Content, StatisticsTask};
-use crate::kernel::widen::{NarrowTask, WidenTask};
 use crate::kernel::{Entry, short_rows};
 use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes, affine_of_rows, gaps_of};
 use crate::rows::Job;
-use crate::scratch::{self, Scratch};
+use crate::scratch::Scratch;
+use crate::transformed::FewClasses;
 
 macro_rules! kernels {
     ($($half:ty),+) => {
         $(impl Kernels for $half {
-            fn few_classes() -> impl Passes<Self> + use<> {
-                Widened(scratch::FewClasses::new())
+            fn few_classes(job: &Job<'_>, batch: &Batch<'_, Self>) -> impl Passes<Self> + use<> {
+                FewClasses::new(job, batch)
             }
 
             fn short_rows(_: &Job<'_>, batch: &Batch<'_, Self>) -> impl Passes<Self> + use<> {
@@ -40,36 +40,6 @@ macro_rules! kernels {
 }
 
 kernels!(bf16, f16);
-
-/// Few classes, as a tile of `f32`.
-struct Widened(scratch::FewClasses);
-
-impl<T: Kernels> Passes<T> for Widened {
-    fn statistics(
-        &mut self,
-        job: &Job<'_>,
-        batch: &mut Batch<'_, T>,
-        tile: Range<usize>,
-        lanes: &mut RowLanes,
-    ) {
-        let logits = batch.rows_of_logits(tile);
-        let RowsOf { classes, count, .. } = logits;
-        let to = &mut self.0.rows[..count * classes];
-        job.schedule.instructions.run(WidenTask { rows: logits, to });
-        self.0.statistics(job, gaps_of(job, batch), (count, classes), lanes);
-    }
-
-    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
-        if batch.adds(output.wide) {
-            return affine_of_rows(job, batch, tile, output);
-        }
-        let Some(rows) = batch.rows_of(output.wide, tile) else { return };
-        let RowsOf { classes, count, .. } = rows;
-        self.0.affine(job, (count, classes), output);
-        let from = &self.0.rows[..count * classes];
-        job.schedule.instructions.run(NarrowTask { from, rows });
-    }
-}
 
 /// Rows of one block.
 struct WithScratch {
@@ -184,6 +154,6 @@ impl<T: Kernels> Passes<T> for ReadTwice {
             Content::ManyLogits(pivot)
         };
         let Some(columns) = batch.columns(tile.start, wide, job.streaming) else { return };
-        job.schedule.affine(output.task(job, 0, columns, content));
+        job.schedule.affine(output.of_row(job, 0, content).of(columns));
     }
 }

@@ -90,6 +90,7 @@ mod distillation;
 mod doubles;
 mod element;
 mod error;
+mod grad;
 #[cfg(feature = "half")]
 mod halves;
 mod kernel;
@@ -124,6 +125,7 @@ pub use curvature::Curvature;
 pub use distillation::{Distillation, DistillationBuilder};
 pub use element::Element;
 pub use error::Error;
+pub use grad::GradElement;
 pub use loss::{EmptyMean, Reduction, Smoothing};
 pub use matrix::{Matrix, MatrixMut};
 pub use parallel::Parallelism;

@@ -180,6 +180,11 @@ impl<'a, T> MatrixMut<'a, T> {
         Matrix { data: self.data, shape: self.shape }
     }
 
+    /// All rows, with the padding between them.
+    pub(crate) fn data(&self) -> &[T] {
+        self.data
+    }
+
     /// The same matrix for a shorter time, so that it can be used again after a call.
     pub fn reborrow(&mut self) -> MatrixMut<'_, T> {
         MatrixMut { data: self.data, shape: self.shape }

@@ -200,7 +200,7 @@ impl Schedule {
     }
 
     /// An output as wide as the row, by way of transformed logits.
-    pub(crate) fn transformed<T: Number>(self, task: TransformedTask<'_, T>) {
+    pub(crate) fn transformed<F: Number, T: Number>(self, task: TransformedTask<'_, F, T>) {
         let Some(middle) = middle(task.columns.len(), PIECE) else {
             self.instructions.run(task);
             return self.instructions.run(Fence);

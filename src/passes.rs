@@ -5,16 +5,17 @@ use core::slice;
 
 use crate::Element;
 use crate::batch::{Batch, OverlappedRows, Wide};
+use crate::grad::OtherGrad;
 use crate::kernel::affine::Shift;
 use crate::kernel::alongside::KeptRow;
 use crate::kernel::gaps::Gaps;
-use crate::kernel::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
+use crate::kernel::lanes::{CoefficientLanes, CoefficientsTask, NO_CLASS, RowLanes};
 use crate::kernel::number::Number;
 use crate::kernel::place::Columns;
 use crate::kernel::real::Real;
 use crate::kernel::scalar::to_f32;
 use crate::kernel::statistics::{BLOCK, Statistics};
-use crate::kernel::tasks::{AffineTask, Content, LogProbabilitiesTask, OverlappedTask, StatisticsTask};
+use crate::kernel::tasks::{Content, LogProbabilitiesTask, OverlappedTask, RowAffine, StatisticsTask};
 use crate::kernel::{Entry, few_classes, short_rows};
 use crate::parallel::SplitRows;
 use crate::rows::{Dtype, Job, Totals, run_passes};
@@ -65,13 +66,13 @@ pub(crate) trait Passes<T: Element = f32> {
 
 /// Which passes the rows of a dtype take.
 pub(crate) trait Kernels: Element<PerRow = f32> + Number {
-    fn few_classes() -> impl Passes<Self> + use<Self>;
+    fn few_classes(job: &Job<'_>, batch: &Batch<'_, Self>) -> impl Passes<Self> + use<Self>;
     fn short_rows(job: &Job<'_>, batch: &Batch<'_, Self>) -> impl Passes<Self> + use<Self>;
     fn long_rows(job: &Job<'_>, batch: &Batch<'_, Self>) -> impl Passes<Self> + use<Self>;
 }
 
 impl Kernels for f32 {
-    fn few_classes() -> impl Passes + use<> {
+    fn few_classes(_: &Job<'_>, _: &Batch<'_>) -> impl Passes + use<> {
         Transposed::new()
     }
 
@@ -90,10 +91,10 @@ impl<T: Kernels> Dtype for T {
         if batch.target_probabilities.is_some() {
             let mut passes = Distributions::new(&batch);
             run_passes(job, batch, &mut passes, rows_per_piece)
-        } else if let Some(transform) = job.options.transform() {
-            transformed::run(transform, job, batch, rows_per_piece)
+        } else if job.options.transform::<f32>().is_some() || batch.request.other_grad().is_some() {
+            transformed::run(job, batch, rows_per_piece)
         } else if classes <= few_classes::MOST {
-            let mut passes = T::few_classes();
+            let mut passes = T::few_classes(job, &batch);
             run_passes(job, batch, &mut passes, rows_per_piece)
         } else if classes <= BLOCK {
             let mut passes = T::short_rows(job, &batch);
@@ -101,6 +102,13 @@ impl<T: Kernels> Dtype for T {
         } else {
             let mut passes = T::long_rows(job, &batch);
             run_passes(job, batch, &mut passes, rows_per_piece)
+        }
+    }
+
+    fn round_gradient(job: &Job<'_>, grad: Option<&OtherGrad<'_>>, task: CoefficientsTask<'_, Self>) {
+        match grad {
+            None => job.schedule.instructions.run(task),
+            Some(grad) => grad.coefficients(job, task),
         }
     }
 
@@ -140,14 +148,8 @@ impl<L: Real> Output<'_, L> {
 }
 
 impl Output<'_> {
-    /// The task of one row.
-    pub(crate) fn task<'b, T>(
-        &self,
-        job: &Job<'b>,
-        lane: usize,
-        columns: Columns<'b, T>,
-        content: Content<'b>,
-    ) -> AffineTask<'b, T> {
+    /// The output of one row.
+    pub(crate) fn of_row<'b>(&self, job: &Job<'b>, lane: usize, content: Content<'b>) -> RowAffine<'b> {
         let Self { lanes, coefficients, .. } = self;
         let (mut target, mut shift) = (Entry::NONE, Shift::None);
         if lanes.class[lane] != NO_CLASS {
@@ -157,7 +159,7 @@ impl Output<'_> {
             }
         }
         let (max, scale) = (lanes.max[lane], coefficients.exact_scale[lane]);
-        AffineTask { columns, content, max, scale, shift, target }
+        RowAffine { content, max, scale, shift, target }
     }
 }
 
@@ -189,7 +191,7 @@ pub(crate) fn affine_of_rows<T: Element + Number>(
         // The maximum of the only block is its reference.
         let content = Content::Logits(slice::from_ref(&lanes.max[lane]));
         let Some(columns) = batch.columns(row, wide, job.streaming) else { return };
-        job.schedule.affine(output.task(job, lane, columns, content));
+        job.schedule.affine(output.of_row(job, lane, content).of(columns));
     }
 }
 
@@ -349,7 +351,7 @@ impl Passes for LongRows {
             (Content::ManyLogits(pivot), batch.columns(row, wide, job.streaming))
         };
         let Some(columns) = columns else { return };
-        job.schedule.affine(output.task(job, 0, columns, content));
+        job.schedule.affine(output.of_row(job, 0, content).of(columns));
     }
 
     fn defers(&self, tile: &Range<usize>) -> Option<Wide> {

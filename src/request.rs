@@ -1,6 +1,7 @@
 //! What a call shall deliver.
 
 use crate::batch::Wide;
+use crate::grad::{Grad, GradElement, OtherGrad};
 use crate::row_inputs::RowInputs;
 use crate::row_outputs::RowOutputs;
 use crate::{Element, Error, MatrixMut};
@@ -42,7 +43,7 @@ use crate::{Element, Error, MatrixMut};
 /// ```
 #[derive(Debug, Default)]
 pub struct Request<'a, T: Element = f32> {
-    pub(crate) grad: Option<MatrixMut<'a, T>>,
+    pub(crate) grad: Option<Grad<'a, T>>,
     /// Whether the gradient is added to what is there.
     pub(crate) accumulates: bool,
     pub(crate) inputs: RowInputs<'a, T::PerRow>,
@@ -59,10 +60,8 @@ impl<'a, T: Element> Request<'a, T> {
 
     /// The gradient of the reduced loss, rows x C; with [`upstream`](Self::upstream), that of the losses before the
     /// reduction, each times its upstream gradient.
-    pub fn grad(mut self, grad: MatrixMut<'a, T>) -> Self {
-        self.grad = Some(grad);
-        self.accumulates = false;
-        self
+    pub fn grad(self, grad: MatrixMut<'a, T>) -> Self {
+        Self { grad: Some(Grad::Own(grad)), accumulates: false, ..self }
     }
 
     /// The gradient in the same way, but added to what the matrix holds, as PyTorch's `backward` does. The
@@ -82,10 +81,36 @@ impl<'a, T: Element> Request<'a, T> {
     /// assert_eq!(grad, [10.5, 19.5]);
     /// # Ok::<(), xent::Error>(())
     /// ```
-    pub fn accumulate(mut self, grad: MatrixMut<'a, T>) -> Self {
-        self.grad = Some(grad);
-        self.accumulates = true;
-        self
+    pub fn accumulate(self, grad: MatrixMut<'a, T>) -> Self {
+        Self { grad: Some(Grad::Own(grad)), accumulates: true, ..self }
+    }
+
+    /// The gradient as [`grad`](Self::grad) has it, in another dtype than the logits: `f32` for logits of 16 bits, to be
+    /// summed up or clipped before it is rounded; or 16 bits for logits of `f32`, half the bytes for a backward pass in
+    /// mixed precision. It is rounded once. For the dtype of the logits themselves `grad` is faster. Logits of `f64` have
+    /// no other gradient: a call with one is an [`Error::NotImplemented`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "half")] {
+    /// use half::bf16;
+    /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
+    ///
+    /// let logits = [2.0, 0.5, -1.0].map(bf16::from_f32);
+    /// let mut grad = [0.0_f32; 3];
+    /// let request = Request::new().grad_as(MatrixMut::new(&mut grad, 1, 3)?);
+    /// CrossEntropy::default().run(Matrix::new(&logits, 1, 3)?, &[0_u8], request)?;
+    /// assert!((grad[0] + 0.214_402_5).abs() < 1e-6);
+    /// # }
+    /// # Ok::<(), xent::Error>(())
+    /// ```
+    pub fn grad_as<G: GradElement>(self, grad: MatrixMut<'a, G>) -> Self {
+        Self { grad: Some(Grad::Other(G::gradient(grad))), accumulates: false, ..self }
+    }
+
+    /// The same, added to what the matrix holds, as [`accumulate`](Self::accumulate) does: gradients of `f32` for logits of
+    /// 16 bits lose nothing that many small steps would add.
+    pub fn accumulate_as<G: GradElement>(self, grad: MatrixMut<'a, G>) -> Self {
+        Self { grad: Some(Grad::Other(G::gradient(grad))), accumulates: true, ..self }
     }
 
     /// The derivative of what the caller computes from [`losses`](Self::losses), one for each row. The gradient of row
@@ -225,9 +250,26 @@ impl<'a, T: Element> Request<'a, T> {
         self
     }
 
+    pub(crate) fn writes(&self, wide: Wide) -> bool {
+        if wide == Wide::Gradient { self.grad.is_some() } else { self.wide(wide).is_some() }
+    }
+
+    /// The gradient, if it is of another dtype than the logits.
+    pub(crate) fn other_grad(&self) -> Option<&OtherGrad<'a>> {
+        if let Some(Grad::Other(grad)) = &self.grad { Some(grad) } else { None }
+    }
+
+    pub(crate) fn other_grad_mut(&mut self) -> Option<&mut OtherGrad<'a>> {
+        if let Some(Grad::Other(grad)) = &mut self.grad { Some(grad) } else { None }
+    }
+
+    /// An output of the dtype of the logits.
     pub(crate) fn wide(&self, wide: Wide) -> Option<&MatrixMut<'a, T>> {
         match wide {
-            Wide::Gradient => self.grad.as_ref(),
+            Wide::Gradient => match &self.grad {
+                Some(Grad::Own(grad)) => Some(grad),
+                _ => None,
+            },
             Wide::Probabilities => self.probabilities.as_ref(),
             Wide::LogProbabilities => self.log_probabilities.as_ref(),
         }
@@ -235,7 +277,10 @@ impl<'a, T: Element> Request<'a, T> {
 
     pub(crate) fn wide_mut(&mut self, wide: Wide) -> Option<&mut MatrixMut<'a, T>> {
         match wide {
-            Wide::Gradient => self.grad.as_mut(),
+            Wide::Gradient => match &mut self.grad {
+                Some(Grad::Own(grad)) => Some(grad),
+                _ => None,
+            },
             Wide::Probabilities => self.probabilities.as_mut(),
             Wide::LogProbabilities => self.log_probabilities.as_mut(),
         }
@@ -243,15 +288,19 @@ impl<'a, T: Element> Request<'a, T> {
 
     /// Every output has the shape that goes with rows x classes logits.
     pub(crate) fn check(&self, rows: usize, classes: usize) -> Result<(), Error> {
+        let shape = |matrix: &MatrixMut<'_, T>| (matrix.rows(), matrix.cols());
         let wide = [
-            ("grad", &self.grad),
-            ("probabilities", &self.probabilities),
-            ("log_probabilities", &self.log_probabilities),
+            ("grad", self.grad.as_ref().map(Grad::shape)),
+            ("probabilities", self.probabilities.as_ref().map(shape)),
+            ("log_probabilities", self.log_probabilities.as_ref().map(shape)),
         ];
-        for (argument, matrix) in wide {
-            if let Some(matrix) = matrix {
-                check_shape(argument, (rows, classes), (matrix.rows(), matrix.cols()))?;
+        for (argument, actual) in wide {
+            if let Some(actual) = actual {
+                check_shape(argument, (rows, classes), actual)?;
             }
+        }
+        if T::GRAD_HAS_ITS_DTYPE && self.other_grad().is_some() {
+            return Err(Error::NotImplemented { option: "grad_as", calls: "logits of f64" });
         }
         self.row_outputs.check(rows)
     }

@@ -38,7 +38,7 @@ impl<'a, T: Number> RowLogits<'a, T> {
     pub(crate) fn entry(&self, class: usize) -> Entry {
         let mut logit = [self.x[class].to_f32()];
         if let Some(transform) = self.transform {
-            let task = TransformTask::of_block(transform, &self.x[class..=class], &mut logit, &mut []);
+            let task = TransformTask::of_block(Some(transform), &self.x[class..=class], &mut logit, &mut []);
             self.schedule.instructions.run(task);
         }
         Entry::new(class, logit[0])
@@ -108,7 +108,7 @@ impl<'a, T: Number> RowLogits<'a, T> {
         let mut block = [0.0; BLOCK];
         for (index, x) in self.x.chunks(BLOCK).enumerate() {
             let block = &mut block[..x.len()];
-            self.schedule.instructions.run(TransformTask::of_block(transform, x, block, &mut []));
+            self.schedule.instructions.run(TransformTask::of_block(Some(transform), x, block, &mut []));
             if !next(index * BLOCK, block) {
                 return;
             }
@@ -124,9 +124,16 @@ impl Job<'_> {
 
     /// The second pass over a row's logits. Where they are transformed, what it reads is relative to the row's maximum.
     pub(crate) fn affine<T: Number>(&self, task: AffineTask<'_, T>, wide: Wide) {
-        let Some(transform) = self.options.transform() else { return self.schedule.affine(task) };
+        match self.options.transform::<f32>() {
+            None => self.schedule.affine(task),
+            Some(_) => self.affine_by_f32(task, wide),
+        }
+    }
+
+    /// The same by way of `f32` in memory of its own, to any dtype.
+    pub(crate) fn affine_by_f32<F: Number, T: Number>(&self, task: AffineTask<'_, F, T>, wide: Wide) {
         let AffineTask { columns, max, scale, shift, target, .. } = task;
-        let function = Function::Affine { max, scale, shift };
+        let (transform, function) = (self.options.transform(), Function::Affine { max, scale, shift });
         let is_gradient = wide == Wide::Gradient;
         self.schedule.transformed(TransformedTask { transform, columns, function, target, is_gradient });
     }
@@ -136,7 +143,7 @@ impl Job<'_> {
         let LogProbabilitiesTask { columns, max, ln_sum, target } = task;
         let function = Function::LogProbabilities { max, ln_sum };
         self.schedule.transformed(TransformedTask {
-            transform,
+            transform: Some(transform),
             columns,
             function,
             target,

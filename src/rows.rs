@@ -22,6 +22,7 @@ use core::ops::Range;
 
 use crate::Element;
 use crate::batch::{Batch, Wide};
+use crate::grad::OtherGrad;
 use crate::kernel::lanes::{CoefficientLanes, CoefficientsTask, NO_CLASS, Results, ResultsTask, RowLanes};
 use crate::kernel::number::Rounded;
 use crate::kernel::place::Columns;
@@ -102,6 +103,9 @@ pub(crate) fn rows_per_tile(classes: usize) -> usize {
 pub(crate) trait Dtype: Element + Rounded<Real = Self::PerRow> {
     /// All rows of a batch, on one thread but for long rows: [`run_passes`] with the passes of such rows.
     fn run_piece(job: &Job<'_>, batch: Batch<'_, Self>, rows_per_piece: usize) -> Totals;
+
+    /// Runs the task of a gradient, whose values at the targets are rounded to its own dtype.
+    fn round_gradient(job: &Job<'_>, grad: Option<&OtherGrad<'_>>, task: CoefficientsTask<'_, Self>);
 
     /// The first index that holds `value`; the first NaN, for NaN.
     fn first_equal(job: &Job<'_>, x: &[Self], value: Self::PerRow) -> Option<usize>;
@@ -244,14 +248,16 @@ impl<T: Dtype, P: Passes<T>> Tiles<'_, '_, T, P> {
                 let terms = (batch.has_targets() && wide == Wide::Gradient).then_some(&job.terms);
                 let instructions = job.schedule.instructions;
                 let Scalars { lanes: rows, results, coefficients, .. } = &mut **scalars;
-                let is_final = wide != Wide::Gradient
-                    || !job.options.transform::<T::PerRow>().is_some_and(|it| it.has_slopes());
-                if is_final {
-                    let dtype = PhantomData::<T>;
-                    instructions.run(CoefficientsTask { rows, terms, results, coefficients, dtype });
+                let dtype = PhantomData::<T>;
+                let task = CoefficientsTask { rows, terms, results, coefficients, dtype };
+                let transform = job.options.transform::<T::PerRow>();
+                if wide != Wide::Gradient {
+                    instructions.run(task);
+                } else if transform.is_some_and(|it| it.has_slopes()) {
+                    // A product with the transform's derivative is still to come.
+                    instructions.run(task.rounding_to::<T::PerRow>());
                 } else {
-                    let dtype = PhantomData::<T::PerRow>;
-                    instructions.run(CoefficientsTask { rows, terms, results, coefficients, dtype });
+                    T::round_gradient(job, batch.request.other_grad(), task);
                 }
                 if passes.defers(&tile) == Some(wide) {
                     self.deferred = Some((tile.clone(), wide));
@@ -339,13 +345,11 @@ fn fill_uncounted<T: Dtype>(
     }
     let adds = batch.adds(wide);
     for (lane, row) in tile.enumerate() {
-        if !lanes.counts[lane]
-            && let Some(out) = batch.wide_row(row, wide)
-        {
+        if !lanes.counts[lane] {
             if results.softmax(lanes, lane).is_nan() {
-                out.fill(T::from_real(f32::NAN.into()));
+                batch.fill(row, wide, f32::NAN);
             } else if !adds {
-                out.fill(T::default());
+                batch.fill(row, wide, 0.0);
             }
         }
     }

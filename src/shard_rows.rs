@@ -201,11 +201,10 @@ impl<T: Kernels> Passes<T> for FinishedRows<'_> {
             if !lanes.counts[lane] {
                 continue;
             }
-            let Some(columns) = batch.columns(row, wide, job.streaming) else { return };
-            let mut task = output.task(job, lane, columns, Content::LogitsOfShard);
-            task.target = task.target.from(self.first_column);
-            task.shift = task.shift.starting_at(self.first_column);
-            job.affine(task, wide);
+            let mut affine = output.of_row(job, lane, Content::LogitsOfShard);
+            affine.target = affine.target.from(self.first_column);
+            affine.shift = affine.shift.starting_at(self.first_column);
+            batch.affine(job, row, wide, affine);
         }
     }
 }

@@ -64,7 +64,7 @@ impl CrossEntropy {
         target_probabilities: Matrix<'_>,
         request: Request<'_, E>,
     ) -> Result<Summary, Error> {
-        if request.wide(Wide::Gradient).is_some() {
+        if request.writes(Wide::Gradient) {
             return Err(Error::GradTwice);
         }
         self.run_distributions(Logits::Overwrite(logits, Wide::Gradient), target_probabilities, request)
@@ -190,14 +190,13 @@ impl<E: Kernels> Passes<E> for Distributions {
             } else {
                 Content::ManyLogits(lanes.pivot(lane))
             };
-            let Some(columns) = batch.columns(row, wide, job.streaming) else { return };
-            let mut task = output.task(job, lane, columns, content);
+            let mut affine = output.of_row(job, lane, content);
             if wide == Wide::Gradient {
                 let probabilities = target_probabilities.and_then(|matrix| matrix.row(row));
                 let distribution = job.options.distribution(probabilities.unwrap_or_default());
-                task.shift = Shift::Distribution { distribution, scale: coefficients.shift[lane] };
+                affine.shift = Shift::Distribution { distribution, scale: coefficients.shift[lane] };
             }
-            job.affine(task, wide);
+            batch.affine(job, row, wide, affine);
         }
     }
 }

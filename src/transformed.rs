@@ -1,8 +1,9 @@
-//! The passes over rows whose logits are transformed before the softmax.
+//! The passes over rows whose logits are transformed before the softmax, or whose gradient is of another dtype.
 //!
 //! Transformed logits are `f32`, whatever the logits are, in memory of the passes' own that stays in the first-level cache; so
 //! all else is what happens to `f32`. Few classes and rows of one block become tiles, and the gradient finds the transform's
-//! derivatives beside them. Longer rows are transformed block by block, once in each pass.
+//! derivatives beside them. Longer rows are transformed block by block, once in each pass. Where there is no transform the
+//! logits only become `f32`, and the gradient the dtype that it has on its way out.
 
 use core::ops::Range;
 
@@ -12,8 +13,8 @@ use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{NO_CLASS, RowLanes};
 use crate::kernel::place::RowsOf;
 use crate::kernel::statistics::BLOCK;
-use crate::kernel::tasks::Content;
-use crate::kernel::transform::{TransformTask, WriteTask};
+use crate::kernel::tasks::{Content, RowAffine};
+use crate::kernel::transform::{Outgoing, TransformTask, WriteTask};
 use crate::kernel::{Entry, few_classes, short_rows};
 use crate::loss::Transform;
 use crate::passes::{Kernels, Output, Passes, gaps_of};
@@ -22,17 +23,12 @@ use crate::scratch::{self, Scratch};
 use crate::simd::LANES;
 
 /// All rows of a batch, as [`rows::run`](crate::rows::run).
-pub(crate) fn run<T: Kernels>(
-    transform: Transform,
-    job: &Job<'_>,
-    batch: Batch<'_, T>,
-    rows_per_piece: usize,
-) -> Totals {
+pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
     let classes = batch.classes();
     if classes <= few_classes::MOST {
-        run_few_classes(transform, job, batch, rows_per_piece)
+        run_few_classes(job, batch, rows_per_piece)
     } else if classes <= BLOCK {
-        run_short_rows(transform, job, batch, rows_per_piece)
+        run_short_rows(job, batch, rows_per_piece)
     } else {
         run_passes(job, batch, &mut LongRows, rows_per_piece)
     }
@@ -41,43 +37,34 @@ pub(crate) fn run<T: Kernels>(
 // Functions of their own, for each to take no more than its own memory on the stack.
 
 #[inline(never)]
-fn run_few_classes<T: Kernels>(
-    transform: Transform,
-    job: &Job<'_>,
-    batch: Batch<'_, T>,
-    rows_per_piece: usize,
-) -> Totals {
-    let mut passes = FewClasses::new(transform, &batch);
+fn run_few_classes<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
+    let mut passes = FewClasses::new(job, &batch);
     run_passes(job, batch, &mut passes, rows_per_piece)
 }
 
 #[inline(never)]
-fn run_short_rows<T: Kernels>(
-    transform: Transform,
-    job: &Job<'_>,
-    batch: Batch<'_, T>,
-    rows_per_piece: usize,
-) -> Totals {
-    let mut passes = ShortRows::new(transform, job, &batch);
+fn run_short_rows<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
+    let mut passes = ShortRows::new(job, &batch);
     run_passes(job, batch, &mut passes, rows_per_piece)
 }
 
 /// Few classes, as a tile of `f32`.
-struct FewClasses {
-    transform: Transform,
+pub(crate) struct FewClasses {
+    transform: Option<Transform>,
     /// Whether a gradient goes back through a derivative that differs between logits.
     has_slopes: bool,
     scratch: scratch::FewClasses,
     slopes: [f32; LANES * few_classes::MOST],
 }
 
-fn has_slopes<T: Kernels>(transform: Transform, batch: &Batch<'_, T>) -> bool {
-    transform.has_slopes() && batch.writes(Wide::Gradient)
+fn has_slopes<T: Kernels>(transform: Option<Transform>, batch: &Batch<'_, T>) -> bool {
+    transform.is_some_and(|it| it.has_slopes()) && batch.writes(Wide::Gradient)
 }
 
 impl FewClasses {
     #[inline(always)]
-    fn new<T: Kernels>(transform: Transform, batch: &Batch<'_, T>) -> Self {
+    pub(crate) fn new<T: Kernels>(job: &Job<'_>, batch: &Batch<'_, T>) -> Self {
+        let transform = job.options.transform();
         let has_slopes = has_slopes(transform, batch);
         let slopes = [0.0; LANES * few_classes::MOST];
         Self { transform, has_slopes, scratch: scratch::FewClasses::new(), slopes }
@@ -108,27 +95,24 @@ impl<T: Kernels> Passes<T> for FewClasses {
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
         let Self { has_slopes, scratch, slopes, .. } = self;
-        let (wide, adds) = (output.wide, batch.adds(output.wide));
-        let streaming = job.streaming && !batch.overwrites(wide);
-        let Some(to) = batch.rows_of(wide, tile) else { return };
-        let RowsOf { classes, count, .. } = to;
-        scratch.affine(job, (count, classes), output);
+        let (wide, adds, classes) = (output.wide, batch.adds(output.wide), batch.classes());
+        scratch.affine(job, (tile.len(), classes), output);
         let has_slopes = *has_slopes && wide == Wide::Gradient;
-        job.schedule.instructions.run(WriteTask {
+        let outgoing = Outgoing {
             from: &scratch.rows,
             slopes: if has_slopes { slopes } else { &[] },
-            from_stride: classes,
-            rows: to,
+            row_stride: classes,
             counts: adds.then_some(&output.lanes.counts),
             adds,
-            streaming,
-        });
+            streaming: job.streaming && !batch.overwrites(wide),
+        };
+        batch.write(job, wide, tile, outgoing);
     }
 }
 
 /// Rows of one block: each step for all rows of a tile.
 struct ShortRows {
-    transform: Transform,
+    transform: Option<Transform>,
     has_slopes: bool,
     /// The last output to be made of the exponentials, which may take their place.
     keeps: Option<Wide>,
@@ -139,7 +123,8 @@ struct ShortRows {
 
 impl ShortRows {
     #[inline(always)]
-    fn new<T: Kernels>(transform: Transform, job: &Job<'_>, batch: &Batch<'_, T>) -> Self {
+    fn new<T: Kernels>(job: &Job<'_>, batch: &Batch<'_, T>) -> Self {
+        let transform = job.options.transform();
         let keeps = if !batch.writes(Wide::Gradient) {
             batch.writes(Wide::Probabilities).then_some(Wide::Probabilities)
         } else {
@@ -186,10 +171,7 @@ impl<T: Kernels> Passes<T> for ShortRows {
             return affine_of_rows(job, batch, tile, output);
         }
         let Self { has_slopes, rows: Scratch(rows), slopes: Scratch(slopes), .. } = self;
-        let adds = batch.adds(wide);
-        let streaming = job.streaming && !batch.overwrites(wide);
-        let Some(to) = batch.rows_of(wide, tile) else { return };
-        let RowsOf { classes, count, .. } = to;
+        let (classes, count) = (batch.classes(), tile.len());
         let row_stride = Scratch::row_stride(classes, count);
         let kept = RowsOf { data: rows.as_mut_slice(), row_stride, classes, count };
         job.schedule.instructions.run(short_rows::AffineTask {
@@ -198,15 +180,15 @@ impl<T: Kernels> Passes<T> for ShortRows {
             coefficients,
             rows: lanes,
         });
-        job.schedule.instructions.run(WriteTask {
+        let outgoing = Outgoing {
             from: rows,
             slopes: if *has_slopes { slopes } else { &[] },
-            from_stride: row_stride,
-            rows: to,
+            row_stride,
             counts: Some(&lanes.counts),
-            adds,
-            streaming,
-        });
+            adds: batch.adds(wide),
+            streaming: job.streaming && !batch.overwrites(wide),
+        };
+        batch.write(job, wide, tile, outgoing);
     }
 }
 
@@ -248,7 +230,27 @@ fn affine_of_rows<T: Kernels>(
 ) {
     let Output { wide, lanes, .. } = *output;
     for (lane, row) in tile.enumerate().filter(|&(lane, _)| lanes.counts[lane]) {
-        let Some(columns) = batch.columns(row, wide, job.streaming) else { return };
-        job.affine(output.task(job, lane, columns, Content::LogitsOfShard), wide);
+        batch.affine(job, row, wide, output.of_row(job, lane, Content::LogitsOfShard));
+    }
+}
+
+impl<T: Kernels> Batch<'_, T> {
+    /// An affine output of a row from its logits, of whatever dtype it is.
+    pub(crate) fn affine(&mut self, job: &Job<'_>, row: usize, wide: Wide, affine: RowAffine<'_>) {
+        let adds = self.adds(wide);
+        if let Some((grad, x)) = self.other_grad(row, wide) {
+            grad.affine(job, row, x, adds, affine);
+        } else if let Some(columns) = self.columns(row, wide, job.streaming) {
+            job.affine(affine.of(columns), wide);
+        }
+    }
+
+    /// A tile of an output that was computed in `f32`.
+    fn write(&mut self, job: &Job<'_>, wide: Wide, tile: Range<usize>, outgoing: Outgoing<'_>) {
+        if let Some((grad, _)) = self.other_grad(tile.start, wide) {
+            grad.write(job, tile, outgoing);
+        } else if let Some(rows) = self.rows_of(wide, tile) {
+            job.schedule.instructions.run(WriteTask { outgoing, rows });
+        }
     }
 }

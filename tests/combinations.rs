@@ -14,6 +14,7 @@ use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation, assert_same_bits};
 #[cfg(feature = "half")]
 use support::halves::{self, Half};
+use support::other_grad::{self, gradient_as};
 use support::shards::Split;
 #[cfg(feature = "half")]
 use xent::contract::U;
@@ -36,7 +37,7 @@ enum TargetKind {
 const TARGET_KINDS: [TargetKind; 2] = [TargetKind::Classes, TargetKind::Probabilities];
 
 /// Add an option here, and what it means in [`Case`].
-const AXES: [Axis; 17] = [
+const AXES: [Axis; 18] = [
     ("shape", || SHAPES.len()),
     ("weight", || 3),
     ("row weights", || 2),
@@ -51,6 +52,7 @@ const AXES: [Axis; 17] = [
     ("upstream", || 4),
     ("rows that count", || 5),
     ("dtype", || DTYPES.len()),
+    ("dtype of the gradient", || 1 + other_grad::Dtype::ALL.len()),
     ("backend", || backends().len()),
     ("threads", || PARALLELISMS.len()),
     ("place", || PLACES.len()),
@@ -103,6 +105,8 @@ struct Case {
     target_probabilities: Option<Vec<f32>>,
     builder: CrossEntropyBuilder,
     dtype: Dtype,
+    /// If it is not that of the logits. A gradient in their place has no other.
+    dtype_of_gradient: Option<other_grad::Dtype>,
     backend: Backend,
     parallelism: Parallelism,
     place: Place,
@@ -196,6 +200,9 @@ impl Case {
             target_probabilities,
             builder,
             dtype,
+            dtype_of_gradient: value("dtype of the gradient")
+                .checked_sub(1)
+                .map(|i| other_grad::Dtype::ALL[i]),
             backend: backends()[value("backend")],
             parallelism: PARALLELISMS[value("threads")],
             place: PLACES[value("place")],
@@ -235,6 +242,17 @@ impl Dtype {
             Self::Bf16 => halves::rounded::<half::bf16>(&batch),
             #[cfg(feature = "half")]
             Self::F16 => halves::rounded::<half::f16>(&batch),
+        }
+    }
+
+    /// Where there is no call for `f64`, `f32` takes its place.
+    fn not_double(self) -> other_grad::Dtype {
+        match self {
+            Self::F32 | Self::F64 => other_grad::Dtype::F32,
+            #[cfg(feature = "half")]
+            Self::Bf16 => other_grad::Dtype::Bf16,
+            #[cfg(feature = "half")]
+            Self::F16 => other_grad::Dtype::F16,
         }
     }
 
@@ -291,9 +309,17 @@ fn every_pair_of_options_keeps_the_bounds() {
             double_bounds::check(&ce, &batch, &call, &found, false, &mut shares, &case.name);
             continue;
         }
-        let (found, rounding) = case.dtype.evaluate(&call, &ce, &case.batch);
+        let (mut found, rounding) = case.dtype.evaluate(&call, &ce, &case.batch);
         found.assert_no_subnormal(&case.name);
-        Expected::of_call(&ce, &case.batch, call).rounded(rounding).check(&found, &case.name);
+        let expected = Expected::of_call(&ce, &case.batch, call).rounded(rounding);
+        expected.check(&found, &case.name);
+        if let Some(grad) = case.dtype_of_gradient {
+            let summary;
+            let dtypes = (case.dtype.not_double(), grad);
+            (found.grad, summary) = gradient_as(dtypes, &call, &ce, &case.batch, None);
+            assert_eq!(summary.loss.to_bits(), found.loss.to_bits(), "{}", case.name);
+            expected.with_gradient_rounded(grad.rounding()).check(&found, &case.name);
+        }
     }
     shares.print();
 }

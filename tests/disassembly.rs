@@ -138,7 +138,9 @@ fn check(module: &str, register: &str) {
                 panic!("{name} is called in {at}");
             }
             let exponentials = body.iter().filter(|i| is_exponent(i)).count();
-            if exponentials >= EXPONENTIALS_OF_SUM {
+            // Of capped logits the sums take hyperbolic tangents as well, which divide.
+            let has_tanh = body.iter().any(|i| i.mnemonic() == Mnemonic::Vdivps);
+            if exponentials >= EXPONENTIALS_OF_SUM && !has_tanh {
                 main_loops += 1;
                 let each = body.len() as f64 / exponentials as f64;
                 most_instructions = most_instructions.max(each);

@@ -12,6 +12,7 @@ use support::batch::{Batch, Random};
 use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation};
 use support::families::FAMILIES;
+use support::other_grad::{self, gradient_as};
 use support::planes::{PlanesCall, PlanesLayout};
 use support::shards::{Order, Split};
 use support::variants::{DTYPES, Dtype, VARIANTS, Variant};
@@ -62,8 +63,10 @@ const INPUTS: [(&str, WithInput); 7] = [
 /// Add a function that is no call of a loss on rows of classes here.
 const FUNCTIONS: &[(&str, Function)] = &[
     ("gradient added to what is there", added),
+    ("gradient of another dtype", of_another_dtype),
     ("shards", shards),
     ("planes", planes),
+    ("planes, transformed", transformed_planes),
     ("distillation, f32", distillation::<f32>),
     #[cfg(feature = "half")]
     ("distillation, bf16", distillation::<half::bf16>),
@@ -237,7 +240,7 @@ fn cases() -> Vec<Case> {
             };
             push(format!("f64, {kernel}, {}", variant.name), Box::new(hash));
         }
-        for variant in VARIANTS.iter().filter(|variant| has_curvature(variant)) {
+        for variant in &VARIANTS {
             let hash = move |backend, parallelism| {
                 let mut hash = Hash::new();
                 for batch in batches(shapes) {
@@ -291,6 +294,23 @@ fn added(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut H
     hash.add_all(&grad);
 }
 
+fn of_another_dtype(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
+    let ce = plain(batch.classes, backend, parallelism);
+    for logits in other_grad::Dtype::ALL {
+        for grad in other_grad::Dtype::ALL {
+            for before in [None, Some(&batch.logits[..])] {
+                // To add to; rows whose logits are not numbers do not count.
+                let before = before.map(|x| x.iter().map(|x| if x.is_finite() { *x } else { 0.0 }).collect());
+                let before: Option<Vec<f32>> = before;
+                let dtypes = (logits, grad);
+                let (grad, summary) = gradient_as(dtypes, &Call::default(), &ce, batch, before.as_deref());
+                hash.add_f64(summary.loss);
+                hash.add_all(&grad);
+            }
+        }
+    }
+}
+
 fn shards(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
     let ce = plain(batch.classes, backend, parallelism);
     let (first, second) = (batch.classes / 3, batch.classes / 2);
@@ -302,11 +322,22 @@ fn shards(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut 
 
 /// The rows as positions of one image.
 fn planes(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
-    let ce = plain(batch.classes, backend, parallelism);
+    add_planes(&plain(batch.classes, backend, parallelism), batch, hash);
+}
+
+fn transformed_planes(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
+    for Variant { with, .. } in TRANSFORMS {
+        let builder = CrossEntropy::builder().backend(backend).parallelism(parallelism);
+        let ce = with(builder, batch.classes).build().expect("the options are valid");
+        add_planes(&ce, batch, hash);
+    }
+}
+
+fn add_planes(ce: &CrossEntropy, batch: &Batch, hash: &mut Hash) {
     let layout = PlanesLayout { offset: 3, class_padding: 5, image_padding: 7 };
     for in_place in [false, true] {
         let call = PlanesCall { in_place, logits: layout, ..PlanesCall::default() };
-        hash.add_evaluation(&call.evaluate(&ce, batch, 1));
+        hash.add_evaluation(&call.evaluate(ce, batch, 1));
     }
 }
 
@@ -384,11 +415,6 @@ fn softmax<T: Convert>(backend: Backend, parallelism: Parallelism, batch: &Batch
 }
 
 /// Whether it has second derivatives.
-fn has_curvature(variant: &Variant) -> bool {
-    let ce = build(variant, 1, Backend::Portable, Parallelism::Serial);
-    ce.curvature(matrix(&[0.0], 1, 1), &[0_u8]).is_ok()
-}
-
 fn curvature(ce: &CrossEntropy, batch: &Batch, hash: &mut Hash) {
     let Batch { rows, classes, ref logits, ref targets } = *batch;
     let mut random = Random::new(12);

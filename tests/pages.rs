@@ -93,6 +93,21 @@ where
     ce.run(view, targets, Request::new().accumulate(out)).expect("the batch is valid");
     assert_eq!(sum, &expected[..], "{}", context());
 
+    // In another dtype.
+    let other = grad.slice::<f32>(rows * classes, edge);
+    let out = MatrixMut::new(&mut *other, rows, classes).expect("it fits");
+    ce.run(view, targets, Request::new().grad_as(out)).expect("the batch is valid");
+    let out = MatrixMut::new(other, rows, classes).expect("it fits");
+    ce.run(view, targets, Request::new().accumulate_as(out)).expect("the batch is valid");
+    #[cfg(feature = "half")]
+    {
+        let other = grad.slice::<half::f16>(rows * classes, edge);
+        let out = MatrixMut::new(&mut *other, rows, classes).expect("it fits");
+        ce.run(view, targets, Request::new().grad_as(out)).expect("the batch is valid");
+        let out = MatrixMut::new(other, rows, classes).expect("it fits");
+        ce.run(view, targets, Request::new().accumulate_as(out)).expect("the batch is valid");
+    }
+
     // In shards of which one is the whole.
     let mut states = vec![RowState::EMPTY; rows];
     let shards = ce.shards(targets, classes);

@@ -36,6 +36,13 @@ fn plain(backend: Backend) -> CrossEntropy {
     build(CrossEntropy::builder(), backend)
 }
 
+/// Logits as they are, and transformed.
+const TRANSFORMS: [(f64, Option<f64>); 4] = [(1.0, None), (0.7, None), (1.0, Some(5.0)), (2.3, Some(30.0))];
+
+fn transformed(builder: CrossEntropyBuilder, (scale, softcap): (f64, Option<f64>)) -> CrossEntropyBuilder {
+    builder.logit_scale(scale).softcap(softcap)
+}
+
 /// Rows of every kind, and some without a softmax.
 fn batch_with_nan(rows: usize, classes: usize, seed: u64) -> Batch {
     let mut batch = Batch::random(rows, classes, seed);
@@ -62,12 +69,13 @@ fn every_output_keeps_the_bounds_of_rows() {
             }
             let rows = images * positions;
             let batch = Batch::random(rows, classes, (classes * 1000 + positions) as u64);
-            let ce = CrossEntropy::default();
+            let builder = transformed(CrossEntropy::builder(), TRANSFORMS[(classes + positions) % 4]);
+            let ce = builder.clone().build().expect("the options are valid");
             let expected = Expected::new(&ce, &batch, None);
             for backend in backends() {
                 for in_place in [false, true] {
                     let call = PlanesCall { in_place, logits: PADDED, ..PlanesCall::default() };
-                    let found = call.evaluate(&plain(backend), &batch, images);
+                    let found = call.evaluate(&build(builder.clone(), backend), &batch, images);
                     expected.check(&found, &format!("{images} images, {backend}, in place: {in_place}"));
                 }
             }
@@ -116,6 +124,7 @@ fn options_in_combination_keep_the_bounds() {
                 }
             }
             for given in 0..8 {
+                let builder = transformed(builder.clone(), TRANSFORMS[(options + given) as usize % 4]);
                 let gives = |input: u32| given >> input & 1 == 1;
                 let inputs = Call {
                     upstream: gives(0).then_some(&upstream[..]),
@@ -159,7 +168,8 @@ fn positions_without_a_softmax_are_nan_and_touch_no_other() {
         for positions in [1, 16, 70] {
             let batch = batch_with_nan(3 * positions, classes, classes as u64);
             let smooth = CrossEntropy::builder().label_smoothing(0.2);
-            for builder in [CrossEntropy::builder(), smooth] {
+            let transforms = TRANSFORMS.map(|transform| transformed(CrossEntropy::builder(), transform));
+            for builder in transforms.into_iter().chain([smooth]) {
                 let ce = builder.clone().build().expect("the options are valid");
                 let expected = Expected::new(&ce, &batch, None);
                 for backend in backends() {
@@ -168,6 +178,21 @@ fn positions_without_a_softmax_are_nan_and_touch_no_other() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn logits_that_a_scale_makes_infinite_are_what_they_are_in_rows() {
+    let ce = CrossEntropy::builder().logit_scale(1e37).build().expect("the options are valid");
+    for classes in FEW_AND_MANY {
+        let batch = batch_with_nan(70, classes, classes as u64);
+        let rows = Call::default().evaluate(&ce, &batch);
+        let planes = PlanesCall::default().evaluate(&ce, &batch, 2);
+        assert_eq!(planes.argmax, rows.argmax, "{classes} classes");
+        let is_nan = |x: &[f32]| x.iter().map(|x| x.is_nan()).collect::<Vec<_>>();
+        assert_eq!(is_nan(&planes.grad), is_nan(&rows.grad), "{classes} classes");
+        assert_eq!(is_nan(&planes.losses), is_nan(&rows.losses), "{classes} classes");
+        assert!(planes.losses.iter().any(|loss| loss.is_nan()), "{classes} classes");
     }
 }
 
@@ -226,6 +251,7 @@ fn bits_do_not_depend_on_layout_threads_place_or_fused_backend() {
     {
         let batch = batch_with_nan(images * positions, classes, 8);
         let builder = CrossEntropy::builder().label_smoothing(0.1).z_loss(1e-4);
+        let builder = transformed(builder, TRANSFORMS[(classes + positions) % 4]);
         let mut first: Option<Evaluation> = None;
         for backend in fused_backends() {
             for parallelism in PARALLELISMS {
@@ -278,8 +304,9 @@ fn the_reduced_loss_has_the_same_bits_over_threads() {
 #[test]
 fn bits_of_a_position_depend_on_it_alone() {
     for classes in FEW_AND_MANY {
-        for backend in backends() {
-            let ce = build(CrossEntropy::builder().reduction(Reduction::Sum).label_smoothing(0.1), backend);
+        for (backend, transform) in backends().into_iter().flat_map(|it| TRANSFORMS.map(|with| (it, with))) {
+            let builder = CrossEntropy::builder().reduction(Reduction::Sum).label_smoothing(0.1);
+            let ce = build(transformed(builder, transform), backend);
             let batch = Batch::random(210, classes, 10);
             let whole = PlanesCall::default().evaluate(&ce, &batch, 1);
             for images in [2, 3, 10, 210] {
@@ -318,14 +345,16 @@ fn assert_outputs_alone(ce: &CrossEntropy, batch: &Batch, whole: &Evaluation) {
 fn planes_agree_with_their_transposition() {
     let (images, classes, positions) = (2, 21, 333);
     let batch = Batch::random(images * positions, classes, 12);
-    let ce = CrossEntropy::default();
-    let mut grad = vec![0.0; batch.logits.len()];
-    let rows = Matrix::new(&batch.logits, batch.rows, classes).expect("valid");
-    let grad_rows = MatrixMut::new(&mut grad, batch.rows, classes).expect("valid");
-    ce.loss_and_grad(rows, &batch.targets, grad_rows).expect("valid");
-    let found = PlanesCall::default().evaluate(&ce, &batch, images);
-    // Few classes take the same steps in the same order, transposed or not.
-    assert_same_bits("grad", classes, &found.grad, &grad, "transposed");
+    for transform in TRANSFORMS {
+        let ce = transformed(CrossEntropy::builder(), transform).build().expect("the options are valid");
+        let mut grad = vec![0.0; batch.logits.len()];
+        let rows = Matrix::new(&batch.logits, batch.rows, classes).expect("valid");
+        let grad_rows = MatrixMut::new(&mut grad, batch.rows, classes).expect("valid");
+        ce.loss_and_grad(rows, &batch.targets, grad_rows).expect("valid");
+        let found = PlanesCall::default().evaluate(&ce, &batch, images);
+        // Few classes take the same steps in the same order, transposed or not.
+        assert_same_bits("grad", classes, &found.grad, &grad, "transposed");
+    }
 }
 
 #[test]

@@ -11,9 +11,7 @@ use support::evaluation::{Call, assert_same_bits};
 use support::halves;
 use support::{PARALLELISMS, backends, fused_backends};
 use xent::contract::{CAPPED, DISTRIBUTION_LOSS, DISTRIBUTION_TARGET, U, transform_slope};
-use xent::{
-    CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Planes, Request, reference,
-};
+use xent::{CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Request, reference};
 
 /// Rows and classes: of every kernel, with whole and incomplete vectors of rows, and rows of several pieces.
 const SHAPES: [(usize, usize); 10] = [
@@ -465,9 +463,8 @@ fn what_is_not_implemented_for_them_is_an_error_that_names_the_option() {
     ] {
         let error = ce.curvature(matrix(&x, 2, 2), &[0_u8, 1]).map(drop).unwrap_err();
         assert_eq!(error, Error::NotImplemented { option, calls: "second derivatives" });
-        let error = ce.loss_planes(Planes::new(&x, 1, 2, 2).unwrap(), &[0_u8, 1]).unwrap_err();
-        assert_eq!(error, Error::NotImplemented { option, calls: "planes" });
-        assert_eq!(error.to_string(), format!("a loss with {option} is not implemented for planes"));
+        let message = format!("a loss with {option} is not implemented for second derivatives");
+        assert_eq!(error.to_string(), message);
     }
 }
 

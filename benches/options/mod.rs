@@ -4,6 +4,8 @@ use std::error::Error;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
+#[cfg(feature = "half")]
+use half::bf16;
 use xent::{
     CrossEntropy, CrossEntropyBuilder, Distillation, Matrix, MatrixMut, Parallelism, Request, Smoothing,
 };
@@ -67,6 +69,32 @@ pub fn bench(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
                 let logits = Matrix::new(black_box(&doubles), ROWS, CLASSES)?;
                 let grad = MatrixMut::new(&mut grad_of_doubles, ROWS, CLASSES)?;
                 ce.loss_and_grad(logits, &targets, grad)
+            });
+        });
+    }
+
+    #[cfg(feature = "half")]
+    {
+        let ce = plain.clone().build()?;
+        let halves: Vec<bf16> = x.iter().map(|&x| bf16::from_f32(x)).collect();
+        let mut grad_of_halves = vec![bf16::ZERO; ROWS * CLASSES];
+        group.bench_function("bf16, plain", |bencher| {
+            bencher.iter(|| {
+                let logits = Matrix::new(black_box(&halves), ROWS, CLASSES)?;
+                ce.loss_and_grad(logits, &targets, MatrixMut::new(&mut grad_of_halves, ROWS, CLASSES)?)
+            });
+        });
+        group.bench_function("bf16, gradient of f32", |bencher| {
+            bencher.iter(|| {
+                let logits = Matrix::new(black_box(&halves), ROWS, CLASSES)?;
+                let request = Request::new().grad_as(MatrixMut::new(&mut grad, ROWS, CLASSES)?);
+                ce.run(logits, &targets, request)
+            });
+        });
+        group.bench_function("gradient of bf16", |bencher| {
+            bencher.iter(|| {
+                let request = Request::new().grad_as(MatrixMut::new(&mut grad_of_halves, ROWS, CLASSES)?);
+                ce.run(black_box(logits), &targets, request)
             });
         });
     }

@@ -26,7 +26,14 @@ impl<T> Backward<'_, T> {
     }
 }
 
-impl<T> Upstream<'_, T> {
+impl<'a, T> Upstream<'a, T> {
+    /// What is written.
+    pub(crate) fn out(&mut self) -> &mut MatrixMut<'a, T> {
+        match self {
+            Self::Keep(_, out) | Self::Overwrite(out) => out,
+        }
+    }
+
     /// Of the first `rows` rows, and of the others.
     pub(crate) fn split_at(self, rows: usize) -> (Self, Self) {
         match self {

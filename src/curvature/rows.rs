@@ -1,9 +1,10 @@
 //! Rows on their way to the kernel of second derivatives: all checked, and ready to be split between threads.
 
 use crate::batch::Upstream;
-use crate::kernel::curvature::Point;
+use crate::kernel::curvature::{FocalTarget, Point};
 use crate::kernel::place::Columns;
 use crate::kernel::scalar::to_f32;
+use crate::loss::curvature::Curvature;
 use crate::loss::{Options, Terms};
 use crate::parallel::SplitRows;
 use crate::row_inputs::RowInputs;
@@ -80,8 +81,10 @@ impl Output<'_> {
     /// One value for all of a row. Returns what the row adds to the derivative of the reduced loss.
     fn fill(&mut self, row: usize, value: f32) -> f64 {
         match self {
-            Self::HessianVectorProduct(Upstream::Keep(_, out) | Upstream::Overwrite(out))
-            | Self::Diagonal(_, out) => out.row_mut(row).unwrap_or_default().fill(value),
+            Self::HessianVectorProduct(direction) => {
+                direction.out().row_mut(row).unwrap_or_default().fill(value);
+            }
+            Self::Diagonal(_, out) => out.row_mut(row).unwrap_or_default().fill(value),
             Self::Jvp(_, Some(out)) => out[row] = value,
             Self::Jvp(_, None) => {}
         }
@@ -131,10 +134,19 @@ impl Rows<'_> {
     fn row<S: Simd>(&mut self, s: S, row: usize) -> f64 {
         let Some(target) = self.target(row) else { return self.output.fill(row, 0.0) };
         let x = self.logits.row(row).unwrap_or_default();
-        let Some(point) = Point::new(s, x) else { return self.output.fill(row, f32::NAN) };
         let Settings { options, terms, .. } = self.settings;
+        let gaps = options.gaps();
+        let Some(point) = Point::new(s, x, gaps) else { return self.output.fill(row, f32::NAN) };
         let Target { class, own, row_weight, factor, z_factor } = target;
         let lse = point.softmax.lse();
+        let focal = terms.has_focal().then(|| FocalTarget { class, softmax: point.class(class) });
+        let others = options.weight_of_others(class, x.len());
+        let of_largest = options.weight_of(point.largest());
+        let of_focal = focal.map(|target| target.softmax);
+        let terms = terms.of_point(&point.softmax, of_focal, own, others, of_largest);
+        let bending = |curvature: Curvature| focal.filter(|_| curvature.bend != 0.0);
+        // There entries have other terms, which the largest logit has by itself.
+        let has_own = |focal: Option<FocalTarget>| focal.is_some() && class != point.largest();
         match &mut self.output {
             Output::HessianVectorProduct(direction) => {
                 let columns = match direction {
@@ -144,19 +156,25 @@ impl Rows<'_> {
                     }
                     Upstream::Overwrite(v) => Columns::InPlace(v.row_mut(row).unwrap_or_default()),
                 };
-                match point.along(s, columns.from()) {
-                    Some(along) => {
-                        point.product(s, columns, along, terms.hessian(lse, own, factor, z_factor));
-                        0.0
-                    }
-                    None => self.output.fill(row, f32::NAN),
+                let Some(along) = point.along(s, columns.from()) else {
+                    return self.output.fill(row, f32::NAN);
+                };
+                let curvature = terms.hessian(lse, factor, z_factor);
+                let focal = bending(curvature);
+                let at_target =
+                    has_own(focal).then(|| point.product_at(class, focal, columns.from(), along, curvature));
+                point.product(s, columns, along, focal, curvature);
+                if let Some(at_target) = at_target {
+                    direction.out().row_mut(row).unwrap_or_default()[class] = at_target;
                 }
+                0.0
             }
             Output::Jvp(direction, out) => {
                 let v = direction.row(row).unwrap_or_default();
                 let Some(along) = point.along(s, v) else { return self.output.fill(row, f32::NAN) };
-                let slope = point.slope(s, v, along, class, options.gaps());
-                let (of_loss, of_z_loss) = (terms.derivative(&slope, own), terms.z_derivative(&slope, lse));
+                let is_left_out = self.settings.terms.leaves_target_out();
+                let slope = point.slope(s, v, along, (class, is_left_out), gaps);
+                let (of_loss, of_z_loss) = (terms.derivative(&slope), terms.z_derivative(&slope, lse));
                 if let Some(out) = out {
                     out[row] = to_f32(row_weight * (of_loss + of_z_loss));
                 }
@@ -164,10 +182,14 @@ impl Rows<'_> {
             }
             Output::Diagonal(diagonal, out) => {
                 let curvature = match diagonal {
-                    Diagonal::Hessian => terms.hessian(lse, own, factor, z_factor),
-                    Diagonal::GaussNewton => terms.gauss_newton(own, factor, z_factor),
+                    Diagonal::Hessian => terms.hessian(lse, factor, z_factor),
+                    Diagonal::GaussNewton => terms.gauss_newton(factor, z_factor),
                 };
-                point.diagonal(s, out.row_mut(row).unwrap_or_default(), curvature);
+                let (out, focal) = (out.row_mut(row).unwrap_or_default(), bending(curvature));
+                point.diagonal(s, out, focal, curvature);
+                if has_own(focal) {
+                    out[class] = point.diagonal_at(class, focal, curvature);
+                }
                 0.0
             }
         }

@@ -14,6 +14,8 @@ use super::number::Number;
 use super::place::{Between, InPlace, Place};
 use super::planes::Fill;
 use super::side_by_side::{affine, marked};
+use super::transform::{Transformation, with_transformation};
+use crate::loss::Transform;
 use crate::simd::{LANES, Simd, Task};
 
 /// What an output needs of 16 positions.
@@ -35,6 +37,9 @@ pub(crate) enum BandPlanes<'a> {
 /// An affine function of the exponentials, and the targets' own values.
 pub(crate) struct BandTask<'a> {
     pub(crate) planes: BandPlanes<'a>,
+    pub(crate) transform: Option<Transform>,
+    /// Whether the output is a gradient, which goes back through the transform.
+    pub(crate) is_gradient: bool,
     pub(crate) classes: Range<usize>,
     pub(crate) positions: Range<usize>,
     pub(crate) scalars: &'a [Scalars],
@@ -100,21 +105,31 @@ impl Task for BandTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { mut planes, classes, positions, scalars, gaps, streaming } = self;
+        let transform = self.transform;
+        with_transformation!(s, transform, f => self.write(s, f));
+    }
+}
+
+impl BandTask<'_> {
+    #[inline(always)]
+    fn write<S: Simd>(self, s: S, f: impl Transformation<S>) {
+        let Self { mut planes, is_gradient, classes, positions, scalars, gaps, streaming, .. } = self;
         for (index, class) in classes.clone().enumerate() {
             match &mut planes {
                 BandPlanes::Between { from, from_stride, to, to_stride } => {
                     let from = &from[index * *from_stride..][positions.clone()];
                     let to = &mut to[index * *to_stride..][positions.clone()];
                     if streaming {
-                        plane(s, &mut Between::<true, _, _>(from, to), class, scalars, gaps);
+                        let place = &mut Between::<true, _, _>(from, to);
+                        plane(s, place, class, scalars, gaps, f, is_gradient);
                     } else {
-                        plane(s, &mut Between::<false, _, _>(from, to), class, scalars, gaps);
+                        let place = &mut Between::<false, _, _>(from, to);
+                        plane(s, place, class, scalars, gaps, f, is_gradient);
                     }
                 }
                 BandPlanes::InPlace { x, stride } => {
                     let x = &mut x[index * *stride..][positions.clone()];
-                    plane(s, &mut InPlace(x), class, scalars, gaps);
+                    plane(s, &mut InPlace(x), class, scalars, gaps, f, is_gradient);
                 }
             }
         }
@@ -143,16 +158,25 @@ impl Task for BandTask<'_> {
 
 /// One plane, four vectors at a time.
 #[inline(always)]
-fn plane<S: Simd, P: Place>(s: S, place: &mut P, class: usize, scalars: &[Scalars], gaps: Gaps<'_>) {
+fn plane<S: Simd, P: Place>(
+    s: S,
+    place: &mut P,
+    class: usize,
+    scalars: &[Scalars],
+    gaps: Gaps<'_>,
+    f: impl Transformation<S>,
+    is_gradient: bool,
+) {
     let len = place.from().len();
     let whole = len / LANES;
     let mut group = 0;
     while group + 4 <= whole {
-        let x = place.from()[group * LANES..][..4 * LANES].as_chunks::<LANES>().0;
+        let from = place.from()[group * LANES..][..4 * LANES].as_chunks::<LANES>().0;
         let four = &scalars[group..group + 4];
-        let mut d = [s.splat(0.0); 4];
+        let (mut x, mut d) = ([s.splat(0.0); 4], [s.splat(0.0); 4]);
         for i in 0..4 {
-            d[i] = s.sub(P::From::load(s, &x[i]), s.load(&four[i].reference));
+            x[i] = P::From::load(s, &from[i]);
+            d[i] = s.sub(f.apply(s, x[i]), s.load(&four[i].reference));
         }
         let mut e = exp_of_four(s, d);
         if gaps.is_live() {
@@ -162,7 +186,8 @@ fn plane<S: Simd, P: Place>(s: S, place: &mut P, class: usize, scalars: &[Scalar
         }
         let out = place.to()[group * LANES..][..4 * LANES].as_chunks_mut::<LANES>().0;
         for i in 0..4 {
-            P::store(s, affine(s, e[i], class, gaps, &four[i].coefficients), &mut out[i]);
+            let y = affine(s, e[i], class, gaps, &four[i].coefficients);
+            P::store(s, if is_gradient { f.back(s, x[i], y) } else { y }, &mut out[i]);
         }
         group += 4;
     }
@@ -170,11 +195,13 @@ fn plane<S: Simd, P: Place>(s: S, place: &mut P, class: usize, scalars: &[Scalar
         let one = &scalars[group];
         let end = len.min((group + 1) * LANES);
         let x = P::From::load_partial(s, &place.from()[group * LANES..end], 0.0);
-        let mut e = exp::exp(s, s.sub(x, s.load(&one.reference)));
+        let transformed = f.apply(s, x);
+        let mut e = exp::exp(s, s.sub(transformed, s.load(&one.reference)));
         if gaps.is_live() {
-            e = marked(s, e, x);
+            e = marked(s, e, transformed);
         }
         let y = affine(s, e, class, gaps, &one.coefficients);
+        let y = if is_gradient { f.back(s, x, y) } else { y };
         P::To::store_partial(s, y, &mut place.to()[group * LANES..end]);
         group += 1;
     }

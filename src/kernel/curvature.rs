@@ -1,5 +1,6 @@
 //! Second derivatives, and first ones along a direction v: A (p_i v_i - p_i (p . v)) + B p_i (p . v), and the diagonal
-//! A p_i (1 - p_i) + B p_i^2.
+//! A p_i (1 - p_i) + B p_i^2. A focal loss adds F (p_i - [i = y]) (p . v - v_y), and F (p_i - [i = y])^2, for its target y:
+//! away from the target one constant more, and there a value of its own.
 //!
 //! Where the row is confident in a class t, v_t - p . v and 1 - p_t cancel. So the row's **largest** logit is the pivot
 //! here, whatever the target is, and stays out of every sum:
@@ -21,12 +22,12 @@ use super::gaps::{Gaps, weighted_sum};
 use super::groups::{Groups, exp_of_group, group, group_without, rest_without};
 use super::map::{self, Map};
 use super::place::{Columns, Read};
-use super::scalar::to_f32;
+use super::scalar::{self, to_f32};
 use super::statistics::{max, statistics};
 use super::tasks::FirstEqual;
 use super::{Entry, exp, vector_at};
 use crate::loss::Softmax;
-use crate::loss::curvature::{Curvature, Slope};
+use crate::loss::curvature::{ClassSoftmax, Curvature, Slope};
 use crate::simd::{LANES, Simd, Task};
 
 /// A row of logits, and its softmax with the largest of them as the pivot.
@@ -35,6 +36,13 @@ pub(crate) struct Point<'a> {
     x: &'a [f32],
     largest: usize,
     pub(crate) softmax: Softmax,
+}
+
+/// The target of a focal loss, which bends the loss in a way of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct FocalTarget {
+    pub(crate) class: usize,
+    pub(crate) softmax: ClassSoftmax,
 }
 
 /// What a direction v amounts to at a point.
@@ -49,14 +57,34 @@ pub(crate) struct Direction {
 impl<'a> Point<'a> {
     /// `None` where the row has a NaN, +inf, or nothing but -inf.
     #[inline(always)]
-    pub(crate) fn new<S: Simd>(s: S, x: &'a [f32]) -> Option<Self> {
+    pub(crate) fn new<S: Simd>(s: S, x: &'a [f32], gaps: Gaps<'_>) -> Option<Self> {
         // A NaN may hide from the maximum, but not from the sum.
         let max = max(s, x, Entry::NONE);
         let largest = FirstEqual { x, value: max }.run(s)?;
         let pivot = Entry::new(largest, x[largest]);
-        let others = statistics(s, Columns::Read(x), 0, pivot, Gaps::None, &mut []);
+        // What classes weigh is the same for all rows, unless some are masked.
+        let gaps = if gaps.is_live() { gaps } else { Gaps::None };
+        let others = statistics(s, Columns::Read(x), 0, pivot, gaps, &mut []);
         let softmax = Softmax::new(others, pivot.value);
         if softmax.is_nan() { None } else { Some(Self { x, largest, softmax }) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn largest(&self) -> usize {
+        self.largest
+    }
+
+    /// A class's place in the softmax.
+    pub(crate) fn class(&self, class: usize) -> ClassSoftmax {
+        let Softmax { scale, target_probability, others_probability, max, ln_sum, .. } = self.softmax;
+        if class == self.largest {
+            let nll = self.softmax.nll();
+            return ClassSoftmax { probability: target_probability, complement: others_probability, nll };
+        }
+        // Not above 1/2: nothing cancels.
+        let x = f64::from(self.x[class]);
+        let probability = scalar::exp(x - f64::from(self.reference())) * scale;
+        ClassSoftmax { probability, complement: 1.0 - probability, nll: f64::from(max) - x + ln_sum }
     }
 
     #[inline(always)]
@@ -110,37 +138,77 @@ impl<'a> Point<'a> {
         s.sum_lanes(sums)
     }
 
-    /// How the loss of a row with this target rises along the direction.
+    /// v_c - p . v for some class.
+    fn rise(&self, direction: Direction, v: &[f32], class: usize) -> f64 {
+        if class == self.largest { direction.rise_of_largest } else { f64::from(v[class]) - direction.mean }
+    }
+
+    /// How the loss of a row with this target rises along the direction. The gaps weigh the classes, of which the target
+    /// may be left out.
     #[inline(always)]
     pub(crate) fn slope<S: Simd>(
         &self,
         s: S,
         v: &[f32],
         direction: Direction,
-        target: usize,
+        (target, is_left_out): (usize, bool),
         gaps: Gaps<'_>,
     ) -> Slope {
-        let of_target = if target == self.largest {
-            -direction.rise_of_largest
-        } else {
-            direction.mean - f64::from(v[target])
-        };
-        Slope { mean: direction.mean, of_target, weighted_sum: weighted_sum(s, v, gaps) }
+        let of_target = -self.rise(direction, v, target);
+        let but = if is_left_out { Entry::new(target, 0.0) } else { Entry::NONE };
+        let weighted_sum = weighted_sum(s, self.x, v, gaps, but);
+        Slope { mean: direction.mean, of_target, weighted_sum }
     }
 
-    /// The matrix of second derivatives times the direction, which is what the columns hold before.
+    /// An entry of [`Point::product`].
+    pub(crate) fn product_at(
+        &self,
+        class: usize,
+        focal: Option<FocalTarget>,
+        v: &[f32],
+        direction: Direction,
+        curvature: Curvature,
+    ) -> f32 {
+        let Curvature { jacobian, outer, bend } = curvature;
+        let probability = self.class(class).probability;
+        let rest = jacobian * self.rise(direction, v, class) + outer * direction.mean;
+        let of_bend = focal.map_or(0.0, |target| {
+            // Where the class is the target, p - 1 is minus the complement.
+            let factor = if class == target.class { -target.softmax.complement } else { probability };
+            bend * (factor * self.rise(direction, v, target.class))
+        });
+        to_f32(probability * rest - of_bend)
+    }
+
+    /// An entry of [`Point::diagonal`].
+    pub(crate) fn diagonal_at(&self, class: usize, focal: Option<FocalTarget>, curvature: Curvature) -> f32 {
+        let Curvature { jacobian, outer, bend } = curvature;
+        let ClassSoftmax { probability: p, complement: q, .. } = self.class(class);
+        let of_bend = focal.map_or(0.0, |target| {
+            let factor = if class == target.class { q } else { p };
+            bend * (factor * factor)
+        });
+        to_f32(p * (jacobian * q + outer * p) + of_bend)
+    }
+
+    /// The matrix of second derivatives times the direction, which is what the columns hold before; but at the target of
+    /// a focal loss, for which there is [`Point::product_at`].
     #[inline(always)]
     pub(crate) fn product<S: Simd>(
         &self,
         s: S,
         columns: Columns<'_>,
         direction: Direction,
+        focal: Option<FocalTarget>,
         curvature: Curvature,
     ) {
-        let Curvature { jacobian, outer } = curvature;
-        let Direction { mean, rise_of_largest } = direction;
-        // As p_i (A v_i + (B - A) a), in a unit in which the parenthesis cannot overflow.
+        let Curvature { jacobian, outer, bend } = curvature;
+        let (mean, v) = (direction.mean, columns.from());
+        let rise_of_target = focal.map_or(0.0, |target| self.rise(direction, v, target.class));
+        let at_largest = self.product_at(self.largest, focal, v, direction, curvature);
+        // As p_i (A v_i + (B - A) a - F r_y), in a unit in which the parenthesis cannot overflow.
         let unit = 2.0 * largest_magnitude(jacobian, outer - jacobian);
+        let unit = if focal.is_some() { 2.0 * largest_magnitude(unit, bend) } else { unit };
         let scaled = Affine::new(self.softmax.scale * unit, Shift::None);
         let product = Product {
             x: self.x,
@@ -148,17 +216,24 @@ impl<'a> Point<'a> {
             scale: s.splat(scaled.scale),
             least: s.splat(scaled.least),
             of_direction: s.splat(to_f32(jacobian / unit)),
-            constant: s.splat(to_f32((outer - jacobian) / unit * mean)),
+            constant: s.splat(to_f32((outer - jacobian) / unit * mean - bend / unit * rise_of_target)),
         };
-        let largest = self.softmax.target_probability * (jacobian * rise_of_largest + outer * mean);
-        map::run(s, columns, product, Entry::new(self.largest, to_f32(largest)));
+        map::run(s, columns, product, Entry::new(self.largest, at_largest));
     }
 
-    /// The diagonal of the matrix of second derivatives.
+    /// The diagonal of the matrix of second derivatives; but at the target of a focal loss, for which there is
+    /// [`Point::diagonal_at`].
     #[inline(always)]
-    pub(crate) fn diagonal<S: Simd>(&self, s: S, out: &mut [f32], curvature: Curvature) {
-        let Curvature { jacobian, outer } = curvature;
-        let Softmax { scale, target_probability: p, others_probability: q, .. } = self.softmax;
+    pub(crate) fn diagonal<S: Simd>(
+        &self,
+        s: S,
+        out: &mut [f32],
+        focal: Option<FocalTarget>,
+        curvature: Curvature,
+    ) {
+        let at_largest = self.diagonal_at(self.largest, focal, curvature);
+        let (jacobian, outer) = (curvature.jacobian, curvature.outer + curvature.bend);
+        let scale = self.softmax.scale;
         // As p_i (A + (B - A) p_i).
         let unit = largest_magnitude(jacobian, outer - jacobian);
         let (probability, scaled) = (Affine::new(scale, Shift::None), Affine::new(scale * unit, Shift::None));
@@ -171,9 +246,7 @@ impl<'a> Point<'a> {
             of_probability: s.splat(to_f32((outer - jacobian) / unit)),
             constant: s.splat(to_f32(jacobian / unit)),
         };
-        let largest = p * (jacobian * q + outer * p);
-        let largest = Entry::new(self.largest, to_f32(largest));
-        map::run(s, Columns::Between(self.x, out), diagonal, largest);
+        map::run(s, Columns::Between(self.x, out), diagonal, Entry::new(self.largest, at_largest));
     }
 }
 

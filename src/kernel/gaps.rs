@@ -121,16 +121,24 @@ impl Gaps<'_> {
     }
 }
 
-/// Sum of w v over all columns.
+/// Sum of w v over all columns of the logits `x` but one.
 #[inline(always)]
-pub(super) fn weighted_sum<S: Simd>(s: S, v: &[f32], gaps: Gaps<'_>) -> f64 {
-    let (vectors, rest) = v.as_chunks::<LANES>();
+pub(super) fn weighted_sum<S: Simd>(s: S, x: &[f32], v: &[f32], gaps: Gaps<'_>, but: Entry) -> f64 {
     let mut sums = s.zero_sums();
-    for (index, v) in vectors.iter().enumerate() {
-        sums = s.accumulate(sums, s.mul(gaps.load(s, index * LANES), s.load(v)));
+    for start in (0..v.len()).step_by(LANES) {
+        let rest = &v[start..];
+        let v = match rest.first_chunk() {
+            Some(whole) => s.load(whole),
+            None => s.load_partial(rest, 0.0),
+        };
+        let mut weights = s.with_lane(gaps.load(s, start), but.from(start).lane(), 0.0);
+        if gaps.is_live() {
+            let logits = s.load_partial(&x[start..x.len().min(start + LANES)], 0.0);
+            weights = live_only(s, logits, weights);
+        }
+        sums = s.accumulate(sums, s.mul(weights, v));
     }
-    let last = s.mul(gaps.load(s, vectors.len() * LANES), s.load_partial(rest, 0.0));
-    s.sum_lanes(s.accumulate(sums, last))
+    s.sum_lanes(sums)
 }
 
 /// The sums over some columns but the pivot.

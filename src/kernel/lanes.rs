@@ -319,6 +319,14 @@ fn each_result<L: Real>(
     results.correct = correct as usize;
 }
 
+impl<'a, T: Rounded> CoefficientsTask<'a, T> {
+    /// The same with the targets' own values rounded to another dtype.
+    pub(crate) fn rounding_to<U: Rounded<Real = T::Real>>(self) -> CoefficientsTask<'a, U> {
+        let Self { rows, terms, results, coefficients, .. } = self;
+        CoefficientsTask { rows, terms, results, coefficients, dtype: PhantomData }
+    }
+}
+
 impl<T: Rounded> Task for CoefficientsTask<'_, T> {
     type Output = ();
 

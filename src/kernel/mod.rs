@@ -66,8 +66,6 @@ pub(crate) mod statistics;
 mod tanh;
 pub(crate) mod tasks;
 pub(crate) mod transform;
-#[cfg(feature = "half")]
-pub(crate) mod widen;
 
 use self::real::Real;
 use crate::simd::LANES;

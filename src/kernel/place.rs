@@ -1,6 +1,6 @@
 //! Where a pass reads, and where it writes: some columns of a row, or rows of a tile.
 
-use core::ops::Range;
+use core::ops::{Deref, Range};
 
 use super::number::Number;
 use crate::simd::{LANES, Simd};
@@ -69,6 +69,14 @@ impl<F, T> Columns<'_, F, T> {
                 (Self::InPlace(x), Self::InPlace(rest))
             }
         }
+    }
+}
+
+impl<D: Deref<Target = [T]>, T> RowsOf<D> {
+    /// All of a slice.
+    pub(crate) fn one(data: D) -> Self {
+        let classes = data.len();
+        Self { data, row_stride: classes, classes, count: 1 }
     }
 }
 

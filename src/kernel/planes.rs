@@ -19,10 +19,12 @@
 
 use core::ops::Range;
 
-use super::exp;
 use super::gaps::Gaps;
 use super::lanes::{CoefficientLanes, RowLanes};
 use super::side_by_side::{self, Vectors, affine, marked};
+use super::transform::{Capped, Plain, Transformation, with_transformation};
+use super::{exp, vector_at};
+use crate::loss::Transform;
 use crate::simd::{LANES, Simd, Task};
 
 /// Exponentials of so many classes are kept.
@@ -86,9 +88,11 @@ impl<'a> PlanesFrom<'a, '_> {
     }
 }
 
-/// Brings logits of some classes at some positions to a tile: 16 positions after the other, a vector for each class.
+/// Brings logits of some classes at some positions, transformed, to a tile: 16 positions after the other, a vector for each
+/// class.
 pub(crate) struct LoadTask<'a, 'b> {
     pub(crate) tile: &'a mut Vectors,
+    pub(crate) transform: Option<Transform>,
     pub(crate) from: PlanesFrom<'a, 'b>,
     pub(crate) classes: Range<usize>,
     pub(crate) positions: Range<usize>,
@@ -137,6 +141,10 @@ pub(crate) struct Fill {
 /// The reverse of [`LoadTask`].
 pub(crate) struct StoreTask<'a, 'b> {
     pub(crate) tile: &'a Vectors,
+    /// Of the logits, where the output is their gradient.
+    pub(crate) transform: Option<Transform>,
+    /// Them; none where the output is in their place.
+    pub(crate) logits: Option<PlanesFrom<'a, 'a>>,
     pub(crate) to: &'a mut PlaneSlices<'b>,
     pub(crate) positions: Range<usize>,
     /// Whether to store past the caches.
@@ -148,17 +156,26 @@ impl Task for LoadTask<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { tile, from, classes, positions } = self;
+        let transform = self.transform;
+        with_transformation!(s, transform, f => self.load(s, f));
+    }
+}
+
+impl LoadTask<'_, '_> {
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, f: impl Transformation<S>) {
+        let Self { tile, from, classes, positions, .. } = self;
         let count = classes.len();
         for (index, class) in classes.enumerate() {
             let plane = from.plane(class, positions.clone());
             let (vectors, rest) = plane.as_chunks::<LANES>();
             for (group, x) in vectors.iter().enumerate() {
                 s.prefetch(plane, plane.len() + group * LANES);
-                s.store(s.load(x), &mut tile[group * count + index]);
+                s.store(f.apply(s, s.load(x)), &mut tile[group * count + index]);
             }
             if !rest.is_empty() {
-                s.store(s.load_partial(rest, 0.0), &mut tile[vectors.len() * count + index]);
+                let x = s.load_partial(rest, 0.0);
+                s.store(f.apply(s, x), &mut tile[vectors.len() * count + index]);
             }
         }
     }
@@ -230,13 +247,34 @@ impl Task for StoreTask<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { tile, to, positions, streaming } = self;
+        match self.transform {
+            Some(Transform::Softcap { factor, cap }) => {
+                self.store(s, Some(Capped { factor: s.splat(factor), cap: s.splat(cap) }));
+            }
+            _ => self.store(s, None::<Plain>),
+        }
+    }
+}
+
+impl StoreTask<'_, '_> {
+    #[inline(always)]
+    fn store<S: Simd>(self, s: S, back: Option<impl Transformation<S>>) {
+        let Self { tile, logits, to, positions, streaming, .. } = self;
         let count = to.classes;
         for (class, plane) in to.planes[..count].iter_mut().enumerate() {
-            let (vectors, rest) = plane[positions.clone()].as_chunks_mut::<LANES>();
+            let plane = &mut plane[positions.clone()];
+            let logits = logits.filter(|_| back.is_some()).map(|from| from.plane(class, positions.clone()));
+            let (vectors, rest) = plane.as_chunks_mut::<LANES>();
             let whole = vectors.len();
             for (group, out) in vectors.iter_mut().enumerate() {
-                let y = s.load(&tile[group * count + class]);
+                let mut y = s.load(&tile[group * count + class]);
+                if let Some(back) = back {
+                    let x = match logits {
+                        Some(logits) => s.load(vector_at(logits, group * LANES)),
+                        None => s.load(out),
+                    };
+                    y = back.back(s, x, y);
+                }
                 if streaming {
                     s.stream(y, out);
                 } else {
@@ -244,7 +282,12 @@ impl Task for StoreTask<'_, '_> {
                 }
             }
             if !rest.is_empty() {
-                s.store_partial(s.load(&tile[whole * count + class]), rest);
+                let mut y = s.load(&tile[whole * count + class]);
+                if let Some(back) = back {
+                    let x = logits.map_or(&*rest, |logits| &logits[whole * LANES..]);
+                    y = back.back(s, s.load_partial(x, 0.0), y);
+                }
+                s.store_partial(y, rest);
             }
         }
     }

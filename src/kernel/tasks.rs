@@ -22,11 +22,21 @@ pub(crate) struct StatisticsTask<'a, T> {
 }
 
 /// `scale` exp(x - max) - shift of some columns, all but the target's.
-pub(crate) struct AffineTask<'a, T> {
-    pub(crate) columns: Columns<'a, T>,
+pub(crate) struct AffineTask<'a, F, T = F> {
+    pub(crate) columns: Columns<'a, F, T>,
     /// What the columns hold.
     pub(crate) content: Content<'a>,
     /// The row's largest logit but the pivot's.
+    pub(crate) max: f32,
+    pub(crate) scale: f64,
+    pub(crate) shift: Shift<'a>,
+    pub(crate) target: Entry,
+}
+
+/// [`AffineTask`] of a row, wherever its columns are.
+#[derive(Clone, Copy)]
+pub(crate) struct RowAffine<'a> {
+    pub(crate) content: Content<'a>,
     pub(crate) max: f32,
     pub(crate) scale: f64,
     pub(crate) shift: Shift<'a>,
@@ -120,6 +130,13 @@ impl Content<'_> {
             Self::ManyLogits(pivot) => Self::ManyLogits(pivot.from(column)),
             Self::LogitsOfShard => self,
         }
+    }
+}
+
+impl<'a> RowAffine<'a> {
+    pub(crate) fn of<F, T>(self, columns: Columns<'a, F, T>) -> AffineTask<'a, F, T> {
+        let Self { content, max, scale, shift, target } = self;
+        AffineTask { columns, content, max, scale, shift, target }
     }
 }
 

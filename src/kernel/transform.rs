@@ -24,7 +24,8 @@ use crate::simd::{LANES, Simd, Task};
 
 /// Transforms rows.
 pub(crate) struct TransformTask<'a, T> {
-    pub(crate) transform: Transform,
+    /// Nothing, where logits of another dtype become `f32` and are taken as they are.
+    pub(crate) transform: Option<Transform>,
     pub(crate) rows: RowsOf<&'a [T]>,
     /// The rows that matter, if not all do.
     pub(crate) counts: Option<&'a [bool]>,
@@ -37,12 +38,17 @@ pub(crate) struct TransformTask<'a, T> {
 
 /// Rows of `f32` go to where they belong; rounded.
 pub(crate) struct WriteTask<'a, T> {
+    pub(crate) outgoing: Outgoing<'a>,
+    pub(crate) rows: RowsOf<&'a mut [T]>,
+}
+
+/// What [`WriteTask`] writes, and how.
+pub(crate) struct Outgoing<'a> {
     pub(crate) from: &'a [f32],
     /// What they are multiplied by; empty for nothing.
     pub(crate) slopes: &'a [f32],
     /// From row to row in these.
-    pub(crate) from_stride: usize,
-    pub(crate) rows: RowsOf<&'a mut [T]>,
+    pub(crate) row_stride: usize,
     /// The rows that matter, if not all do.
     pub(crate) counts: Option<&'a [bool]>,
     /// Whether they are added to what is there.
@@ -61,9 +67,9 @@ pub(crate) struct TransformedStatisticsTask<'a, T> {
 }
 
 /// An output as wide as the row, of some columns, by way of the transformed logits.
-pub(crate) struct TransformedTask<'a, T> {
-    pub(crate) transform: Transform,
-    pub(crate) columns: Columns<'a, T>,
+pub(crate) struct TransformedTask<'a, F, T = F> {
+    pub(crate) transform: Option<Transform>,
+    pub(crate) columns: Columns<'a, F, T>,
     pub(crate) function: Function<'a>,
     pub(crate) target: Entry,
     /// Whether it is a gradient, which goes back through the transform.
@@ -84,13 +90,12 @@ const LEAST: f32 = f32::from_bits(f32::MIN_POSITIVE.to_bits() + 2);
 impl<'a, T> TransformTask<'a, T> {
     /// Of some columns of one row.
     pub(crate) fn of_block(
-        transform: Transform,
+        transform: Option<Transform>,
         x: &'a [T],
         to: &'a mut [f32],
         slopes: &'a mut [f32],
     ) -> Self {
-        let rows = RowsOf { data: x, row_stride: x.len(), classes: x.len(), count: 1 };
-        Self { transform, rows, counts: None, to, slopes, to_stride: x.len() }
+        Self { transform, rows: RowsOf::one(x), counts: None, to, slopes, to_stride: x.len() }
     }
 }
 
@@ -101,17 +106,6 @@ impl<T> RowsOf<T> {
         let Self { row_stride, classes, count, .. } = *self;
         let is_one = row_stride == classes && other_stride == classes && counts.is_none();
         if is_one { (count * classes, 1) } else { (classes, count) }
-    }
-}
-
-impl<'a, T> Columns<'a, T> {
-    /// Where the pass writes, once it has read.
-    fn into_to(self) -> &'a mut [T] {
-        match self {
-            Columns::Read(_) => &mut [],
-            Columns::Between(_, to) | Columns::Streaming(_, to) | Columns::Adding(_, to) => to,
-            Columns::InPlace(x) => x,
-        }
     }
 }
 
@@ -130,40 +124,100 @@ impl<T: Number> Task for TransformTask<'_, T> {
             let columns = run * to_stride..run * to_stride + len;
             let to = &mut to[columns.clone()];
             match transform {
-                Transform::Scale(scale) => scale_row(s, from, to, scale),
-                Transform::Softcap { factor, cap } if slopes.is_empty() => cap_row(s, from, to, factor, cap),
-                Transform::Softcap { factor, cap } => {
+                Some(Transform::Softcap { factor, cap }) if !slopes.is_empty() => {
                     cap_row_with_slopes(s, from, to, &mut slopes[columns], factor, cap);
                 }
+                _ => with_transformation!(s, transform, f => transform_row(s, from, to, f)),
             }
         }
     }
 }
 
-#[inline(always)]
-fn scale_row<S: Simd, T: Number>(s: S, from: &[T], to: &mut [f32], scale: f32) {
-    let scale = s.splat(scale);
-    let (from, from_rest) = from.as_chunks::<LANES>();
-    let (to, to_rest) = to.as_chunks_mut::<LANES>();
-    for (from, to) in from.iter().zip(to) {
-        let x = normal(s, T::load(s, from));
-        s.store(product(s, x, scale), to);
+/// What becomes of logits, and of the gradient with respect to what they become.
+pub(super) trait Transformation<S: Simd>: Copy {
+    fn apply(self, s: S, x: S::F32) -> S::F32;
+
+    /// The gradient with respect to these logits, but for the scale. Where a logit is NaN a gradient of 0 stays one.
+    #[inline(always)]
+    fn back(self, _: S, _: S::F32, gradient: S::F32) -> S::F32 {
+        gradient
     }
-    let x = normal(s, T::load_partial(s, from_rest, 0.0));
-    s.store_partial(product(s, x, scale), to_rest);
+}
+
+/// Logits that are taken as they are.
+#[derive(Clone, Copy)]
+pub(super) struct Plain;
+
+#[derive(Clone, Copy)]
+pub(super) struct Scaled<V> {
+    pub(super) scale: V,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Capped<V> {
+    pub(super) factor: V,
+    pub(super) cap: V,
+}
+
+/// Calculates with the [`Transformation`] of a transform, each in code of its own.
+macro_rules! with_transformation {
+    ($s:expr, $transform:expr, $f:ident => $result:expr) => {
+        match $transform {
+            None => {
+                let $f = $crate::kernel::transform::Plain;
+                $result
+            }
+            Some($crate::loss::Transform::Scale(scale)) => {
+                let $f = $crate::kernel::transform::Scaled { scale: $s.splat(scale) };
+                $result
+            }
+            Some($crate::loss::Transform::Softcap { factor, cap }) => {
+                let (factor, cap) = ($s.splat(factor), $s.splat(cap));
+                let $f = $crate::kernel::transform::Capped { factor, cap };
+                $result
+            }
+        }
+    };
+}
+pub(super) use with_transformation;
+
+impl<S: Simd> Transformation<S> for Plain {
+    #[inline(always)]
+    fn apply(self, _: S, x: S::F32) -> S::F32 {
+        x
+    }
+}
+
+impl<S: Simd> Transformation<S> for Scaled<S::F32> {
+    #[inline(always)]
+    fn apply(self, s: S, x: S::F32) -> S::F32 {
+        product(s, normal(s, x), self.scale)
+    }
+}
+
+impl<S: Simd> Transformation<S> for Capped<S::F32> {
+    #[inline(always)]
+    fn apply(self, s: S, x: S::F32) -> S::F32 {
+        let x = normal(s, x);
+        capped(s, x, tanh(s, product(s, x, self.factor)), self.cap)
+    }
+
+    #[inline(always)]
+    fn back(self, s: S, x: S::F32, gradient: S::F32) -> S::F32 {
+        let (_, slope) = tanh_and_slope(s, product(s, normal(s, x), self.factor));
+        let slope = s.mul_at_least(slope, s.splat(1.0), s.splat(f32::MIN_POSITIVE));
+        product(s, gradient, slope)
+    }
 }
 
 #[inline(always)]
-fn cap_row<S: Simd, T: Number>(s: S, from: &[T], to: &mut [f32], factor: f32, cap: f32) {
-    let (factor, cap) = (s.splat(factor), s.splat(cap));
+fn transform_row<S: Simd, T: Number>(s: S, from: &[T], to: &mut [f32], f: impl Transformation<S>) {
     let (from, from_rest) = from.as_chunks::<LANES>();
     let (to, to_rest) = to.as_chunks_mut::<LANES>();
     for (from, to) in from.iter().zip(to) {
-        let x = normal(s, T::load(s, from));
-        s.store(capped(s, x, tanh(s, product(s, x, factor)), cap), to);
+        s.store(f.apply(s, T::load(s, from)), to);
     }
-    let x = normal(s, T::load_partial(s, from_rest, 0.0));
-    s.store_partial(capped(s, x, tanh(s, product(s, x, factor)), cap), to_rest);
+    s.store_partial(f.apply(s, T::load_partial(s, from_rest, 0.0)), to_rest);
 }
 
 #[inline(always)]
@@ -227,7 +281,7 @@ impl<T: Number> Task for TransformedStatisticsTask<'_, T> {
         for start in (0..x.len()).step_by(BLOCK) {
             let x = &x[start..x.len().min(start + BLOCK)];
             let block = &mut block[..x.len()];
-            s.vectorize(TransformTask::of_block(transform, x, block, &mut []));
+            s.vectorize(TransformTask::of_block(Some(transform), x, block, &mut []));
             whole = whole.merge(s.vectorize(StatisticsTask {
                 columns: Columns::Read(block),
                 following: 0,
@@ -240,7 +294,7 @@ impl<T: Number> Task for TransformedStatisticsTask<'_, T> {
     }
 }
 
-impl<T> TransformedTask<'_, T> {
+impl<F, T> TransformedTask<'_, F, T> {
     /// The first `columns` columns, and the others.
     pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
         let (first, second) = self.columns.split_at(columns);
@@ -261,13 +315,13 @@ impl Function<'_> {
     }
 }
 
-impl<T: Number> Task for TransformedTask<'_, T> {
+impl<F: Number, T: Number> Task for TransformedTask<'_, F, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let (mut block, mut slopes) = ([0.0; BLOCK], [0.0; BLOCK]);
-        let has_slopes = self.is_gradient && self.transform.has_slopes();
+        let has_slopes = self.is_gradient && self.transform.is_some_and(|it| it.has_slopes());
         while self.columns.len() > 0 {
             let len = self.columns.len().min(BLOCK);
             let (first, rest) = self.split_at(len);
@@ -286,17 +340,14 @@ impl<T: Number> Task for TransformedTask<'_, T> {
             }
             let adds = matches!(columns, Columns::Adding(..));
             let streaming = matches!(columns, Columns::Streaming(..));
-            let to = columns.into_to();
-            let rows = RowsOf { row_stride: len, classes: len, count: 1, data: to };
-            s.vectorize(WriteTask {
-                from: block,
-                slopes,
-                from_stride: len,
-                rows,
-                counts: None,
-                adds,
-                streaming,
-            });
+            let outgoing = Outgoing { from: block, slopes, row_stride: len, counts: None, adds, streaming };
+            match columns {
+                Columns::Read(_) => {}
+                Columns::Between(_, to) | Columns::Streaming(_, to) | Columns::Adding(_, to) => {
+                    s.vectorize(WriteTask { outgoing, rows: RowsOf::one(to) });
+                }
+                Columns::InPlace(x) => s.vectorize(WriteTask { outgoing, rows: RowsOf::one(x) }),
+            }
             self = rest;
         }
     }
@@ -307,13 +358,13 @@ impl<T: Number> Task for WriteTask<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { from, slopes, from_stride, rows, counts, adds, streaming } = self;
-        let (len, count) = rows.runs_beside(from_stride, counts);
+        let Self { outgoing: Outgoing { from, slopes, row_stride, counts, adds, streaming }, rows } = self;
+        let (len, count) = rows.runs_beside(row_stride, counts);
         for run in 0..count {
             if counts.is_some_and(|counts| !counts[run]) {
                 continue;
             }
-            let columns = run * from_stride..run * from_stride + len;
+            let columns = run * row_stride..run * row_stride + len;
             let slopes = if slopes.is_empty() { slopes } else { &slopes[columns.clone()] };
             let (slopes, slopes_rest) = slopes.as_chunks::<LANES>();
             let (from, from_rest) = from[columns].as_chunks::<LANES>();

@@ -1,21 +1,24 @@
 //! The second derivatives of the same variants, and the first along a direction.
 //!
 //! Every loss here is a sum of terms v_c (-ln p_c) and of z lse^2. All of -ln p_c = lse - x_c have the same second
-//! derivatives, those of lse, so the Hessian of a row has two numbers, whatever the options:
+//! derivatives, those of lse, so the Hessian of a row has two numbers, whatever the options; and one more where the loss is
+//! focal, a function f of n = -ln p_y:
 //!
 //! ```text
 //! gradient of lse     p
 //! Hessian of lse      J = diag(p) - p p^T         the Jacobian of softmax
 //! Hessian of lse^2    2 lse J + 2 p p^T
+//! Hessian of f(n)     f' J + f'' (p - e_y) (p - e_y)^T
 //! ```
 
-use super::Terms;
+use super::{Smoothing, Softmax, Terms};
 
-/// `jacobian` (diag(p) - p p^T) + `outer` p p^T.
+/// `jacobian` (diag(p) - p p^T) + `outer` p p^T + `bend` (p - e_y) (p - e_y)^T.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Curvature {
     pub(crate) jacobian: f64,
     pub(crate) outer: f64,
+    pub(crate) bend: f64,
 }
 
 /// How a row's loss rises along a direction v.
@@ -25,30 +28,92 @@ pub(crate) struct Slope {
     pub(crate) mean: f64,
     /// p . v - v_y for the target y.
     pub(crate) of_target: f64,
-    /// The sum of w_c v_c, with the weights in the unit of the statistics.
+    /// The sum of w_c v_c over the classes that smoothing spreads over, with the weights in the unit of the statistics.
     pub(crate) weighted_sum: f64,
 }
 
+/// A class's place in the softmax of its row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClassSoftmax {
+    pub(crate) probability: f64,
+    /// 1 - probability, without cancellation.
+    pub(crate) complement: f64,
+    /// -ln p
+    pub(crate) nll: f64,
+}
+
+/// What the loss of one row is made of: hard (-ln p_y) + each sum_c w_c (-ln p_c) + z lse^2, the sum over the classes that
+/// smoothing spreads over; and of a focal loss what takes the place of `hard` in its derivatives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowTerms {
+    /// Of the first derivative of -ln p_y.
+    hard: f64,
+    /// Of the product of that derivative with itself.
+    bend: f64,
+    each: f64,
+    /// The sum of the weights.
+    total: f64,
+    unit: f64,
+    z: f64,
+}
+
 impl Terms {
-    /// The Hessian of a row's loss times `factor`, and that of its z-loss times `z_factor`.
+    /// Those of a row. Its target weighs `own`, all other classes `others`, in the unit of the statistics; `largest` is what
+    /// the class weighs that the statistics of the softmax leave out. A focal loss needs the target's place in the softmax.
     #[inline(always)]
-    pub(crate) fn hessian(&self, lse: f64, own: f64, factor: f64, z_factor: f64) -> Curvature {
-        let Curvature { jacobian, outer } = self.gauss_newton(own, factor, z_factor);
-        Curvature { jacobian: jacobian + outer * lse, outer }
+    pub(crate) fn of_point(
+        &self,
+        softmax: &Softmax,
+        focal: Option<ClassSoftmax>,
+        own: f64,
+        others: f64,
+        largest: f64,
+    ) -> RowTerms {
+        let (slope, bend) = focal.map_or((1.0, 0.0), |target| {
+            self.focal_derivatives(target.probability, target.complement, target.nll)
+        });
+        let (mut each, mut total) = (self.smooth, self.total_weight);
+        match self.smoothing {
+            Smoothing::AllClasses => {}
+            Smoothing::OtherClasses => total = self.unit * others,
+            Smoothing::LiveClasses => {
+                // The largest logit is live.
+                each /= softmax.statistics.live + 1.0;
+                total = self.unit * softmax.statistics.weight + largest;
+            }
+        }
+        let hard = self.hard * own;
+        RowTerms { hard: hard * slope, bend: hard * bend, each, total, unit: self.unit, z: self.z }
     }
 
-    /// The Gauss-Newton matrix: of z lse^2, a square, without the curvature of what is squared.
+    /// Whether smoothing leaves the target out.
     #[inline(always)]
-    pub(crate) fn gauss_newton(&self, own: f64, factor: f64, z_factor: f64) -> Curvature {
-        let sum_of_terms = self.hard * own + self.smooth * self.total_weight;
-        Curvature { jacobian: sum_of_terms * factor, outer: 2.0 * self.z * z_factor }
+    pub(crate) fn leaves_target_out(&self) -> bool {
+        self.smoothing == Smoothing::OtherClasses
+    }
+}
+
+impl RowTerms {
+    /// The Hessian of the row's loss times `factor`, and that of its z-loss times `z_factor`.
+    #[inline(always)]
+    pub(crate) fn hessian(&self, lse: f64, factor: f64, z_factor: f64) -> Curvature {
+        let Curvature { jacobian, outer, .. } = self.gauss_newton(factor, z_factor);
+        Curvature { jacobian: jacobian + outer * lse, outer, bend: self.bend * factor }
     }
 
-    /// How fast a row's loss rises, without its z-loss, before any reduction.
+    /// The Gauss-Newton matrix: of z lse^2, a square, without the curvature of what is squared, and of a focal loss
+    /// without the curvature of what it makes of -ln p.
     #[inline(always)]
-    pub(crate) fn derivative(&self, slope: &Slope, own: f64) -> f64 {
-        let spread = self.total_weight * slope.mean - self.unit * slope.weighted_sum;
-        self.hard * own * slope.of_target + self.smooth * spread
+    pub(crate) fn gauss_newton(&self, factor: f64, z_factor: f64) -> Curvature {
+        let sum_of_terms = self.hard + self.each * self.total;
+        Curvature { jacobian: sum_of_terms * factor, outer: 2.0 * self.z * z_factor, bend: 0.0 }
+    }
+
+    /// How fast the row's loss rises, without its z-loss, before any reduction.
+    #[inline(always)]
+    pub(crate) fn derivative(&self, slope: &Slope) -> f64 {
+        let spread = self.total * slope.mean - self.unit * slope.weighted_sum;
+        self.hard * slope.of_target + self.each * spread
     }
 
     /// How fast its z-loss rises.

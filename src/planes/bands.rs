@@ -80,10 +80,20 @@ impl Bands<'_> {
                 }
                 (ImageLogits::Keep(_), None) => continue,
             };
-            let gaps = if wide == Wide::Gradient { job.options.gaps() } else { Gaps::None };
-            let scalars = &scalars[..count];
-            let positions = band.clone();
-            write(job, BandTask { planes, classes: 0..classes, positions, scalars, gaps, streaming });
+            let is_gradient = wide == Wide::Gradient;
+            write(
+                job,
+                BandTask {
+                    planes,
+                    transform: job.options.transform(),
+                    is_gradient,
+                    classes: 0..classes,
+                    positions: band.clone(),
+                    scalars: &scalars[..count],
+                    gaps: if is_gradient { job.options.gaps() } else { Gaps::None },
+                    streaming,
+                },
+            );
         }
         totals
     }
@@ -211,12 +221,15 @@ impl<'a> Tiles<'a> {
             }
             let from = self.from();
             let group = &mut self.groups[index];
-            group.write(positions, range, from, classes, again.as_ref());
+            group.write(job, positions, range.clone(), from, classes, again.as_ref());
             for (which, wide) in WIDE.into_iter().enumerate().filter(|&(which, _)| writes[which]) {
                 let scalars = &mut scalars[which][index];
                 scalars.class = group.rows.class;
                 scalars.reference = group.rows.max.map(|max| if max < f32::MIN { f32::MIN } else { max });
                 scalars.fill = group.coefficients(job, wide, &mut scalars.coefficients);
+                if wide == Wide::Gradient {
+                    group.back_at_targets(job, from, range.start, &mut scalars.coefficients.at_target);
+                }
             }
         }
         totals
@@ -240,7 +253,9 @@ impl<'a> Tiles<'a> {
 
     fn load(&mut self, classes: Range<usize>, positions: Range<usize>) {
         let (from, tile) = (self.from(), &mut *self.tile);
-        self.statistics.job.schedule.instructions.run(LoadTask { tile, from, classes, positions });
+        let job = self.statistics.job;
+        let transform = job.options.transform();
+        job.schedule.instructions.run(LoadTask { tile, transform, from, classes, positions });
     }
 }
 

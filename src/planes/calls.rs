@@ -15,7 +15,7 @@ use crate::{CrossEntropy, Error, Summary, Target};
 /// Logits of shape (N, C, d1, d2, ...), whose classes are not last: see [`Planes`].
 ///
 /// Each position of each image is a row of C logits, and all is as if these were the rows of a
-/// [`Matrix`](crate::Matrix): the same options (but a logit scale and a softcap), the same formulas, the same bounds.
+/// [`Matrix`](crate::Matrix): the same options, the same formulas, the same bounds.
 /// Nothing is copied or transposed: 16 neighbouring positions are one vector in each plane. `targets` are N x d1 x d2 x
 /// ..., one class for each position, in the order of a plane's elements; rows in an [`Error`] are counted like this.
 ///
@@ -36,8 +36,7 @@ impl CrossEntropy {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights), [`Error::TargetOutOfRange`], and
-    /// [`Error::NotImplemented`] where logits are scaled or capped.
+    /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights), and [`Error::TargetOutOfRange`].
     pub fn loss_planes<T: Target>(&self, logits: Planes<'_>, targets: &[T]) -> Result<f64, Error> {
         self.run_planes(logits, targets, PlanesRequest::new()).map(|summary| summary.loss)
     }
@@ -114,17 +113,15 @@ impl CrossEntropy {
         targets: Targets<'_>,
         request: PlanesRequest<'_>,
     ) -> Result<Summary, Error> {
-        if let Some(option) = self.options.transforming() {
-            return Err(Error::NotImplemented { option, calls: "planes" });
-        }
-        let batch = Batch { logits, targets, request };
+        let mut batch = Batch { logits, targets, request };
         let (images, classes, positions) = batch.sizes();
         // The views have been checked: this does not overflow.
         let rows = images * positions;
-        let inputs = batch.request.inputs;
-        let census = self.check(rows, classes, targets, &inputs)?;
+        let census = self.check(rows, classes, targets, &batch.request.inputs)?;
         batch.request.check((images, classes, positions), rows)?;
 
+        batch.request.inputs.multiply_upstream(self.options.logit_scale);
+        let inputs = batch.request.inputs;
         let streaming = batch.bytes_out_of_place() > self.schedule.cache_bytes;
         let job = self.job(self.options.terms(classes), &census, &inputs, streaming);
         let totals = if rows == 0 { Totals::default() } else { run(&job, batch) };

@@ -6,9 +6,11 @@ use core::ops::Range;
 use super::batch::Positions;
 use crate::batch::{Wide, look_up};
 use crate::kernel::lanes::{CoefficientLanes, CoefficientsTask, NO_CLASS, Results, ResultsTask, RowLanes};
+use crate::kernel::place::RowsOf;
 use crate::kernel::planes::{Fill, PlanesFrom};
 use crate::kernel::scalar::to_f32;
-use crate::loss::Softmax;
+use crate::kernel::transform::{Outgoing, TransformTask, WriteTask};
+use crate::loss::{Softmax, Transform};
 use crate::row_outputs::NO_RANK;
 use crate::rows::{Job, Totals};
 use crate::simd::LANES;
@@ -74,6 +76,7 @@ impl Group {
     /// softmax do not count.
     pub(super) fn write(
         &mut self,
+        job: &Job<'_>,
         positions: &mut Positions<'_>,
         range: Range<usize>,
         from: PlanesFrom<'_, '_>,
@@ -108,7 +111,7 @@ impl Group {
                 argmax[position] = match (counts, is_ignored) {
                     (true, _) => self.argmax(lane),
                     (false, true) => NO_RANK,
-                    (false, false) => nan_argmax(from, position, classes),
+                    (false, false) => nan_argmax(job, from, position, classes),
                 };
             }
         }
@@ -139,9 +142,41 @@ impl Group {
     }
 }
 
+impl Group {
+    /// The gradients at the targets with respect to the logits, from those with respect to the transformed ones. The
+    /// first position of the group is at `start`.
+    pub(super) fn back_at_targets(
+        &self,
+        job: &Job<'_>,
+        from: PlanesFrom<'_, '_>,
+        start: usize,
+        at_target: &mut [f32; LANES],
+    ) {
+        let Some(transform) = job.options.transform().filter(Transform::has_slopes) else { return };
+        let (mut logits, mut transformed, mut slopes) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        for lane in (0..self.rows.len).filter(|&lane| self.rows.counts[lane]) {
+            let position = start + lane;
+            logits[lane] = from.plane(self.rows.class[lane], position..position + 1)[0];
+        }
+        let (transform, gradients) = (Some(transform), *at_target);
+        let instructions = job.schedule.instructions;
+        instructions.run(TransformTask::of_block(transform, &logits, &mut transformed, &mut slopes));
+        let outgoing = Outgoing {
+            from: &gradients,
+            slopes: &slopes,
+            row_stride: LANES,
+            counts: None,
+            adds: false,
+            streaming: false,
+        };
+        instructions.run(WriteTask { outgoing, rows: RowsOf::one(&mut at_target[..]) });
+    }
+}
+
 /// The argmax of a position that has a NaN, +inf, or nothing but -inf. NaN counts as larger than everything.
-fn nan_argmax(from: PlanesFrom<'_, '_>, position: usize, classes: usize) -> usize {
-    let logit = |class: usize| from.plane(class, position..position + 1)[0];
+fn nan_argmax(job: &Job<'_>, from: PlanesFrom<'_, '_>, position: usize, classes: usize) -> usize {
+    // A scale may make an infinite logit of a finite one.
+    let logit = |class: usize| job.logits(from.plane(class, position..position + 1)).entry(0).value;
     let first_nan = (0..classes).find(|&class| logit(class).is_nan());
     let first_infinite = || (0..classes).find(|&class| logit(class) == f32::INFINITY);
     first_nan.or_else(first_infinite).unwrap_or(0)

@@ -7,7 +7,7 @@ use super::group::Group;
 use crate::batch::Wide;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::{CoefficientLanes, RowLanes};
-use crate::kernel::planes::{AffineTask, LoadTask, StatisticsTask, StoreTask, TILE};
+use crate::kernel::planes::{AffineTask, LoadTask, PlanesFrom, StatisticsTask, StoreTask, TILE};
 use crate::kernel::tasks::Fence;
 use crate::parallel::{PIECE, middle};
 use crate::rows::{Job, Totals};
@@ -125,7 +125,8 @@ impl<'a, 'b> Tiles<'a, 'b> {
         let classes = self.classes;
         let tile = &mut self.tile[index * classes..];
         let (from, _) = self.strip.logits_and_positions();
-        let task = LoadTask { tile, from, classes: 0..classes, positions };
+        let transform = self.job.options.transform();
+        let task = LoadTask { tile, transform, from, classes: 0..classes, positions };
         self.job.schedule.instructions.run(task);
     }
 
@@ -133,6 +134,7 @@ impl<'a, 'b> Tiles<'a, 'b> {
     /// unless they are wanted.
     fn statistics(&mut self, index: usize, positions: Range<usize>, wants_exponentials: bool) -> Totals {
         let Self { job, strip, classes, group, .. } = self;
+        let job = *job;
         let (classes, instructions) = (*classes, job.schedule.instructions);
         group.look_up(job, &strip.positions, classes, positions.clone());
         let needs_argmax = strip.positions.needs_argmax();
@@ -153,7 +155,7 @@ impl<'a, 'b> Tiles<'a, 'b> {
             }
         }
         let (from, outputs) = self.strip.logits_and_positions();
-        self.group.write(outputs, positions, from, classes, again.as_ref());
+        self.group.write(job, outputs, positions, from, classes, again.as_ref());
         totals
     }
 
@@ -182,13 +184,14 @@ impl<'a, 'b> Tiles<'a, 'b> {
 
     fn store(&mut self, wide: Wide, positions: Range<usize>) {
         let Self { job, strip, tile, .. } = self;
-        let to = match wide {
-            Wide::Gradient => &mut strip.gradient,
-            _ => &mut strip.probabilities,
+        let (to, transform) = match wide {
+            Wide::Gradient => (&mut strip.gradient, job.options.transform()),
+            _ => (&mut strip.probabilities, None),
         };
         let Some(to) = to else { return };
         // What is in place is in the caches already.
         let streaming = job.streaming && (strip.logits.is_some() || wide != Wide::Gradient);
-        job.schedule.instructions.run(StoreTask { tile, to, positions, streaming });
+        let logits = strip.logits.map(|planes| PlanesFrom::Memory(planes.data, planes.class_stride));
+        job.schedule.instructions.run(StoreTask { tile, transform, logits, to, positions, streaming });
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{SoftmaxRow, softmax_jacobian, softmax_row};
 use crate::request::check_shape;
-use crate::{CrossEntropy, Error, Matrix, Reduction, Request, Target};
+use crate::{CrossEntropy, Error, Matrix, Reduction, Request, Smoothing, Target};
 
 /// What [`curvature`] finds. Matrices are row after row, without padding; ignored rows are 0.
 #[derive(Clone, Debug)]
@@ -20,7 +20,8 @@ pub struct CurvatureOutcome {
 }
 
 /// The Hessian of one row's loss with respect to its logits, before the reduction: (S + 2 z lse) J + 2 z p p^T, with J
-/// the Jacobian of softmax and S the sum of what the terms -ln p_c are multiplied by.
+/// the Jacobian of softmax and S the sum of what the gradients of the terms -ln p_c are multiplied by; and of a focal loss
+/// F (p - e_y) (p - e_y)^T.
 ///
 /// ```
 /// use xent::{CrossEntropy, reference};
@@ -32,7 +33,9 @@ pub struct CurvatureOutcome {
 /// assert!((hessian[0][0] - 0.0819).abs() < 1e-4);
 /// ```
 pub fn hessian(ce: &CrossEntropy, logits: &[f32], target: usize) -> Vec<Vec<f64>> {
-    let SoftmaxRow { probabilities: p, lse, .. } = softmax_row(logits);
+    let softmax = softmax_row(logits);
+    let Multipliers { of_gradients, of_square } = multipliers(ce, logits, &softmax, target);
+    let SoftmaxRow { probabilities: p, complements: q, lse, .. } = softmax;
     let mut hessian = softmax_jacobian(&p);
     // Where p is near 1, 1 - p cancels. The rows of the Jacobian add up to 0.
     for i in 0..p.len() {
@@ -44,11 +47,13 @@ pub fn hessian(ce: &CrossEntropy, logits: &[f32], target: usize) -> Vec<Vec<f64>
         }
         hessian[i][i] = -others;
     }
-    let sum_of_terms: f64 = multipliers(ce, target, p.len()).iter().sum();
+    let sum_of_terms: f64 = of_gradients.iter().sum();
+    let of_target = |i: usize| if i == target { -q[i] } else { p[i] };
     for i in 0..p.len() {
         for j in 0..p.len() {
             hessian[i][j] *= sum_of_terms + 2.0 * ce.z_loss() * lse;
             hessian[i][j] += 2.0 * ce.z_loss() * p[i] * p[j];
+            hessian[i][j] += of_square * of_target(i) * of_target(j);
         }
     }
     hessian
@@ -92,20 +97,21 @@ pub fn curvature<T: Target>(
     for (row, class) in classes_of_rows.iter().enumerate() {
         let Some(target) = *class else { continue };
         let v: Vec<f64> = direction.row(row).unwrap_or_default().iter().map(|&v| f64::from(v)).collect();
-        let softmax = softmax_row(logits.row(row).unwrap_or_default());
+        let x = logits.row(row).unwrap_or_default();
+        let softmax = softmax_row(x);
         let (p, lse) = (&softmax.probabilities, softmax.lse);
         let mut mean = 0.0;
         for i in 0..classes {
             mean += p[i] * v[i];
         }
-        let multipliers = multipliers(ce, target, classes);
-        let sum_of_terms: f64 = multipliers.iter().sum();
+        let Multipliers { of_gradients, of_square } = multipliers(ce, x, &softmax, target);
+        let sum_of_terms: f64 = of_gradients.iter().sum();
 
         // -ln p_c rises by p . v - v_c, and lse by p . v.
         let mut loss_slope = 0.0;
         for c in 0..classes {
-            if multipliers[c] != 0.0 {
-                loss_slope -= multipliers[c] * rise(&softmax, &v, mean, c);
+            if of_gradients[c] != 0.0 {
+                loss_slope -= of_gradients[c] * rise(&softmax, &v, mean, c);
             }
         }
         let z_slope = 2.0 * ce.z_loss() * lse * mean;
@@ -121,14 +127,19 @@ pub fn curvature<T: Target>(
         z_factor *= row_weight * inputs.upstream_scalar.unwrap_or(1.0);
         outcome.jvp += factor * loss_slope + z_factor * z_slope;
         let outer = 2.0 * ce.z_loss() * z_factor;
-        let gauss_newton = sum_of_terms * factor;
+        let (gauss_newton, square) = (sum_of_terms * factor, of_square * factor);
+        let rise_of_target = rise(&softmax, &v, mean, target);
         let jacobian = gauss_newton + outer * lse;
         for i in 0..classes {
             let at = row * classes + i;
             let q = softmax.complements[i];
-            outcome.hessian_vector_product[at] =
-                p[i] * (jacobian * rise(&softmax, &v, mean, i) + outer * mean);
-            outcome.hessian_diagonal[at] = p[i] * (jacobian * q + outer * p[i]);
+            // d(-ln p_y) / dx_i
+            let of_target = if i == target { -q } else { p[i] };
+            outcome.hessian_vector_product[at] = p[i]
+                * (jacobian * rise(&softmax, &v, mean, i) + outer * mean)
+                - square * of_target * rise_of_target;
+            outcome.hessian_diagonal[at] =
+                p[i] * (jacobian * q + outer * p[i]) + square * of_target * of_target;
             outcome.gauss_newton_diagonal[at] = p[i] * (gauss_newton * q + outer * p[i]);
         }
     }
@@ -139,14 +150,41 @@ fn weight_of(ce: &CrossEntropy, class: usize) -> f64 {
     ce.weight().map_or(1.0, |weight| f64::from(weight[class]))
 }
 
-/// What the loss multiplies each -ln p_c by.
-fn multipliers(ce: &CrossEntropy, target: usize, classes: usize) -> Vec<f64> {
-    let mut multipliers = vec![0.0; classes];
-    for (c, multiplier) in multipliers.iter_mut().enumerate() {
-        *multiplier = ce.label_smoothing() / classes as f64 * weight_of(ce, c);
+/// What the loss makes of the derivatives of each -ln p_c.
+struct Multipliers {
+    /// Of the gradients, and so of the second derivatives.
+    of_gradients: Vec<f64>,
+    /// Of the target's gradient times itself.
+    of_square: f64,
+}
+
+fn multipliers(ce: &CrossEntropy, x: &[f32], softmax: &SoftmaxRow, target: usize) -> Multipliers {
+    let is_among = |c: usize| match ce.smoothing() {
+        Smoothing::AllClasses => true,
+        Smoothing::OtherClasses => c != target,
+        Smoothing::LiveClasses => x[c] > f32::NEG_INFINITY,
+    };
+    let among = (0..x.len()).filter(|&c| is_among(c)).count();
+    let mut of_gradients = vec![0.0; x.len()];
+    for c in (0..x.len()).filter(|&c| is_among(c)) {
+        of_gradients[c] = ce.label_smoothing() / among as f64 * weight_of(ce, c);
     }
-    multipliers[target] += (1.0 - ce.label_smoothing()) * weight_of(ce, target);
-    multipliers
+    let hard = (1.0 - ce.label_smoothing()) * weight_of(ce, target);
+    let (mut first, mut second) = (1.0, 0.0);
+    let (p, q) = (softmax.probabilities[target], softmax.complements[target]);
+    let (gamma, nll) = (ce.focal_gamma(), -softmax.log_probabilities[target]);
+    if gamma > 0.0 && q == 0.0 {
+        first = 0.0;
+    } else if gamma > 0.0 && p > 0.0 {
+        // f = q^gamma n, with dq/dn = p and dp/dn = -p, by the product rule.
+        let power = |exponent: f64| (exponent * if p < 0.5 { (-p).ln_1p() } else { q.ln() }).exp();
+        first = power(gamma) + gamma * power(gamma - 1.0) * p * nll;
+        second = 2.0 * gamma * power(gamma - 1.0) * p
+            + gamma * (gamma - 1.0) * power(gamma - 2.0) * p * p * nll
+            - gamma * power(gamma - 1.0) * p * nll;
+    }
+    of_gradients[target] += hard * first;
+    Multipliers { of_gradients, of_square: hard * second }
 }
 
 /// v_i - p . v, without cancellation beyond that of its terms (1 - p_i) v_i and p_c v_c.

@@ -5,9 +5,9 @@ use super::bounds::is_nan_row;
 use super::buffer::{Buffer, Layout};
 use super::evaluation::assert_same_bits;
 use core::fmt;
-use xent::contract::{DIRECTIONAL_DERIVATIVE, HESSIAN, LSE, U};
+use xent::contract::{DIRECTIONAL_DERIVATIVE, HESSIAN, LOSS, LSE, PROBABILITY, TARGET_GRADIENT, U};
 use xent::reference::{self, CurvatureOutcome, SoftmaxRow};
-use xent::{CrossEntropy, Matrix, Reduction, Request};
+use xent::{CrossEntropy, Matrix, Reduction, Request, Smoothing};
 
 const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
 
@@ -342,11 +342,33 @@ impl<'a> Expected<'a> {
         let mean_gap = softmax.probabilities.iter().zip(&gaps).map(|(p, gap)| p * gap).sum();
         let weight_of = |class: usize| self.ce.weight().map_or(1.0, |w| f64::from(w[class]));
         let target = self.problem.batch.targets[row] as usize;
-        let smooth = self.ce.label_smoothing() / x.len() as f64;
-        let hard = (1.0 - self.ce.label_smoothing()) * weight_of(target);
-        let total_weight: f64 = (0..x.len()).map(weight_of).sum();
-        let z_slope = 2.0 * self.ce.z_loss();
-        Row { softmax, largest, gaps, mean_gap, target, smooth, hard, total_weight, z_slope }
+        let is_among = |class: usize| match self.ce.smoothing() {
+            Smoothing::AllClasses => true,
+            Smoothing::OtherClasses => class != target,
+            Smoothing::LiveClasses => x[class] > f32::NEG_INFINITY,
+            other => panic!("{other:?} has no bounds"),
+        };
+        let among: Vec<bool> = (0..x.len()).map(is_among).collect();
+        let count = among.iter().filter(|&&is_among| is_among).count();
+        let weights: Vec<f64> =
+            (0..x.len()).map(|class| if among[class] { weight_of(class) } else { 0.0 }).collect();
+        let mut of_row = Row {
+            softmax,
+            largest,
+            gaps,
+            mean_gap,
+            target,
+            smooth: if count == 0 { 0.0 } else { self.ce.label_smoothing() / count as f64 },
+            hard: (1.0 - self.ce.label_smoothing()) * weight_of(target),
+            hard_error: 0.0,
+            bend: 0.0,
+            bend_error: 0.0,
+            total_weight: weights.iter().sum(),
+            weights,
+            z_slope: 2.0 * self.ce.z_loss(),
+        };
+        of_row.set_focal(self.ce.focal_gamma());
+        of_row
     }
 
     fn check_diagonals(&self, row: usize, found: [&[f32]; 2], context: fmt::Arguments<'_>) {
@@ -360,7 +382,14 @@ impl<'a> Expected<'a> {
                 let magnitude = of_row.magnitude(factor, z_jacobian) * p * q + of_row.outer(z_factor) * p * p;
                 let of_lse = z_jacobian.abs() * of_row.lse_error() * p * q;
                 let tiny = SMALLEST * (1.0 + 4.0 * of_row.coefficients(factor, z_factor));
-                let bound = magnitude * of_row.relative(i, i) * U + of_lse + tiny;
+                let mut bound = magnitude * of_row.relative(i, i) * U + of_lse + tiny;
+                bound += (of_row.hard * factor).abs() * of_row.hard_error * p * q;
+                if is_gauss_newton == 0 {
+                    let (of_target, error) = of_row.of_target(i);
+                    let square = of_target * of_target;
+                    let (bend, bend_error) = (of_row.bend.abs(), of_row.bend_error);
+                    bound += factor.abs() * square * (bend * (2.0 * error + HESSIAN * U) + bend_error);
+                }
                 of_row.check("diagonal", i, found, exact[first + i], bound, context);
             }
         }
@@ -382,6 +411,13 @@ impl<'a> Expected<'a> {
         let coefficient = of_row.magnitude(factor, z_jacobian);
         let tiny = SMALLEST * (1.0 + 4.0 * of_row.coefficients(factor, z_factor) * sum_of_v);
         let first = row * v.len();
+        // |p . v - v_y| of the target, its terms by themselves, and its error.
+        let (mut rise, mut rise_error) = (0.0, 0.0);
+        for (j, v) in v.iter().enumerate() {
+            let (of_target, error) = of_row.of_target(j);
+            rise += of_target.abs() * v;
+            rise_error += of_target.abs() * v * (error + DIRECTIONAL_DERIVATIVE * U);
+        }
         for (i, &found) in found.iter().enumerate() {
             let own = p[i] * v[i];
             // What is left is not a difference of large numbers where p_i is not large.
@@ -396,7 +432,13 @@ impl<'a> Expected<'a> {
             let by_jacobian = p[i] * (diagonal * of_row.relative(i, i) + others.0 * common + others.1);
             let by_outer = p[i] * (all.0 * common + all.1);
             let of_lse = z_jacobian.abs() * of_row.lse_error() * p[i] * (diagonal + others.0);
-            let bound = U * (coefficient * by_jacobian + of_row.outer(z_factor) * by_outer) + of_lse + tiny;
+            let mut bound =
+                U * (coefficient * by_jacobian + of_row.outer(z_factor) * by_outer) + of_lse + tiny;
+            bound += (of_row.hard * factor).abs() * of_row.hard_error * p[i] * (diagonal + others.0);
+            let (of_target, error) = of_row.of_target(i);
+            let (bend, bend_error) = (of_row.bend.abs(), of_row.bend_error);
+            let by_bend = bend * (rise * (error + HESSIAN * U) + rise_error) + bend_error * rise;
+            bound += factor.abs() * of_target.abs() * by_bend;
             let exact = self.exact.hessian_vector_product[first + i];
             of_row.check("product", i, found, exact, bound, context);
         }
@@ -410,11 +452,13 @@ impl<'a> Expected<'a> {
         for (i, v) in v.iter().map(|&v| f64::from(v).abs()).enumerate() {
             let (p, q) = (of_row.softmax.probabilities[i], of_row.softmax.complements[i]);
             let relative = of_row.gaps[i] + of_row.mean_gap + DIRECTIONAL_DERIVATIVE;
-            let own =
-                if i == of_row.target { q * (relative + of_row.others_mean_gap(i)) } else { p * relative };
-            let weight = self.ce.weight().map_or(1.0, |w| f64::from(w[i]));
-            of_loss +=
-                v * (of_row.hard * own + of_row.smooth * (of_row.total_weight * p + weight) * relative);
+            let (mut own, mut of_hard) = (p * relative, p);
+            if i == of_row.target {
+                (own, of_hard) = (q * (relative + of_row.others_mean_gap(i)), q);
+            }
+            own += of_hard * of_row.hard_error / U;
+            let spread = of_row.smooth * (of_row.total_weight * p + of_row.weights[i]);
+            of_loss += v * (of_row.hard * own + spread * relative);
             let lse = of_row.softmax.lse.abs();
             of_z += of_row.z_slope * v * p * (lse * relative + of_row.mean_gap + LSE);
         }
@@ -441,7 +485,14 @@ struct Row {
     mean_gap: f64,
     target: usize,
     smooth: f64,
+    /// What multiplies the target's gradient, and its relative error where the loss is focal.
     hard: f64,
+    hard_error: f64,
+    /// What multiplies that gradient times itself, and its error.
+    bend: f64,
+    bend_error: f64,
+    /// Of the classes that smoothing spreads over.
+    weights: Vec<f64>,
     total_weight: f64,
     /// 2 z
     z_slope: f64,
@@ -462,6 +513,41 @@ impl Row {
         if sum == 0.0 { 0.0 } else { sum / self.softmax.complements[class] }
     }
 
+    /// The contract's bounds on the derivatives of a focal loss.
+    fn set_focal(&mut self, gamma: f64) {
+        let y = self.target;
+        let (p, q) = (self.softmax.probabilities[y], self.softmax.complements[y]);
+        if gamma == 0.0 || p == 0.0 || q == 0.0 {
+            if gamma > 0.0 && q == 0.0 {
+                self.hard = 0.0;
+            }
+            return;
+        }
+        let nll = -self.softmax.log_probabilities[y];
+        let of_others = self.others_mean_gap(y);
+        let of_q = (of_others + TARGET_GRADIENT) * U;
+        let of_nll = (of_others + LOSS) * U;
+        let of_p = (self.gaps[y] + self.mean_gap + PROBABILITY) * U;
+        let power = |exponent: f64| (exponent * if p < 0.5 { (-p).ln_1p() } else { q.ln() }).exp();
+        let (g, hard) = (gamma * p * nll / q, self.hard);
+        self.hard *= power(gamma) * (1.0 + g);
+        self.hard_error = gamma * of_q + g / (1.0 + g) * (of_p + of_nll + of_q);
+        let common = hard * gamma * p * power(gamma - 2.0);
+        let rest = 1.0 - gamma * p;
+        self.bend = common * (2.0 * q - nll * rest);
+        self.bend_error = self.bend.abs() * (of_p + gamma * of_q)
+            + common * (2.0 * q * of_q + nll * (rest.abs() * (of_nll + of_q) + gamma * p * of_p));
+    }
+
+    /// The derivative of -ln p_y by a logit, and its relative error.
+    fn of_target(&self, i: usize) -> (f64, f64) {
+        if i == self.target {
+            (-self.softmax.complements[i], (self.others_mean_gap(i) + TARGET_GRADIENT) * U)
+        } else {
+            (self.softmax.probabilities[i], (self.gaps[i] + self.mean_gap + PROBABILITY) * U)
+        }
+    }
+
     /// The magnitudes of the terms of A.
     fn magnitude(&self, factor: f64, z_jacobian: f64) -> f64 {
         ((self.hard + self.smooth * self.total_weight) * factor).abs() + (z_jacobian * self.softmax.lse).abs()
@@ -474,7 +560,8 @@ impl Row {
 
     /// max(1, A').
     fn coefficients(&self, factor: f64, z_factor: f64) -> f64 {
-        let sum = self.magnitude(factor, self.z_slope * z_factor) + self.outer(z_factor);
+        let bend = (self.bend * factor).abs();
+        let sum = self.magnitude(factor, self.z_slope * z_factor) + self.outer(z_factor) + bend;
         sum.max(1.0)
     }
 

@@ -117,6 +117,9 @@ pub fn check(
                 + of_ln_sum
                 + of_transforms
                 + of_focal);
+        // Before weights, a loss that is no normal number is 0.
+        let smallest = f64::MIN_POSITIVE * row_weight * (weight_of(target) + exact.each * exact.total);
+        let loss_bound = if is_plain { loss_bound } else { loss_bound + smallest };
         // A row of weight 0 adds nothing, even where its loss is infinite.
         let loss_bound = if row_weight == 0.0 { 0.0 } else { loss_bound };
         let lse_error = (softmax.mean_gap + LSE) * U;

@@ -267,6 +267,20 @@ impl Evaluation {
         assert_eq!(self.correct, other.correct, "correct, {context}");
     }
 
+    /// Whether every output has the same bits.
+    pub fn has_bits_of(&self, other: &Self) -> bool {
+        let numbers = |of: &Self| (of.loss.to_bits(), of.weight.to_bits(), of.counted, of.correct);
+        let indices = |of: &Self| (of.argmax.clone(), of.target_ranks.clone());
+        let bits = |x| bytemuck::cast_slice::<f32, u32>(x);
+        numbers(self) == numbers(other)
+            && indices(self) == indices(other)
+            && self
+                .by_row()
+                .into_iter()
+                .zip(other.by_row())
+                .all(|((.., ours), (.., theirs))| bits(ours) == bits(theirs))
+    }
+
     /// Checks that no output holds a subnormal number.
     pub fn assert_no_subnormal(&self, context: &str) {
         for (name, width, values) in self.by_row() {

@@ -4,6 +4,7 @@ use super::batch::Batch;
 use super::bounds::Rounding;
 use super::buffer::Layout;
 use super::evaluation::{Call, Evaluation, assert_same_bits};
+use super::other_grad;
 use super::shards::Split;
 use core::fmt::Debug;
 use core::ops::Range;
@@ -14,6 +15,7 @@ use xent::{CrossEntropy, Element, Matrix, MatrixMut, ShardElement, contract};
 pub trait Half: Element<PerRow = f32> + ShardElement + bytemuck::Pod + Debug + PartialEq {
     const NAME: &'static str;
     const ROUNDING: Rounding;
+    const OF_LOGITS: other_grad::Dtype;
     /// A NaN that no computation makes.
     const CANARY: u16;
 
@@ -24,10 +26,11 @@ pub trait Half: Element<PerRow = f32> + ShardElement + bytemuck::Pod + Debug + P
 }
 
 macro_rules! halves {
-    ($half:ident, $rounding:expr, $canary:expr) => {
+    ($half:ident, $of_logits:expr, $rounding:expr, $canary:expr) => {
         impl Half for $half {
             const NAME: &'static str = stringify!($half);
             const ROUNDING: Rounding = $rounding;
+            const OF_LOGITS: other_grad::Dtype = $of_logits;
             const CANARY: u16 = $canary;
 
             fn from_f32(x: f32) -> Self {
@@ -51,11 +54,13 @@ macro_rules! halves {
 
 halves!(
     bf16,
+    other_grad::Dtype::Bf16,
     Rounding { unit: contract::U_BF16, half_of_smallest: 0.0, largest: bf16::MAX.to_f64_const() },
     0x7fca
 );
 halves!(
     f16,
+    other_grad::Dtype::F16,
     Rounding {
         unit: contract::U_F16,
         half_of_smallest: contract::SMALLEST_F16 / 2.0,

@@ -18,6 +18,7 @@ pub mod families;
 #[cfg(feature = "half")]
 pub mod halves;
 pub mod hostile;
+pub mod other_grad;
 pub mod planes;
 pub mod shards;
 pub mod trial;

@@ -585,7 +585,8 @@ typedef struct xent_array_mut {
  * Inputs and outputs of one call, each of them optional: what is left out has null data and no size. By
  * `xent_request_default`; later versions may add fields.
  *
- * For rows x C logits x of some dtype, matrices have the same dtype; arrays have one number for each row, of
+ * For rows x C logits x of some dtype, matrices have the same dtype, but `grad` may have any where logits are not of
+ * `XENT_DTYPE_F64`: `XENT_DTYPE_F32`, `XENT_DTYPE_F16` or `XENT_DTYPE_BF16`. Arrays have one number for each row, of
  * `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` where the logits are that. Indices are `XENT_DTYPE_I64` (-1 for none) or
  * `XENT_DTYPE_U64` (`UINT64_MAX` for none); where pointers have 32 bits, `I32` or `U32`.
  */
@@ -1015,8 +1016,8 @@ xent_status xent_run_probabilities_in_place(const struct xent_cross_entropy *cro
 
 /**
  * The Hessian of the reduced loss at rows x C logits of `XENT_DTYPE_F32`, times `direction`, in `out`; both are rows x C
- * of the same dtype. Of the request, which may be null, the inputs count and no output is written. A focal loss,
- * smoothing over other classes than all, and scaled or capped logits are refused.
+ * of the same dtype. Of the request, which may be null, the inputs count and no output is written. Scaled and capped
+ * logits are refused.
  */
 xent_status xent_hessian_vector_product(const struct xent_cross_entropy *cross_entropy,
                                         struct xent_matrix logits,

@@ -6,7 +6,7 @@ use crate::dtype::{Scalar, with_element, with_narrow_element, with_target};
 use crate::handle;
 use crate::memory::Memory;
 use crate::options::{xent_backend, xent_options};
-use crate::request::{request_of, xent_request, xent_summary};
+use crate::request::{request_of, with_gradient, xent_request, xent_summary};
 use crate::status::{Outcome, from_error, guard, xent_status};
 use crate::versioned::{self, Destination};
 use crate::views::{Logits, xent_array, xent_matrix, xent_matrix_mut};
@@ -182,7 +182,7 @@ unsafe fn loss_of(
     let summary = with_element!(logits.dtype(), E => {
         let request = match grad {
             // SAFETY: the caller's promise is handed on.
-            Some(grad) => Request::new().grad(unsafe { memory.matrix_mut("grad", grad)? }),
+            Some(grad) => unsafe { with_gradient(Request::new(), &mut memory, grad, false)? },
             None => Request::new(),
         };
         // SAFETY: the caller's promise is handed on.

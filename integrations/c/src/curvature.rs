@@ -29,8 +29,8 @@ enum Output {
 }
 
 /// The Hessian of the reduced loss at rows x C logits of `XENT_DTYPE_F32`, times `direction`, in `out`; both are rows x C
-/// of the same dtype. Of the request, which may be null, the inputs count and no output is written. A focal loss,
-/// smoothing over other classes than all, and scaled or capped logits are refused.
+/// of the same dtype. Of the request, which may be null, the inputs count and no output is written. Scaled and capped
+/// logits are refused.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_hessian_vector_product(
     cross_entropy: *const xent_cross_entropy,

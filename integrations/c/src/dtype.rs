@@ -84,6 +84,17 @@ macro_rules! with_narrow_element {
     };
 }
 
+/// The same for gradients of another dtype than the logits.
+macro_rules! with_grad {
+    ($dtype:expr, $element:ident => $body:expr) => {
+        $crate::dtype::dispatch! { "grad", $dtype, $element => $body;
+            F32 => f32,
+            F16 => half::f16,
+            Bf16 => half::bf16,
+        }
+    };
+}
+
 /// The same for targets.
 macro_rules! with_target {
     ($dtype:expr, $target:ident => $body:expr) => {
@@ -110,7 +121,7 @@ macro_rules! dispatch {
     };
 }
 
-pub(crate) use {dispatch, with_element, with_narrow_element, with_target};
+pub(crate) use {dispatch, with_element, with_grad, with_narrow_element, with_target};
 
 pub(crate) fn unsupported(argument: &str, dtype: u32) -> xent_status {
     fail(xent_status::Dtype, format_args!("the dtype of {argument} is {dtype}, which it cannot have"))

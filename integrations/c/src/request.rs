@@ -4,17 +4,18 @@ use core::mem::size_of;
 
 use xent::{Element, Request, Summary};
 
-use crate::dtype::Scalar;
+use crate::dtype::{Scalar, with_grad, xent_dtype};
 use crate::memory::Memory;
 use crate::options::unknown;
 use crate::status::Outcome;
 use crate::versioned::{self, Versioned};
-use crate::views::{xent_array, xent_array_mut, xent_matrix_mut};
+use crate::views::{xent_array, xent_array_mut, xent_matrix, xent_matrix_mut};
 
 /// Inputs and outputs of one call, each of them optional: what is left out has null data and no size. By
 /// `xent_request_default`; later versions may add fields.
 ///
-/// For rows x C logits x of some dtype, matrices have the same dtype; arrays have one number for each row, of
+/// For rows x C logits x of some dtype, matrices have the same dtype, but `grad` may have any where logits are not of
+/// `XENT_DTYPE_F64`: `XENT_DTYPE_F32`, `XENT_DTYPE_F16` or `XENT_DTYPE_BF16`. Arrays have one number for each row, of
 /// `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` where the logits are that. Indices are `XENT_DTYPE_I64` (-1 for none) or
 /// `XENT_DTYPE_U64` (`UINT64_MAX` for none); where pointers have 32 bits, `I32` or `U32`.
 #[repr(C)]
@@ -133,15 +134,39 @@ impl xent_request {
         if self.reserved != 0 {
             return Err(unknown("reserved", self.reserved));
         }
+        let accumulates = match self.accumulate {
+            0 | 1 => self.accumulate == 1,
+            value => return Err(unknown("accumulate", value)),
+        };
+        if xent_matrix::from(self.grad).is_absent() {
+            return Ok(request);
+        }
         // SAFETY: the caller's promise is handed on.
-        let grad = unsafe { memory.optional_matrix_mut("grad", self.grad)? };
-        Ok(match (grad, self.accumulate) {
-            (None, 0 | 1) => request,
-            (Some(grad), 0) => request.grad(grad),
-            (Some(grad), 1) => request.accumulate(grad),
-            (_, value) => return Err(unknown("accumulate", value)),
-        })
+        unsafe { with_gradient(request, memory, self.grad, accumulates) }
     }
+}
+
+/// Adds a gradient to the request: of the dtype of the logits, or of another.
+///
+/// # Safety
+/// The caller's promise about the gradient.
+pub(crate) unsafe fn with_gradient<'a, E: Element + Scalar>(
+    request: Request<'a, E>,
+    memory: &mut Memory,
+    grad: xent_matrix_mut,
+    accumulates: bool,
+) -> Outcome<Request<'a, E>> {
+    // Logits of `double` have no other gradient: the wrong dtype is refused like that of any argument.
+    if E::DTYPES.iter().any(|&dtype| dtype as u32 == grad.dtype || dtype == xent_dtype::F64) {
+        // SAFETY: the caller's promise is handed on.
+        let grad = unsafe { memory.matrix_mut("grad", grad)? };
+        return Ok(if accumulates { request.accumulate(grad) } else { request.grad(grad) });
+    }
+    with_grad!(grad.dtype, G => {
+        // SAFETY: the caller's promise is handed on.
+        let grad = unsafe { memory.matrix_mut::<G>("grad", grad)? };
+        Ok(if accumulates { request.accumulate_as(grad) } else { request.grad_as(grad) })
+    })
 }
 
 /// The request of a call; the empty one if it is null.

@@ -57,7 +57,7 @@ impl Expected<'_> {
             // The slope is 0 below four of the smallest.
             let bound = (of_p + of_v + slope * p * of_lse + of_slope) * chain.slope
                 + 4.0 * of_zeros * ce.logit_scale().max(1.0);
-            close("gradient", found, exact, bound, self.rounding)
+            close("gradient", found, exact, bound, self.gradient_rounding)
                 .unwrap_or_else(|error| panic!("{error}, factor {factor:e}, column {c}, {context}"));
         }
         (bound, z_bound)

@@ -10,6 +10,7 @@ use crate::support::batch::{Batch, Random};
 use crate::support::buffer::Layout;
 use crate::support::distillation::Pair;
 use crate::support::evaluation::Call;
+use crate::support::other_grad;
 use xent::{
     Backend, CrossEntropy, CrossEntropyBuilder, Distillation, EmptyMean, Parallelism, Reduction, Smoothing,
 };
@@ -33,6 +34,8 @@ pub struct Case {
     /// Whether to make the call a second time in another way.
     pub is_repeated: bool,
     pub kind: Kind,
+    /// Of the gradient, where it is asked for in another than the logits'.
+    pub dtype_of_gradient: Option<other_grad::Dtype>,
     /// The teacher's logits, of a distillation.
     pub teacher: Vec<f32>,
     /// For what else there is to choose.
@@ -123,6 +126,8 @@ impl Case {
             6 | 7 => Kind::Distillation { temperature: header.pick(&TEMPERATURES) },
             _ => Kind::Loss,
         };
+        let others = other_grad::Dtype::ALL;
+        let dtype_of_gradient = header.below(2 * others.len()).checked_sub(others.len()).map(|i| others[i]);
         let ignored = builder.clone().build().expect("the options are valid").ignore_indices().to_vec();
 
         let mut batch =
@@ -152,6 +157,7 @@ impl Case {
             in_place,
             is_repeated,
             kind,
+            dtype_of_gradient,
             teacher,
             seed,
         }

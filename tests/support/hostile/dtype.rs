@@ -8,6 +8,7 @@ use crate::support::distillation::{Found, Pair};
 use crate::support::evaluation::{Call, Evaluation};
 #[cfg(feature = "half")]
 use crate::support::halves::{self, Half};
+use crate::support::other_grad;
 use crate::support::shards::Split;
 use core::fmt;
 use xent::{CrossEntropy, Distillation};
@@ -18,6 +19,8 @@ pub struct Dtype {
     pub name: &'static str,
     /// Of outputs as wide as the logits.
     pub rounding: Rounding,
+    /// As logits whose gradient may have another.
+    pub of_logits: other_grad::Dtype,
     /// The batch with logits that this type has.
     pub rounded: fn(Batch) -> Batch,
     pub evaluate: fn(&Call<'_>, &CrossEntropy, &Batch) -> Evaluation,
@@ -39,6 +42,7 @@ impl Dtype {
     const F32: Self = Self {
         name: "f32",
         rounding: Rounding::F32,
+        of_logits: other_grad::Dtype::F32,
         rounded: |batch| batch,
         evaluate: |call, ce, batch| call.evaluate(ce, batch),
         evaluate_shards: |split, call, ce, batch| split.evaluate_call(call, ce, batch),
@@ -50,6 +54,7 @@ impl Dtype {
         Self {
             name: T::NAME,
             rounding: T::ROUNDING,
+            of_logits: T::OF_LOGITS,
             rounded: |batch| halves::rounded::<T>(&batch),
             evaluate: halves::evaluate::<T>,
             evaluate_shards: halves::evaluate_shards::<T>,

@@ -9,9 +9,10 @@ mod double;
 pub mod dtype;
 
 use crate::support::batch::{Batch, Random};
-use crate::support::bounds::Expected;
+use crate::support::bounds::{Expected, Rounding};
 use crate::support::buffer::Layout;
 use crate::support::evaluation::{Call, Evaluation};
+use crate::support::other_grad::gradient_as;
 use crate::support::shards::Split;
 use case::{Case, Kind};
 use xent::contract::transformed_logit;
@@ -36,8 +37,8 @@ pub fn cross_entropy(bytes: &[u8]) {
 
 fn check_loss(case: &Case) {
     let (ce, call) = (case.cross_entropy(), case.call());
-    let found = (case.dtype.evaluate)(&call, &ce, &case.batch);
-    check_bounds(case, &ce, &found, "hostile");
+    let mut found = (case.dtype.evaluate)(&call, &ce, &case.batch);
+    check_bounds(case, &ce, &found, case.dtype.rounding, "hostile");
     if case.is_repeated {
         let again = (case.dtype.evaluate)(
             &in_another_way(case),
@@ -45,6 +46,10 @@ fn check_loss(case: &Case) {
             &case.batch,
         );
         again.assert_equal(&found, "in another way");
+    }
+    if let Some(dtype) = case.dtype_of_gradient {
+        (found.grad, _) = gradient_as((case.dtype.of_logits, dtype), &call, &ce, &case.batch, None);
+        check_bounds(case, &ce, &found, dtype.rounding(), "hostile, gradient of another dtype");
     }
 }
 
@@ -54,7 +59,7 @@ pub fn shards(bytes: &[u8]) {
     let (ce, call) = (case.cross_entropy(), case.call());
     let split = Split::random(case.batch.classes, 6, &mut Random::new(case.seed));
     let found = (case.dtype.evaluate_shards)(&split, &call, &ce, &case.batch);
-    check_bounds(&case, &ce, &found, "hostile shards");
+    check_bounds(&case, &ce, &found, case.dtype.rounding, "hostile shards");
     if case.is_repeated {
         let again = (case.dtype.evaluate_shards)(&split, &in_another_way(&case), &ce, &case.batch);
         again.assert_equal(&found, "in another way");
@@ -64,12 +69,13 @@ pub fn shards(bytes: &[u8]) {
 /// Logits that are transformed with an error above this have no bounds, which are of first order.
 const LARGEST_ERROR: f64 = 1.0 / 256.0;
 
-fn check_bounds(case: &Case, ce: &CrossEntropy, found: &Evaluation, context: &str) {
+fn check_bounds(case: &Case, ce: &CrossEntropy, found: &Evaluation, of_gradient: Rounding, context: &str) {
     found.assert_no_subnormal(context);
     let batch = counted(ce, &case.batch);
     let error = |&x: &f64| transformed_logit(ce.logit_scale(), ce.softcap(), x);
     if reference::transformed(ce, &batch.logits).iter().all(|x| x.is_nan() || error(x) < LARGEST_ERROR) {
-        Expected::of_call(ce, &batch, case.call()).rounded(case.dtype.rounding).check(found, context);
+        let expected = Expected::of_call(ce, &batch, case.call()).rounded(case.dtype.rounding);
+        expected.with_gradient_rounded(of_gradient).check(found, context);
     }
 }
 

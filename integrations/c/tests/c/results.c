@@ -260,6 +260,15 @@ static void a_request_has_every_output(void) {
     for (int c = 0; c < CLASSES; c++)
         CHECK(relative_difference(grad[c], expected[c] * denominator / scale) <= TOLERANCE);
 
+    /* In another dtype. */
+    uint16_t half[ROWS * CLASSES];
+    more.accumulate = 0;
+    more.grad = xent_matrix_mut_of(half, XENT_DTYPE_BF16, ROWS, CLASSES);
+    CHECK_OK(xent_run(ce, x, y, &more, &summary));
+    for (int c = 0; c < CLASSES; c++)
+        CHECK(relative_difference((float)load(XENT_DTYPE_BF16, half, c), expected[c] * denominator / scale / 2) <= 1.0 / 256);
+    CHECK(half[2 * CLASSES] == 0);
+
     /* In place, what takes the place of the logits is the gradient. */
     float in_place[ROWS * CLASSES];
     memcpy(in_place, logits, sizeof in_place);

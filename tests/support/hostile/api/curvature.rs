@@ -4,7 +4,7 @@ use super::{
     Output, assert_ok_if, assert_ok_or_refused_if, hostile_target, number_bytes, options, transforming,
 };
 use crate::support::hostile::bytes::Bytes;
-use xent::{Matrix, Smoothing};
+use xent::Matrix;
 
 pub fn calls(bytes: &mut Bytes<'_>) {
     let (rows, classes) = (bytes.below(5), bytes.below(18));
@@ -18,13 +18,7 @@ pub fn calls(bytes: &mut Bytes<'_>) {
     let is_valid = targets.len() == rows
         && (rows == 0 || classes > 0 && ce.weight().is_none_or(|weight| weight.len() == classes))
         && targets.iter().all(is_target);
-    let is_smooth = ce.label_smoothing() == 0.0 || ce.smoothing() == Smoothing::AllClasses;
-    let refused = match transforming(&ce) {
-        _ if ce.focal_gamma() != 0.0 => Some("focal_gamma"),
-        _ if !is_smooth => Some("smoothing"),
-        option => option,
-    };
-    let calls = (refused, "second derivatives");
+    let calls = (transforming(&ce), "second derivatives");
     assert_ok_or_refused_if(is_valid, calls, &curvature);
     let Ok(curvature) = curvature else { return };
 

@@ -1,0 +1,116 @@
+//! Gradients in another dtype than the logits, in memory that is watched.
+
+use super::batch::Batch;
+use super::bounds::Rounding;
+use super::buffer::Buffer;
+use super::evaluation::Call;
+#[cfg(feature = "half")]
+use super::halves::{Half, HalfBuffer, narrow};
+#[cfg(feature = "half")]
+use half::{bf16, f16};
+use xent::{CrossEntropy, GradElement, Matrix, MatrixMut, ShardElement, Summary};
+
+/// A dtype that both can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    F32,
+    #[cfg(feature = "half")]
+    Bf16,
+    #[cfg(feature = "half")]
+    F16,
+}
+
+impl Dtype {
+    #[cfg(feature = "half")]
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+    #[cfg(not(feature = "half"))]
+    pub const ALL: [Self; 1] = [Self::F32];
+
+    pub fn rounding(self) -> Rounding {
+        match self {
+            Self::F32 => Rounding::F32,
+            #[cfg(feature = "half")]
+            Self::Bf16 => bf16::ROUNDING,
+            #[cfg(feature = "half")]
+            Self::F16 => f16::ROUNDING,
+        }
+    }
+
+    pub fn round(self, x: f32) -> f32 {
+        match self {
+            Self::F32 => x,
+            #[cfg(feature = "half")]
+            Self::Bf16 => bf16::from_f32(x).to_f32(),
+            #[cfg(feature = "half")]
+            Self::F16 => f16::from_f32(x).to_f32(),
+        }
+    }
+}
+
+/// A call on logits of one dtype whose gradient has another; added to what is `before`, if anything is.
+pub fn gradient_as(
+    (logits, grad): (Dtype, Dtype),
+    call: &Call<'_>,
+    ce: &CrossEntropy,
+    batch: &Batch,
+    before: Option<&[f32]>,
+) -> (Vec<f32>, Summary) {
+    let asked = Asked { logits, call, ce, batch, adds: before.is_some() };
+    let (rows, classes) = (batch.rows, batch.classes);
+    match grad {
+        Dtype::F32 => {
+            let mut out = match before {
+                Some(before) => Buffer::holding(before, rows, classes, call.outputs),
+                None => Buffer::unwritten(rows, classes, call.outputs),
+            };
+            let summary = asked.run(out.matrix_mut());
+            out.assert_canaries_live("grad");
+            (out.elements(), summary)
+        }
+        #[cfg(feature = "half")]
+        Dtype::Bf16 => asked.run_to_half::<bf16>(before),
+        #[cfg(feature = "half")]
+        Dtype::F16 => asked.run_to_half::<f16>(before),
+    }
+}
+
+/// All of it but where the gradient goes.
+struct Asked<'a> {
+    logits: Dtype,
+    call: &'a Call<'a>,
+    ce: &'a CrossEntropy,
+    batch: &'a Batch,
+    adds: bool,
+}
+
+impl Asked<'_> {
+    #[cfg(feature = "half")]
+    fn run_to_half<G: Half + GradElement>(&self, before: Option<&[f32]>) -> (Vec<f32>, Summary) {
+        let (rows, classes, layout) = (self.batch.rows, self.batch.classes, self.call.outputs);
+        let mut out = match before {
+            Some(before) => HalfBuffer::<G>::holding(before, rows, classes, layout),
+            None => HalfBuffer::unwritten(rows, classes, layout),
+        };
+        let summary = self.run(out.matrix_mut());
+        (out.elements("grad"), summary)
+    }
+
+    fn run<G: GradElement>(&self, grad: MatrixMut<'_, G>) -> Summary {
+        let logits = &self.batch.logits;
+        match self.logits {
+            Dtype::F32 => self.run_on(logits, grad),
+            #[cfg(feature = "half")]
+            Dtype::Bf16 => self.run_on(&narrow::<bf16>(logits), grad),
+            #[cfg(feature = "half")]
+            Dtype::F16 => self.run_on(&narrow::<f16>(logits), grad),
+        }
+    }
+
+    fn run_on<T: ShardElement, G: GradElement>(&self, logits: &[T], grad: MatrixMut<'_, G>) -> Summary {
+        let Self { call, ce, batch, adds, .. } = *self;
+        let request = call.request();
+        let request = if adds { request.accumulate_as(grad) } else { request.grad_as(grad) };
+        let logits = Matrix::new(logits, batch.rows, batch.classes).expect("the shape fits");
+        call.run(ce, logits, batch, request).expect("the batch is valid")
+    }
+}
