@@ -5,9 +5,10 @@ cd "$(dirname "$0")"
 
 environment="${1:-../../target/python-frameworks}"
 python3 -m venv "$environment"
-"$environment/bin/pip" install -q maturin numpy ml_dtypes pytest torch expecttest
+"$environment/bin/pip" install -q maturin numpy ml_dtypes pytest torch expecttest 'jax>=0.10'
 VIRTUAL_ENV="$(realpath "$environment")" "$environment/bin/maturin" develop --release --locked
 
 "$environment/bin/python" -m pytest -q
 "$environment/bin/python" examples/train_digits.py
+"$environment/bin/python" examples/train_digits_jax.py
 "$environment/bin/python" examples/train_language_model.py --steps 30

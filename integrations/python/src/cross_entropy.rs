@@ -6,7 +6,7 @@ use xent::Reduction;
 use crate::array::Array;
 use crate::dtypes::{Dtype, Scalar, with_logits};
 use crate::errors::{exception, no_logits};
-use crate::options::{self, IgnoreIndex};
+use crate::options::{self, IgnoreIndex, Options};
 use crate::outputs::{empty, empty_like, written};
 use crate::row_inputs::RowInputs;
 use crate::run::Call;
@@ -66,25 +66,26 @@ impl CrossEntropy {
         backend: Option<&str>,
         parallelism: &str,
     ) -> PyResult<Self> {
-        let reduction = options::reduction(reduction)?;
-        let mut builder = xent::CrossEntropy::builder()
-            .ignore_indices(ignore_index.0)
-            .reduction(reduction.unwrap_or(Reduction::Sum))
-            .label_smoothing(label_smoothing)
-            .smoothing(options::smoothing(smoothing)?)
-            .z_loss(z_loss)
-            .focal_gamma(focal_gamma)
-            .logit_scale(logit_scale)
-            .softcap(softcap)
-            .empty_mean(options::empty_mean(empty_mean)?)
-            .parallelism(options::parallelism(parallelism)?);
+        let options = Options {
+            ignore_index: ignore_index.0,
+            reduction,
+            label_smoothing,
+            smoothing,
+            z_loss,
+            focal_gamma,
+            logit_scale,
+            softcap,
+            empty_mean,
+        };
+        let (builder, per_row) = options.builder()?;
+        let mut builder = builder.parallelism(options::parallelism(parallelism)?);
         if let Some(weight) = weight {
             builder = builder.weight(options::weight(weight)?);
         }
         if let Some(backend) = backend {
             builder = builder.backend(options::backend(backend)?);
         }
-        Ok(Self { ce: builder.build().map_err(exception)?, per_row: reduction.is_none() })
+        Ok(Self { ce: builder.build().map_err(exception)?, per_row })
     }
 
     /// The reduced loss, or with `reduction="none"` that of each row.

@@ -23,11 +23,19 @@ pub(crate) fn type_error(message: impl Into<String>) -> PyErr {
 
 /// Logits of a dtype that the crate does not take.
 pub(crate) fn no_logits(argument: &str, dtype: Dtype) -> PyErr {
-    type_error(format!("{argument} is {dtype}; logits are {}", dtypes::names().join(", ")))
+    type_error(no_logits_text(argument, dtype))
 }
 
 /// Logits of a dtype that takes classes as targets alone.
 pub(crate) fn no_logits_of_probabilities(argument: &str, dtype: Dtype) -> PyErr {
+    type_error(no_logits_of_probabilities_text(argument, dtype))
+}
+
+pub(crate) fn no_logits_text(argument: &str, dtype: Dtype) -> String {
+    format!("{argument} is {dtype}; logits are {}", dtypes::names().join(", "))
+}
+
+pub(crate) fn no_logits_of_probabilities_text(argument: &str, dtype: Dtype) -> String {
     let names = dtypes::names_of_probabilities().join(", ");
-    type_error(format!("{argument} is {dtype}; logits of probabilities are {names}"))
+    format!("{argument} is {dtype}; logits of probabilities are {names}")
 }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: `array` borrows the memory of NumPy arrays and DLPack tensors, `layout` finds the rows of logits in it,
 //! `target` the classes or probabilities; `run` is one call of the crate, `cross_entropy` and `softmax` are what Python
-//! calls.
+//! calls, and `xla` is what JAX calls.
 
 mod array;
 mod cross_entropy;
@@ -18,6 +18,7 @@ mod second_order;
 mod softmax;
 mod target;
 mod threads;
+mod xla;
 
 use pyo3::prelude::*;
 
@@ -32,6 +33,8 @@ mod _native {
     use crate::softmax::{log_softmax, softmax};
     #[pymodule_export]
     use crate::threads::after_fork;
+    #[pymodule_export]
+    use crate::xla::xla_cross_entropy;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,14 +1,54 @@
 //! From Python's options to the crate's, by PyTorch's names.
 
 use pyo3::prelude::*;
-use xent::{Backend, EmptyMean, Parallelism, Reduction, Smoothing};
+use xent::{Backend, CrossEntropyBuilder, EmptyMean, Parallelism, Reduction, Smoothing};
 
 use crate::array::Array;
 use crate::errors::value_error;
 use crate::row_values::numbers;
 
+/// The options that a loss has wherever Python asks for it, in the forms that Python has them.
+pub(crate) struct Options<'a> {
+    pub(crate) ignore_index: Vec<i64>,
+    pub(crate) reduction: &'a str,
+    pub(crate) label_smoothing: f64,
+    pub(crate) smoothing: &'a str,
+    pub(crate) z_loss: f64,
+    pub(crate) focal_gamma: f64,
+    pub(crate) logit_scale: f64,
+    pub(crate) softcap: Option<f64>,
+    pub(crate) empty_mean: &'a str,
+}
+
+/// A name that an option has no choice by.
+pub(crate) struct Unknown(pub(crate) String);
+
+impl From<Unknown> for PyErr {
+    fn from(Unknown(message): Unknown) -> Self {
+        value_error(message)
+    }
+}
+
+impl Options<'_> {
+    /// The crate's; and whether the loss is that of each row (`reduction="none"`), where the crate's own reduction is the sum.
+    pub(crate) fn builder(self) -> Result<(CrossEntropyBuilder, bool), Unknown> {
+        let reduction = reduction(self.reduction)?;
+        let builder = xent::CrossEntropy::builder()
+            .ignore_indices(self.ignore_index)
+            .reduction(reduction.unwrap_or(Reduction::Sum))
+            .label_smoothing(self.label_smoothing)
+            .smoothing(smoothing(self.smoothing)?)
+            .z_loss(self.z_loss)
+            .focal_gamma(self.focal_gamma)
+            .logit_scale(self.logit_scale)
+            .softcap(self.softcap)
+            .empty_mean(empty_mean(self.empty_mean)?);
+        Ok((builder, reduction.is_none()))
+    }
+}
+
 /// `reduction`: what the loss of a batch is.
-pub(crate) fn reduction(name: &str) -> PyResult<Option<Reduction>> {
+fn reduction(name: &str) -> Result<Option<Reduction>, Unknown> {
     choice(
         "reduction",
         name,
@@ -22,19 +62,19 @@ const SMOOTHINGS: [(&str, Smoothing); 3] = [
     ("live_classes", Smoothing::LiveClasses),
 ];
 
-pub(crate) fn smoothing(name: &str) -> PyResult<Smoothing> {
+fn smoothing(name: &str) -> Result<Smoothing, Unknown> {
     choice("smoothing", name, &SMOOTHINGS)
 }
 
-pub(crate) fn empty_mean(name: &str) -> PyResult<EmptyMean> {
+fn empty_mean(name: &str) -> Result<EmptyMean, Unknown> {
     choice("empty_mean", name, &[("nan", EmptyMean::Nan), ("zero", EmptyMean::Zero)])
 }
 
-pub(crate) fn parallelism(name: &str) -> PyResult<Parallelism> {
+pub(crate) fn parallelism(name: &str) -> Result<Parallelism, Unknown> {
     choice("parallelism", name, &[("rayon", Parallelism::Rayon), ("serial", Parallelism::Serial)])
 }
 
-pub(crate) fn backend(name: &str) -> PyResult<Backend> {
+pub(crate) fn backend(name: &str) -> Result<Backend, Unknown> {
     choice("backend", name, &Backend::ALL.map(|backend| (backend_name(backend), backend)))
 }
 
@@ -84,9 +124,9 @@ pub(crate) fn weight(value: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
     Ok(numbers(&array)?.into_owned())
 }
 
-fn choice<T: Copy>(argument: &str, name: &str, choices: &[(&str, T)]) -> PyResult<T> {
+fn choice<T: Copy>(argument: &str, name: &str, choices: &[(&str, T)]) -> Result<T, Unknown> {
     choices.iter().find(|&&(choice, _)| choice == name).map(|&(_, value)| value).ok_or_else(|| {
         let names: Vec<_> = choices.iter().map(|(choice, _)| format!("{choice:?}")).collect();
-        value_error(format!("{argument} is {name:?}; it is one of {}", names.join(", ")))
+        Unknown(format!("{argument} is {name:?}; it is one of {}", names.join(", ")))
     })
 }

@@ -8,8 +8,27 @@ use crate::array::Array;
 use crate::dtypes::{Dtype, Number, Scalar};
 use crate::errors::type_error;
 
+/// An array whose elements are read in order.
+pub(crate) trait Elements<'a> {
+    type Error;
+    fn dtype(&self) -> Dtype;
+    fn elements<T: Scalar>(&self) -> Result<Cow<'a, [T]>, Self::Error>;
+}
+
+impl<'a> Elements<'a> for &'a Array<'_> {
+    type Error = PyErr;
+
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn elements<T: Scalar>(&self) -> PyResult<Cow<'a, [T]>> {
+        values(self)
+    }
+}
+
 /// The elements in order, the last dimension first.
-pub(crate) fn values<'a, T: Scalar>(array: &'a Array<'_>) -> PyResult<Cow<'a, [T]>> {
+fn values<'a, T: Scalar>(array: &'a Array<'_>) -> PyResult<Cow<'a, [T]>> {
     let data = array.slice::<T>()?;
     if array.is_contiguous() {
         return Ok(Cow::Borrowed(data));
@@ -53,7 +72,12 @@ pub(crate) fn truths(array: &Array<'_>) -> PyResult<Vec<bool>> {
     if array.dtype != Dtype::Bool {
         return Err(type_error(format!("{} is {}, not bool", array.argument, array.dtype)));
     }
-    Ok(values::<Truth>(array)?.iter().map(|&Truth(byte)| byte != 0).collect())
+    truths_of(array)
+}
+
+/// The same of an array that is known to be of them.
+pub(crate) fn truths_of<'a, E: Elements<'a>>(array: E) -> Result<Vec<bool>, E::Error> {
+    Ok(array.elements::<Truth>()?.iter().map(|&Truth(byte)| byte != 0).collect())
 }
 
 #[derive(Clone, Copy)]

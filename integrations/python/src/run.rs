@@ -1,7 +1,7 @@
 //! One call of the crate, whatever it is asked for.
 
 use pyo3::prelude::*;
-use xent::{CrossEntropy, Matrix, MatrixMut, Summary};
+use xent::{CrossEntropy, Error, Matrix, MatrixMut, Request, Summary};
 
 use crate::array::{Array, check_apart};
 use crate::dtypes::{Dtype, Logits, with_logits};
@@ -28,6 +28,21 @@ pub(crate) struct Call<'py> {
 pub(crate) enum Place<'a, L> {
     Keep(Matrix<'a, L>),
     Overwrite(MatrixMut<'a, L>),
+}
+
+impl<L: Logits> Place<'_, L> {
+    /// The loss of classes as targets. That of probabilities is [`Logits::run_probabilities`].
+    pub(crate) fn run<T: xent::Target>(
+        self,
+        ce: &CrossEntropy,
+        targets: &[T],
+        request: Request<'_, L>,
+    ) -> Result<Summary, Error> {
+        match self {
+            Self::Keep(logits) => ce.run(logits, targets, request),
+            Self::Overwrite(logits) => ce.run_in_place(logits, targets, request),
+        }
+    }
 }
 
 impl<'py> Call<'py> {
@@ -126,10 +141,9 @@ impl<'py> Call<'py> {
         }
 
         let summary = match &target {
-            Target::Classes(classes) => with_classes!(classes, classes => threads::run(py, || match place {
-                Place::Keep(logits) => ce.run(logits, classes, request),
-                Place::Overwrite(logits) => ce.run_in_place(logits, classes, request),
-            }))?,
+            Target::Classes(classes) => {
+                with_classes!(classes, classes => threads::run(py, || place.run(ce, classes, request)))?
+            }
             Target::Probabilities { data, layout } => {
                 let probabilities = distributions(data, *layout)?;
                 threads::run(py, || L::run_probabilities(ce, place, probabilities, request))?

@@ -9,7 +9,7 @@ use crate::array::Array;
 use crate::dtypes::Dtype;
 use crate::errors::{type_error, value_error};
 use crate::layout::{Layout, check_shape};
-use crate::row_values::{numbers, values};
+use crate::row_values::{Elements, numbers};
 
 /// Where targets come from.
 pub(crate) enum Source<'py> {
@@ -83,18 +83,28 @@ impl<'py> Source<'py> {
             return probabilities(array, input, layout);
         }
         check_shape(array, &rows_shape(&input.shape))?;
-        let classes = match array.dtype {
-            Dtype::U8 => Classes::U8(values(array)?),
-            Dtype::U16 => Classes::U16(values(array)?),
-            Dtype::U32 => Classes::U32(values(array)?),
-            Dtype::U64 => Classes::U64(values(array)?),
-            Dtype::I32 => Classes::I32(values(array)?),
-            Dtype::I64 => Classes::I64(values(array)?),
-            Dtype::I8 => Classes::I32(values::<i8>(array)?.iter().map(|&class| class.into()).collect()),
-            Dtype::I16 => Classes::I32(values::<i16>(array)?.iter().map(|&class| class.into()).collect()),
-            other => return Err(type_error(format!("target is {other}, not of integers or probabilities"))),
-        };
+        let classes = Classes::read(array)?;
+        let dtype = array.dtype;
+        let classes = classes
+            .ok_or_else(|| type_error(format!("target is {dtype}, not of integers or probabilities")))?;
         Ok(Target::Classes(classes))
+    }
+}
+
+impl<'a> Classes<'a> {
+    /// `None` where the elements are no integers.
+    pub(crate) fn read<E: Elements<'a>>(array: E) -> Result<Option<Self>, E::Error> {
+        Ok(Some(match array.dtype() {
+            Dtype::U8 => Self::U8(array.elements()?),
+            Dtype::U16 => Self::U16(array.elements()?),
+            Dtype::U32 => Self::U32(array.elements()?),
+            Dtype::U64 => Self::U64(array.elements()?),
+            Dtype::I32 => Self::I32(array.elements()?),
+            Dtype::I64 => Self::I64(array.elements()?),
+            Dtype::I8 => Self::I32(array.elements::<i8>()?.iter().map(|&class| class.into()).collect()),
+            Dtype::I16 => Self::I32(array.elements::<i16>()?.iter().map(|&class| class.into()).collect()),
+            _ => return Ok(None),
+        }))
     }
 }
 

@@ -23,18 +23,22 @@ pub(crate) fn after_fork() {
 
 /// Runs the task without the interpreter's lock, in a pool whose threads are there.
 pub(crate) fn run<T: Send>(py: Python<'_>, task: impl FnOnce() -> T + Send) -> PyResult<T> {
-    let Some(generation) = FORKS.load(Ordering::Relaxed).checked_sub(1) else { return Ok(py.detach(task)) };
+    py.detach(|| install(task)).map_err(PyRuntimeError::new_err)
+}
+
+/// Runs the task, on a thread that does not hold the interpreter's lock, in a pool whose threads are there.
+pub(crate) fn install<T: Send>(task: impl FnOnce() -> T + Send) -> Result<T, String> {
+    let Some(generation) = FORKS.load(Ordering::Relaxed).checked_sub(1) else { return Ok(task()) };
     let pool = POOLS.get(generation);
-    let pool =
-        pool.ok_or_else(|| PyRuntimeError::new_err(format!("more than {MOST_FORKS} forks, one in another")))?;
+    let pool = pool.ok_or_else(|| format!("more than {MOST_FORKS} forks, one in another"))?;
     if pool.get().is_none() {
         let built = ThreadPoolBuilder::new().build();
-        let built = built.map_err(|error| PyRuntimeError::new_err(format!("no threads: {error}")))?;
+        let built = built.map_err(|error| format!("no threads: {error}"))?;
         // Another thread may have been first.
         let _ = pool.set(built);
     }
-    py.detach(|| match pool.get() {
+    match pool.get() {
         Some(pool) => Ok(pool.install(task)),
         None => Ok(task()),
-    })
+    }
 }
