@@ -88,6 +88,12 @@
 //! Magnitudes too small for normal numbers add an error of at most f32::MIN_POSITIVE (1 + 4 max(1, A') sum_j \|v_j\|) to a
 //! product, A' the sum of the coefficients' magnitudes; f32::MIN_POSITIVE (1 + 4 max(1, A')) to a diagonal.
 //!
+//! Of transformed logits, with s_i for [`transform_slope`], \|d_i\| becomes \|d_i\| + (e_i + s_i) / [`U`] in all of these, in
+//! the means too, and D' and D'' of a class grow by its own (e_i + s_i) / [`U`]. The term g_i t''_i v_i of a softcap s has an error of
+//! at most (h_ii + D' + [`CAPPED`]) [`U`] relative to the magnitudes of the terms of g_i, D' that of class i, and those of g_i
+//! besides. What is too small for normal numbers is at most f32::MIN_POSITIVE (3 + 4 max(1, A') a^2 (1 + 2 / s)
+//! (1 + sum_j \|v_j\|)), with the logit scale or 1 for a.
+//!
 //! # Confident rows
 //!
 //! A confident row is one where the target leads by a wide gap. PyTorch and JAX form the loss as `lse - x_t`, which at a

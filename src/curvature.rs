@@ -32,6 +32,13 @@ use rows::{Diagonal, Output, Rows, Settings};
 /// F  = (1 - eps) w_y f'',   f'' = gamma p_y (1 - p_y)^(gamma - 2) (2 (1 - p_y) - n (1 - gamma p_y))
 /// ```
 ///
+/// With a logit scale and a softcap all of the above is of the transformed logits x' = t(x); with their gradient g, what is
+/// computed is that of the logits themselves,
+///
+/// ```text
+/// D H D + diag(g t''),  D G D,   D = diag(t')
+/// ```
+///
 /// All is times what the reduction multiplies the row's loss by, and its z-loss (see [`CrossEntropy`]). Rows have no second
 /// derivatives with each other. No matrix is ever formed, and no softmax stored: each call reads the logits, and costs
 /// a few exponentials for each.
@@ -40,7 +47,7 @@ use rows::{Diagonal, Output, Rows, Settings};
 /// semi-definite, equal to `G`, and for S = 1 the Fisher information of the row
 /// ([Martens 2014](https://arxiv.org/abs/1412.1193), section 9). With one, G leaves out the curvature of lse in z lse^2, as
 /// the Gauss-Newton matrix of a sum of squares does, and of a focal loss it leaves out F; so it stays positive
-/// semi-definite where lse or f'' is negative and `H` may not be. For the parameters of a network, with J the derivative
+/// semi-definite where lse, f'' or g t'' is negative and `H` may not be. For the parameters of a network, with J the derivative
 /// of the logits, `J^T H J` is the generalized Gauss-Newton matrix of
 /// [Schraudolph 2002](https://doi.org/10.1162/08997660260028683).
 ///
@@ -97,7 +104,7 @@ impl CrossEntropy {
     /// [`CrossEntropy::loss`].
     ///
     /// # Errors
-    /// Those of [`CrossEntropy::loss`], and [`Error::NotImplemented`] for logits that are scaled or capped.
+    /// Those of [`CrossEntropy::loss`].
     pub fn curvature<'a, T: Target>(
         &'a self,
         logits: Matrix<'a>,
@@ -111,17 +118,13 @@ impl CrossEntropy {
     /// outputs are not written.
     ///
     /// # Errors
-    /// Those of [`CrossEntropy::run`] that concern inputs, and [`Error::NotImplemented`] for logits that are scaled or
-    /// capped.
+    /// Those of [`CrossEntropy::run`] that concern inputs.
     pub fn curvature_with<'a, T: Target>(
         &'a self,
         logits: Matrix<'a>,
         targets: &'a [T],
         request: &Request<'a>,
     ) -> Result<Curvature<'a>, Error> {
-        if let Some(option) = self.options.transforming() {
-            return Err(Error::NotImplemented { option, calls: "second derivatives" });
-        }
         let (targets, inputs) = (Targets::new(targets), request.inputs);
         let census = self.check(logits.rows(), logits.cols(), targets, &inputs)?;
         Ok(Curvature { ce: self, logits, targets, census, inputs })
@@ -257,6 +260,7 @@ impl<'a> Curvature<'a> {
         let settings = Settings {
             options: &ce.options,
             terms: ce.options.terms(classes),
+            transform: ce.options.transform(),
             factor: upstream * reciprocal(divisor),
             z_factor: upstream * reciprocal(z_divisor),
         };

@@ -73,7 +73,7 @@ use rows::Rows;
 use crate::{CrossEntropy, Element, Error, Matrix, Request, Smoothing, Target};
 
 pub use curvature::{CurvatureOutcome, curvature, hessian};
-pub use transform::{transform_slopes, transformed};
+pub use transform::{transform_bends, transform_slopes, transformed};
 
 /// What [`cross_entropy`] finds.
 #[derive(Clone, Debug)]

@@ -23,8 +23,19 @@ const PLAIN_OPTIONS: usize = 24;
 const SMOOTHINGS: [Smoothing; 3] = [Smoothing::AllClasses, Smoothing::OtherClasses, Smoothing::LiveClasses];
 const FOCAL_GAMMAS: [f64; 4] = [0.0, 0.5, 2.0, 5.0];
 
+/// Logit scales and softcaps.
+const TRANSFORMS: [(f64, Option<f64>); 4] = [(1.0, None), (0.5, None), (1.0, Some(15.0)), (3.0, Some(4.0))];
+
 /// Those times smoothing's classes x focal loss.
-const OPTIONS: usize = PLAIN_OPTIONS * SMOOTHINGS.len() * FOCAL_GAMMAS.len();
+const UNTRANSFORMED: usize = PLAIN_OPTIONS * SMOOTHINGS.len() * FOCAL_GAMMAS.len();
+
+/// Those times transforms.
+const OPTIONS: usize = UNTRANSFORMED * TRANSFORMS.len();
+
+/// All without a transform, and of the others enough for every pair of values.
+fn many_options() -> impl Iterator<Item = usize> {
+    (0..UNTRANSFORMED).chain((UNTRANSFORMED..OPTIONS).step_by(7))
+}
 
 fn builder(options: usize, classes: usize) -> CrossEntropyBuilder {
     let mut random = Random::new(classes as u64);
@@ -34,7 +45,9 @@ fn builder(options: usize, classes: usize) -> CrossEntropyBuilder {
         .z_loss([0.0, 0.01][options / 2 % 2])
         .label_smoothing([0.0, 0.1, 1.0][options / 4 % 3])
         .smoothing(SMOOTHINGS[options / PLAIN_OPTIONS % 3])
-        .focal_gamma(FOCAL_GAMMAS[options / PLAIN_OPTIONS / 3]);
+        .focal_gamma(FOCAL_GAMMAS[options / PLAIN_OPTIONS / 3 % 4])
+        .logit_scale(TRANSFORMS[options / PLAIN_OPTIONS / 12].0)
+        .softcap(TRANSFORMS[options / PLAIN_OPTIONS / 12].1);
     if options / 12 % 2 == 1 {
         let weights = (0..classes).map(|_| [0.0, 0.5, 1.0, 3.75, 100.0][random.below(5)]);
         builder = builder.weight(weights.collect::<Vec<f32>>());
@@ -59,7 +72,7 @@ fn built(builder: &CrossEntropyBuilder, backend: xent::Backend, parallelism: Par
 fn every_combination_of_options_keeps_its_bounds() {
     for classes in [1, 2, 3, 15, 16, 17, 33, 64, 80, 127, 128, 130, 1000] {
         let problem = Problem::random(if classes < 100 { 40 } else { 12 }, classes, 31);
-        for options in 0..OPTIONS {
+        for options in many_options() {
             let all_inputs =
                 if options < PLAIN_OPTIONS { 0..INPUTS } else { options % INPUTS..options % INPUTS + 1 };
             for inputs in all_inputs {
@@ -146,7 +159,7 @@ fn instruction_sets_threads_layouts_and_places_change_no_bit() {
     for (turn, classes) in [1, 2, 16, 33, 80, 127, 128, 100, 1000, 2049, 70_000].into_iter().enumerate() {
         let rows = (300_000 / classes).clamp(5, 1500);
         let problem = Problem::random(rows, classes, 34).with_inputs(turn % INPUTS);
-        let options = (turn * 5 + 2) % OPTIONS;
+        let options = (turn * 173 + 2) % OPTIONS;
         let builder = builder(options, classes);
         let mut of_fused = None;
         for backend in backends() {
@@ -174,7 +187,7 @@ fn instruction_sets_threads_layouts_and_places_change_no_bit() {
 #[test]
 fn a_row_has_the_same_bits_alone_as_in_a_batch() {
     for backend in backends() {
-        for (options, classes) in [(1, 7), (3, 16), (15, 70), (23, 90), (9, 3000)] {
+        for (options, classes) in [(1, 7), (3, 16), (15, 70), (23, 90), (9, 3000), (601, 40), (889, 5000)] {
             let rows = 25;
             let ce = built(&builder(options | 1, classes), backend, Parallelism::Rayon);
             let problem = Problem::random(rows, classes, 35);
@@ -215,7 +228,7 @@ fn hostile_rows_and_directions_give_nan_and_keep_it_to_themselves() {
                 }
             }
             for backend in backends() {
-                for options in [0, 1, 2, 23] {
+                for options in [0, 1, 2, 23, PLAIN_OPTIONS * 12 + 3, PLAIN_OPTIONS * 24 + 23] {
                     let ce = built(&builder(options, classes), backend, Parallelism::Serial);
                     let context = format!("place {place}, options {options}, {backend}");
                     let found = CurvatureCall::default().evaluate(&ce, &problem);
@@ -237,7 +250,7 @@ fn the_largest_directions_give_finite_products() {
             *v = if i % 3 == 0 { f32::MIN } else { f32::MAX };
         }
         for backend in backends() {
-            for options in [0, 6] {
+            for options in [0, 6, PLAIN_OPTIONS * 24 + 4, PLAIN_OPTIONS * 36 + 14] {
                 let ce = built(&builder(options, classes), backend, Parallelism::Serial);
                 let found = CurvatureCall::default().evaluate(&ce, &problem);
                 found.check(&ce, &problem, &format!("options {options}, {backend}"));
@@ -265,7 +278,7 @@ fn masked_classes_take_no_part_whatever_their_direction() {
             *v = if *x == f32::NEG_INFINITY { f32::MAX } else { *v };
         }
         for backend in backends() {
-            for options in [0, 2, 14] {
+            for options in [0, 2, 14, PLAIN_OPTIONS * 24 + 2] {
                 let ce = built(&builder(options, classes), backend, Parallelism::Serial);
                 let found = CurvatureCall::default().evaluate(&ce, &problem);
                 found.check(&ce, &problem, &format!("options {options}, {backend}"));
@@ -357,7 +370,7 @@ fn the_oracle_is_the_hessian_made_of_the_jacobian_of_softmax() {
                 let exact =
                     reference::curvature(&ce, x, &batch.targets[row..=row], v_matrix, &Request::new());
                 let exact = exact.expect("the batch is valid");
-                let has_differences = ce.z_loss() > 0.0 || ce.focal_gamma() > 0.0;
+                let has_differences = ce.z_loss() > 0.0 || ce.focal_gamma() > 0.0 || ce.softcap().is_some();
                 for i in 0..classes {
                     let (mut product, mut magnitude) = (0.0, 0.0);
                     for j in 0..classes {

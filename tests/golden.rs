@@ -240,7 +240,7 @@ fn cases() -> Vec<Case> {
             };
             push(format!("f64, {kernel}, {}", variant.name), Box::new(hash));
         }
-        for variant in &VARIANTS {
+        for variant in VARIANTS.iter().chain(&TRANSFORMS) {
             let hash = move |backend, parallelism| {
                 let mut hash = Hash::new();
                 for batch in batches(shapes) {

@@ -454,21 +454,6 @@ fn scales_and_caps_that_no_f32_holds_are_errors() {
 }
 
 #[test]
-fn what_is_not_implemented_for_them_is_an_error_that_names_the_option() {
-    let x = [0.5, 1.0, 2.0, 0.25];
-    for (ce, option) in [
-        (build(CrossEntropy::builder().logit_scale(0.5)), "logit_scale"),
-        (build(softcap()), "softcap"),
-        (build(softcap().logit_scale(0.5)), "softcap"),
-    ] {
-        let error = ce.curvature(matrix(&x, 2, 2), &[0_u8, 1]).map(drop).unwrap_err();
-        assert_eq!(error, Error::NotImplemented { option, calls: "second derivatives" });
-        let message = format!("a loss with {option} is not implemented for second derivatives");
-        assert_eq!(error.to_string(), message);
-    }
-}
-
-#[test]
 fn ignored_rows_have_zeros_whatever_they_hold() {
     for backend in backends() {
         for (name, builder) in variants() {

@@ -1,11 +1,12 @@
 //! Rows on their way to the kernel of second derivatives: all checked, and ready to be split between threads.
 
 use crate::batch::Upstream;
-use crate::kernel::curvature::{FocalTarget, Point};
+use crate::kernel::curvature::{BLOCKS, Cap, Column, FocalTarget, Memory, Point};
 use crate::kernel::place::Columns;
 use crate::kernel::scalar::to_f32;
-use crate::loss::curvature::Curvature;
-use crate::loss::{Options, Terms};
+use crate::kernel::statistics::BLOCK;
+use crate::loss::curvature::{Curvature, Gradient};
+use crate::loss::{Options, Terms, Transform};
 use crate::parallel::SplitRows;
 use crate::row_inputs::RowInputs;
 use crate::simd::{Simd, Task};
@@ -26,6 +27,7 @@ pub(super) struct Rows<'a> {
 pub(super) struct Settings<'a> {
     pub(super) options: &'a Options,
     pub(super) terms: Terms,
+    pub(super) transform: Option<Transform>,
     /// What the gradient of each row's loss is multiplied by, where rows bring no upstream gradients and no weights, and
     /// what that of its z-loss is.
     pub(super) factor: f64,
@@ -120,10 +122,34 @@ impl Task for Rows<'_> {
     type Output = f64;
 
     #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        if self.settings.transform.is_some() {
+            run_transformed(self, simd)
+        } else {
+            simd.vectorize(RowsWithMemory { rows: self, memory: &mut [] })
+        }
+    }
+}
+
+/// A function of its own, which alone takes that memory on the stack.
+#[inline(never)]
+fn run_transformed<S: Simd>(rows: Rows<'_>, simd: S) -> f64 {
+    simd.vectorize(RowsWithMemory { rows, memory: &mut [[0.0; BLOCK]; BLOCKS] })
+}
+
+struct RowsWithMemory<'a> {
+    rows: Rows<'a>,
+    memory: &'a mut Memory,
+}
+
+impl Task for RowsWithMemory<'_> {
+    type Output = f64;
+
+    #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) -> f64 {
         let mut total = 0.0;
-        for row in 0..self.logits.rows() {
-            total += self.row(simd, row);
+        for row in 0..self.rows.logits.rows() {
+            total += self.rows.row(simd, row, self.memory);
         }
         total
     }
@@ -131,22 +157,35 @@ impl Task for Rows<'_> {
 
 impl Rows<'_> {
     #[inline(always)]
-    fn row<S: Simd>(&mut self, s: S, row: usize) -> f64 {
+    fn row<S: Simd>(&mut self, s: S, row: usize, memory: &mut Memory) -> f64 {
         let Some(target) = self.target(row) else { return self.output.fill(row, 0.0) };
         let x = self.logits.row(row).unwrap_or_default();
-        let Settings { options, terms, .. } = self.settings;
+        let Settings { options, terms, transform, .. } = self.settings;
         let gaps = options.gaps();
-        let Some(point) = Point::new(s, x, gaps) else { return self.output.fill(row, f32::NAN) };
+        let Some(point) = Point::new(s, x, transform, gaps) else { return self.output.fill(row, f32::NAN) };
         let Target { class, own, row_weight, factor, z_factor } = target;
-        let lse = point.softmax.lse();
-        let focal = terms.has_focal().then(|| FocalTarget { class, softmax: point.class(class) });
+        let (lse, scale) = (point.softmax.lse(), options.logit_scale);
+        let target = point.column(s, class);
+        let focal = terms.has_focal().then(|| FocalTarget { column: target, softmax: point.class(target) });
         let others = options.weight_of_others(class, x.len());
-        let of_largest = options.weight_of(point.largest());
+        let of_largest = options.weight_of(point.largest().class);
         let of_focal = focal.map(|target| target.softmax);
+        let is_left_out = terms.leaves_target_out();
         let terms = terms.of_point(&point.softmax, of_focal, own, others, of_largest);
         let bending = |curvature: Curvature| focal.filter(|_| curvature.bend != 0.0);
+        // What the derivatives of the transform have in common comes with each of two derivatives.
+        let (factors, squares) =
+            ((factor * scale, z_factor * scale), (factor * scale * scale, z_factor * scale * scale));
+        let cap = options.cap(terms.gradient(lse, squares.0, squares.1));
+        let of_cap = |cap: &Option<Cap<'_>>, column: Column| {
+            let is_target = column.class == class;
+            let weight = if is_target && is_left_out { 0.0 } else { options.weight_of(column.class) };
+            cap.as_ref().map_or(0.0, |cap| point.of_cap(column, cap, weight, is_target))
+        };
         // There entries have other terms, which the largest logit has by itself.
-        let has_own = |focal: Option<FocalTarget>| focal.is_some() && class != point.largest();
+        let has_own = |focal: Option<FocalTarget>, cap: &Option<Cap<'_>>| {
+            (focal.is_some() || cap.is_some()) && class != point.largest().class
+        };
         match &mut self.output {
             Output::HessianVectorProduct(direction) => {
                 let columns = match direction {
@@ -156,14 +195,16 @@ impl Rows<'_> {
                     }
                     Upstream::Overwrite(v) => Columns::InPlace(v.row_mut(row).unwrap_or_default()),
                 };
-                let Some(along) = point.along(s, columns.from()) else {
+                let Some(along) = point.along(s, columns.from(), memory) else {
                     return self.output.fill(row, f32::NAN);
                 };
-                let curvature = terms.hessian(lse, factor, z_factor);
+                let curvature = terms.hessian(lse, squares.0, squares.1);
                 let focal = bending(curvature);
-                let at_target =
-                    has_own(focal).then(|| point.product_at(class, focal, columns.from(), along, curvature));
-                point.product(s, columns, along, focal, curvature);
+                let at = |column: Column| {
+                    point.product_at(column, focal, columns.from(), along, curvature, of_cap(&cap, column))
+                };
+                let (at_target, at_largest) = (has_own(focal, &cap).then(|| at(target)), at(point.largest()));
+                point.product(s, columns, along, focal, curvature, (at_largest, cap), memory);
                 if let Some(at_target) = at_target {
                     direction.out().row_mut(row).unwrap_or_default()[class] = at_target;
                 }
@@ -171,24 +212,27 @@ impl Rows<'_> {
             }
             Output::Jvp(direction, out) => {
                 let v = direction.row(row).unwrap_or_default();
-                let Some(along) = point.along(s, v) else { return self.output.fill(row, f32::NAN) };
-                let is_left_out = self.settings.terms.leaves_target_out();
-                let slope = point.slope(s, v, along, (class, is_left_out), gaps);
+                let Some(along) = point.along(s, v, memory) else {
+                    return self.output.fill(row, f32::NAN);
+                };
+                let slope = point.slope(s, v, along, (target, is_left_out), gaps, memory);
                 let (of_loss, of_z_loss) = (terms.derivative(&slope), terms.z_derivative(&slope, lse));
                 if let Some(out) = out {
-                    out[row] = to_f32(row_weight * (of_loss + of_z_loss));
+                    out[row] = to_f32(row_weight * scale * (of_loss + of_z_loss));
                 }
-                factor * of_loss + z_factor * of_z_loss
+                factors.0 * of_loss + factors.1 * of_z_loss
             }
             Output::Diagonal(diagonal, out) => {
-                let curvature = match diagonal {
-                    Diagonal::Hessian => terms.hessian(lse, factor, z_factor),
-                    Diagonal::GaussNewton => terms.gauss_newton(factor, z_factor),
+                let (curvature, cap) = match diagonal {
+                    Diagonal::Hessian => (terms.hessian(lse, squares.0, squares.1), cap),
+                    Diagonal::GaussNewton => (terms.gauss_newton(squares.0, squares.1), None),
                 };
                 let (out, focal) = (out.row_mut(row).unwrap_or_default(), bending(curvature));
-                point.diagonal(s, out, focal, curvature);
-                if has_own(focal) {
-                    out[class] = point.diagonal_at(class, focal, curvature);
+                let at = |column: Column| point.diagonal_at(column, focal, curvature, of_cap(&cap, column));
+                let (at_target, at_largest) = (has_own(focal, &cap).then(|| at(target)), at(point.largest()));
+                point.diagonal(s, out, focal.is_some(), curvature, (at_largest, cap), memory);
+                if let Some(at_target) = at_target {
+                    out[class] = at_target;
                 }
                 0.0
             }
@@ -202,5 +246,16 @@ impl Rows<'_> {
         let (own, row_weight) = (options.weight_of(class), inputs.row_weight(row));
         let (factor, z_factor) = (inputs.factor(row, factor), inputs.factor(row, z_factor));
         Some(Target { class, own, row_weight, factor, z_factor })
+    }
+}
+
+impl Options {
+    /// What a softcap adds, where there is one.
+    #[inline(always)]
+    fn cap(&self, gradient: Gradient) -> Option<Cap<'_>> {
+        let inverse = 1.0 / self.softcap?;
+        let shift = -2.0 * inverse * gradient.of_weight();
+        let limit = f64::from(f32::MAX);
+        Some(Cap { gradient, shift: self.shift(to_f32(shift.clamp(-limit, limit))), inverse })
     }
 }

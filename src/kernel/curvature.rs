@@ -16,6 +16,18 @@
 //!
 //! No other class has a probability above 1/2, so v_i - a loses no more than the sum of the magnitudes of what it is
 //! made of, q_i v_i and the p_c v_c of the others, has lost before.
+//!
+//! Where logits are transformed, x' = cap tanh(f x), all this is of x', along u with u_i = (1 - t_i^2) v_i, and there is a
+//! block of both at a time in memory that stays in the first-level cache. On the way out, with g the gradient with respect
+//! to x' and t = x' / cap,
+//!
+//! ```text
+//! (1 - t_i^2) ((H' u)_i - (2 / cap) t_i g_i v_i)
+//! ```
+//!
+//! times what is the same for all, the square of the scale, which is in the coefficients.
+
+use core::ops::Range;
 
 use super::affine::{Affine, Shift};
 use super::gaps::{Gaps, weighted_sum};
@@ -23,26 +35,65 @@ use super::groups::{Groups, exp_of_group, group, group_without, rest_without};
 use super::map::{self, Map};
 use super::place::{Columns, Read};
 use super::scalar::{self, to_f32};
-use super::statistics::{max, statistics};
-use super::tasks::FirstEqual;
+use super::statistics::{BLOCK, max, statistics};
+use super::tasks::{AffineTask, Content, FirstEqual};
+use super::transform::{TransformTask, TransformedStatisticsTask, product as normal_product};
 use super::{Entry, exp, vector_at};
-use crate::loss::Softmax;
-use crate::loss::curvature::{ClassSoftmax, Curvature, Slope};
+use crate::loss::curvature::{ClassSoftmax, Curvature, Gradient, Slope};
+use crate::loss::{Softmax, Transform};
 use crate::simd::{LANES, Simd, Task};
 
 /// A row of logits, and its softmax with the largest of them as the pivot.
 #[derive(Clone, Copy)]
 pub(crate) struct Point<'a> {
+    /// Before the transform.
     x: &'a [f32],
-    largest: usize,
+    transform: Option<Transform>,
+    largest: Column,
     pub(crate) softmax: Softmax,
+}
+
+/// A logit as the softmax sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct Column {
+    pub(crate) class: usize,
+    logit: f32,
+    /// 1 - tanh^2 with a softcap, else 1.
+    slope: f32,
+}
+
+/// Memory for a block of transformed logits, their derivatives, a direction and a gradient; nothing, where logits are not
+/// transformed.
+pub(crate) type Memory = [[f32; BLOCK]];
+
+/// How many blocks there are in a [`Memory`].
+pub(crate) const BLOCKS: usize = 4;
+
+/// Some columns of a row, as the softmax sees them.
+struct Block<'b> {
+    x: &'b [f32],
+    /// 1 - tanh^2, with a softcap; else nothing.
+    slopes: &'b [f32],
+    /// For a direction or a product, and for a gradient.
+    product: &'b mut [f32],
+    gradient: &'b mut [f32],
 }
 
 /// The target of a focal loss, which bends the loss in a way of its own.
 #[derive(Clone, Copy)]
 pub(crate) struct FocalTarget {
-    pub(crate) class: usize,
+    pub(crate) column: Column,
     pub(crate) softmax: ClassSoftmax,
+}
+
+/// What the curvature of a softcap adds: a diagonal, the gradient times the softcap's second derivatives.
+#[derive(Clone, Copy)]
+pub(crate) struct Cap<'a> {
+    pub(crate) gradient: Gradient,
+    /// Of the gradient, whose scale is still to come.
+    pub(crate) shift: Shift<'a>,
+    /// 1 / cap.
+    pub(crate) inverse: f64,
 }
 
 /// What a direction v amounts to at a point.
@@ -57,39 +108,56 @@ pub(crate) struct Direction {
 impl<'a> Point<'a> {
     /// `None` where the row has a NaN, +inf, or nothing but -inf.
     #[inline(always)]
-    pub(crate) fn new<S: Simd>(s: S, x: &'a [f32], gaps: Gaps<'_>) -> Option<Self> {
+    pub(crate) fn new<S: Simd>(
+        s: S,
+        x: &'a [f32],
+        transform: Option<Transform>,
+        gaps: Gaps<'_>,
+    ) -> Option<Self> {
         // A NaN may hide from the maximum, but not from the sum.
         let max = max(s, x, Entry::NONE);
         let largest = FirstEqual { x, value: max }.run(s)?;
-        let pivot = Entry::new(largest, x[largest]);
+        let largest = column(s, x, transform, largest);
+        if largest.logit.is_infinite() {
+            return None;
+        }
+        let pivot = Entry::new(largest.class, largest.logit);
         // What classes weigh is the same for all rows, unless some are masked.
         let gaps = if gaps.is_live() { gaps } else { Gaps::None };
-        let others = statistics(s, Columns::Read(x), 0, pivot, gaps, &mut []);
+        let others = match transform {
+            None => statistics(s, Columns::Read(x), 0, pivot, gaps, &mut []),
+            Some(transform) => s.vectorize(TransformedStatisticsTask { transform, x, pivot, gaps }),
+        };
         let softmax = Softmax::new(others, pivot.value);
-        if softmax.is_nan() { None } else { Some(Self { x, largest, softmax }) }
+        if softmax.is_nan() { None } else { Some(Self { x, transform, largest, softmax }) }
     }
 
     #[inline(always)]
-    pub(crate) fn largest(&self) -> usize {
+    pub(crate) fn largest(&self) -> Column {
         self.largest
     }
 
+    #[inline(always)]
+    pub(crate) fn column<S: Simd>(&self, s: S, class: usize) -> Column {
+        column(s, self.x, self.transform, class)
+    }
+
     /// A class's place in the softmax.
-    pub(crate) fn class(&self, class: usize) -> ClassSoftmax {
+    pub(crate) fn class(&self, column: Column) -> ClassSoftmax {
         let Softmax { scale, target_probability, others_probability, max, ln_sum, .. } = self.softmax;
-        if class == self.largest {
+        if column.class == self.largest.class {
             let nll = self.softmax.nll();
             return ClassSoftmax { probability: target_probability, complement: others_probability, nll };
         }
         // Not above 1/2: nothing cancels.
-        let x = f64::from(self.x[class]);
+        let x = f64::from(column.logit);
         let probability = scalar::exp(x - f64::from(self.reference())) * scale;
         ClassSoftmax { probability, complement: 1.0 - probability, nll: f64::from(max) - x + ln_sum }
     }
 
     #[inline(always)]
     fn pivot(&self) -> Entry {
-        Entry::new(self.largest, self.softmax.max)
+        Entry::new(self.largest.class, self.largest.logit)
     }
 
     /// What exponentials are relative to: the largest of the other logits, or 0 where none is finite.
@@ -99,48 +167,51 @@ impl<'a> Point<'a> {
         if max == f32::NEG_INFINITY { 0.0 } else { max }
     }
 
+    /// The columns in blocks: all at once, where they are taken as they are.
+    #[inline(always)]
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let (len, step) = (self.x.len(), if self.transform.is_some() { BLOCK } else { self.x.len().max(1) });
+        (0..len).step_by(step).map(move |start| start..len.min(start + step))
+    }
+
+    #[inline(always)]
+    fn block<'b, S: Simd>(&'b self, s: S, columns: Range<usize>, memory: &'b mut Memory) -> Block<'b> {
+        let x = &self.x[columns];
+        match (self.transform, memory) {
+            (Some(transform), [logits, slopes, product, gradient]) => {
+                let logits = &mut logits[..x.len()];
+                let slopes = &mut slopes[..if transform.has_slopes() { x.len() } else { 0 }];
+                s.vectorize(TransformTask::of_block(Some(transform), x, logits, slopes));
+                let (product, gradient) = (&mut product[..x.len()], &mut gradient[..x.len()]);
+                Block { x: logits, slopes, product, gradient }
+            }
+            _ => Block { x, slopes: &[], product: &mut [], gradient: &mut [] },
+        }
+    }
+
     /// `None` where the direction is not finite.
     #[inline(always)]
-    pub(crate) fn along<S: Simd>(&self, s: S, v: &[f32]) -> Option<Direction> {
+    pub(crate) fn along<S: Simd>(&self, s: S, v: &[f32], memory: &mut Memory) -> Option<Direction> {
         let Softmax { scale, target_probability: p, others_probability: q, .. } = self.softmax;
-        let others = scale * self.sum_of_others(s, v);
-        let own = f64::from(v[self.largest]);
+        let mut others = 0.0;
+        for columns in self.blocks() {
+            let Block { x, slopes, product, .. } = self.block(s, columns.clone(), memory);
+            let pivot = self.pivot().from(columns.start);
+            let v = through(s, &v[columns], slopes, product);
+            others += sum_of_products(s, x, v, pivot, self.reference());
+        }
+        let (own, others) = (self.largest.times(v), scale * others);
         let mean = p * own + others;
         if mean.is_finite() { Some(Direction { mean, rise_of_largest: q * own - others }) } else { None }
     }
 
-    /// Sum of exp(x - reference) v over all classes but the largest.
-    #[inline(always)]
-    fn sum_of_others<S: Simd>(&self, s: S, v: &[f32]) -> f64 {
-        let (x, v) = (Read(self.x), Read(&v[..self.x.len()]));
-        let (pivot, reference) = (self.pivot(), s.splat(self.reference()));
-        let groups = Groups::new(0..self.x.len(), pivot);
-        let mut sums = s.zero_sums();
-        for index in 0..groups.len {
-            let at = groups.at(index);
-            let e = exp_of_group(s, group(s, &x, at), reference);
-            sums = accumulate_products(s, sums, e, group(s, &v, at));
+    /// u_c - p . u for some class.
+    fn rise(&self, direction: Direction, v: &[f32], column: Column) -> f64 {
+        if column.class == self.largest.class {
+            direction.rise_of_largest
+        } else {
+            column.times(v) - direction.mean
         }
-        if groups.has_pivot() {
-            let at = groups.pivot_group;
-            let e = exp_of_group(s, group_without(s, &x, at, pivot), reference);
-            sums = accumulate_products(s, sums, e, group(s, &v, at));
-        }
-        let (x, v) = (&self.x[groups.rest..], &v.0[groups.rest..]);
-        if !x.is_empty() {
-            let e = exp_of_group(s, rest_without(s, x, pivot.from(groups.rest)), reference);
-            let mut last = [s.splat(0.0); 4];
-            for i in 0..4 {
-                last[i] = s.load_partial(&v[(i * LANES).min(v.len())..], 0.0);
-            }
-            sums = accumulate_products(s, sums, e, last);
-        }
-        s.sum_lanes(sums)
-    }
-
-    /// v_c - p . v for some class.
-    fn rise(&self, direction: Direction, v: &[f32], class: usize) -> f64 {
-        if class == self.largest { direction.rise_of_largest } else { f64::from(v[class]) - direction.mean }
     }
 
     /// How the loss of a row with this target rises along the direction. The gaps weigh the classes, of which the target
@@ -151,103 +222,239 @@ impl<'a> Point<'a> {
         s: S,
         v: &[f32],
         direction: Direction,
-        (target, is_left_out): (usize, bool),
+        (target, is_left_out): (Column, bool),
         gaps: Gaps<'_>,
+        memory: &mut Memory,
     ) -> Slope {
         let of_target = -self.rise(direction, v, target);
-        let but = if is_left_out { Entry::new(target, 0.0) } else { Entry::NONE };
-        let weighted_sum = weighted_sum(s, self.x, v, gaps, but);
-        Slope { mean: direction.mean, of_target, weighted_sum }
+        let but = if is_left_out { Entry::new(target.class, 0.0) } else { Entry::NONE };
+        let mut weighted = 0.0;
+        if !matches!(gaps, Gaps::None) {
+            for columns in self.blocks() {
+                let start = columns.start;
+                let Block { x, slopes, product, .. } = self.block(s, columns.clone(), memory);
+                let v = through(s, &v[columns], slopes, product);
+                weighted += weighted_sum(s, x, v, gaps.from(start), but.from(start));
+            }
+        }
+        Slope { mean: direction.mean, of_target, weighted_sum: weighted }
     }
 
     /// An entry of [`Point::product`].
     pub(crate) fn product_at(
         &self,
-        class: usize,
+        column: Column,
         focal: Option<FocalTarget>,
         v: &[f32],
         direction: Direction,
         curvature: Curvature,
+        of_cap: f64,
     ) -> f32 {
         let Curvature { jacobian, outer, bend } = curvature;
-        let probability = self.class(class).probability;
-        let rest = jacobian * self.rise(direction, v, class) + outer * direction.mean;
+        let probability = self.class(column).probability;
+        let rest = jacobian * self.rise(direction, v, column) + outer * direction.mean;
         let of_bend = focal.map_or(0.0, |target| {
             // Where the class is the target, p - 1 is minus the complement.
-            let factor = if class == target.class { -target.softmax.complement } else { probability };
-            bend * (factor * self.rise(direction, v, target.class))
+            let factor =
+                if column.class == target.column.class { -target.softmax.complement } else { probability };
+            bend * (factor * self.rise(direction, v, target.column))
         });
-        to_f32(probability * rest - of_bend)
+        let slope = f64::from(column.slope);
+        to_f32(slope * (probability * rest - of_bend + of_cap * f64::from(v[column.class])))
     }
 
     /// An entry of [`Point::diagonal`].
-    pub(crate) fn diagonal_at(&self, class: usize, focal: Option<FocalTarget>, curvature: Curvature) -> f32 {
+    pub(crate) fn diagonal_at(
+        &self,
+        column: Column,
+        focal: Option<FocalTarget>,
+        curvature: Curvature,
+        of_cap: f64,
+    ) -> f32 {
         let Curvature { jacobian, outer, bend } = curvature;
-        let ClassSoftmax { probability: p, complement: q, .. } = self.class(class);
+        let ClassSoftmax { probability: p, complement: q, .. } = self.class(column);
         let of_bend = focal.map_or(0.0, |target| {
-            let factor = if class == target.class { q } else { p };
+            let factor = if column.class == target.column.class { q } else { p };
             bend * (factor * factor)
         });
-        to_f32(p * (jacobian * q + outer * p) + of_bend)
+        let slope = f64::from(column.slope);
+        to_f32(slope * (slope * (p * (jacobian * q + outer * p) + of_bend) + of_cap))
+    }
+
+    /// What a softcap adds to an entry, but for its slope: -(2 / cap) t g, of a class that weighs this.
+    pub(crate) fn of_cap(&self, column: Column, cap: &Cap<'_>, weight: f64, is_target: bool) -> f64 {
+        // Infinite where the class is masked.
+        let t = (f64::from(column.logit) * cap.inverse).max(-1.0);
+        -2.0 * cap.inverse * t * cap.gradient.at(self.class(column), weight, is_target)
     }
 
     /// The matrix of second derivatives times the direction, which is what the columns hold before; but at the target of
-    /// a focal loss, for which there is [`Point::product_at`].
+    /// a focal loss and of capped logits, for which there is [`Point::product_at`], as there is for the largest logit.
     #[inline(always)]
     pub(crate) fn product<S: Simd>(
         &self,
         s: S,
-        columns: Columns<'_>,
+        mut columns: Columns<'_>,
         direction: Direction,
         focal: Option<FocalTarget>,
         curvature: Curvature,
+        (at_largest, cap): (f32, Option<Cap<'_>>),
+        memory: &mut Memory,
     ) {
         let Curvature { jacobian, outer, bend } = curvature;
         let (mean, v) = (direction.mean, columns.from());
-        let rise_of_target = focal.map_or(0.0, |target| self.rise(direction, v, target.class));
-        let at_largest = self.product_at(self.largest, focal, v, direction, curvature);
+        let rise_of_target = focal.map_or(0.0, |target| self.rise(direction, v, target.column));
         // As p_i (A v_i + (B - A) a - F r_y), in a unit in which the parenthesis cannot overflow.
         let unit = 2.0 * largest_magnitude(jacobian, outer - jacobian);
         let unit = if focal.is_some() { 2.0 * largest_magnitude(unit, bend) } else { unit };
-        let scaled = Affine::new(self.softmax.scale * unit, Shift::None);
-        let product = Product {
-            x: self.x,
-            reference: s.splat(self.reference()),
-            scale: s.splat(scaled.scale),
-            least: s.splat(scaled.least),
-            of_direction: s.splat(to_f32(jacobian / unit)),
-            constant: s.splat(to_f32((outer - jacobian) / unit * mean - bend / unit * rise_of_target)),
+        let product = ProductOfBlock {
+            reference: self.reference(),
+            scale: self.softmax.scale * unit,
+            of_direction: to_f32(jacobian / unit),
+            constant: to_f32((outer - jacobian) / unit * mean - bend / unit * rise_of_target),
         };
-        map::run(s, columns, product, Entry::new(self.largest, at_largest));
+        for range in self.blocks() {
+            let (first, rest) = columns.split_at(range.len());
+            columns = rest;
+            let largest = Entry::new(self.largest.class, at_largest).from(range.start);
+            let block = self.block(s, range.clone(), memory);
+            if block.slopes.is_empty() {
+                s.vectorize(ProductTask { x: block.x, columns: first, product, largest });
+                continue;
+            }
+            let v = first.from();
+            through(s, &v[..range.len()], block.slopes, block.product);
+            let in_place = Columns::InPlace(&mut *block.product);
+            s.vectorize(ProductTask { x: block.x, columns: in_place, product, largest: Entry::NONE });
+            self.back(s, first, block, cap, largest, (range.start, false));
+        }
     }
 
-    /// The diagonal of the matrix of second derivatives; but at the target of a focal loss, for which there is
-    /// [`Point::diagonal_at`].
+    /// The diagonal of the matrix of second derivatives; but at the target of a focal loss and of capped logits, for which
+    /// there is [`Point::diagonal_at`], as there is for the largest logit.
     #[inline(always)]
     pub(crate) fn diagonal<S: Simd>(
         &self,
         s: S,
-        out: &mut [f32],
-        focal: Option<FocalTarget>,
+        mut out: &mut [f32],
+        is_focal: bool,
         curvature: Curvature,
+        (at_largest, cap): (f32, Option<Cap<'_>>),
+        memory: &mut Memory,
     ) {
-        let at_largest = self.diagonal_at(self.largest, focal, curvature);
-        let (jacobian, outer) = (curvature.jacobian, curvature.outer + curvature.bend);
-        let scale = self.softmax.scale;
+        let bend = if is_focal { curvature.bend } else { 0.0 };
+        let (jacobian, outer) = (curvature.jacobian, curvature.outer + bend);
         // As p_i (A + (B - A) p_i).
         let unit = largest_magnitude(jacobian, outer - jacobian);
-        let (probability, scaled) = (Affine::new(scale, Shift::None), Affine::new(scale * unit, Shift::None));
-        let diagonal = Diagonal {
-            reference: s.splat(self.reference()),
-            probability_scale: s.splat(probability.scale),
-            probability_least: s.splat(probability.least),
-            scale: s.splat(scaled.scale),
-            least: s.splat(scaled.least),
-            of_probability: s.splat(to_f32((outer - jacobian) / unit)),
-            constant: s.splat(to_f32(jacobian / unit)),
+        let diagonal = DiagonalOfBlock {
+            reference: self.reference(),
+            probability_scale: self.softmax.scale,
+            scale: self.softmax.scale * unit,
+            of_probability: to_f32((outer - jacobian) / unit),
+            constant: to_f32(jacobian / unit),
         };
-        map::run(s, Columns::Between(self.x, out), diagonal, Entry::new(self.largest, at_largest));
+        for range in self.blocks() {
+            let (first, rest) = out.split_at_mut(range.len());
+            out = rest;
+            let largest = Entry::new(self.largest.class, at_largest).from(range.start);
+            let block = self.block(s, range.clone(), memory);
+            if block.slopes.is_empty() {
+                s.vectorize(DiagonalTask { columns: Columns::Between(block.x, first), diagonal, largest });
+                continue;
+            }
+            let columns = Columns::Between(block.x, &mut *block.product);
+            s.vectorize(DiagonalTask { columns, diagonal, largest: Entry::NONE });
+            self.back(s, Columns::Between(block.slopes, first), block, cap, largest, (range.start, true));
+        }
     }
+
+    /// What goes back through a softcap: the product of a block, or its diagonal. The columns hold the direction before;
+    /// for a diagonal the derivatives.
+    #[inline(always)]
+    fn back<S: Simd>(
+        &self,
+        s: S,
+        columns: Columns<'_>,
+        block: Block<'_>,
+        cap: Option<Cap<'_>>,
+        largest: Entry,
+        (start, is_diagonal): (usize, bool),
+    ) {
+        let Block { x, slopes, product, gradient } = block;
+        let inverse = cap.map_or(0.0, |cap| cap.inverse);
+        if let Some(Cap { gradient: coefficients, shift, inverse }) = cap {
+            s.vectorize(AffineTask {
+                columns: Columns::Between(x, &mut *gradient),
+                content: Content::LogitsOfShard,
+                max: self.reference(),
+                scale: -2.0 * inverse * coefficients.of_probability() * self.softmax.scale,
+                shift: shift.starting_at(start),
+                // The gradient there is another; and what is there now, no number.
+                target: Entry::new(self.largest.class, 0.0).from(start),
+            });
+        } else {
+            gradient.fill(0.0);
+        }
+        let inverse = to_f32(inverse);
+        s.vectorize(BackTask { columns, x, slopes, product, gradient, inverse, is_diagonal, largest });
+    }
+}
+
+impl Column {
+    /// The derivative in the direction, but for the scale.
+    fn times(self, v: &[f32]) -> f64 {
+        f64::from(v[self.class]) * f64::from(self.slope)
+    }
+}
+
+/// What a logit becomes.
+#[inline(always)]
+fn column<S: Simd>(s: S, x: &[f32], transform: Option<Transform>, class: usize) -> Column {
+    let (mut logit, mut slope) = ([x[class]], [1.0]);
+    if let Some(transform) = transform {
+        let slope = &mut slope[..usize::from(transform.has_slopes())];
+        s.vectorize(TransformTask::of_block(Some(transform), &x[class..=class], &mut logit, slope));
+    }
+    Column { class, logit: logit[0], slope: slope[0] }
+}
+
+/// The direction times the derivatives, where there are any.
+#[inline(always)]
+fn through<'a, S: Simd>(s: S, v: &'a [f32], slopes: &[f32], to: &'a mut [f32]) -> &'a [f32] {
+    if slopes.is_empty() {
+        return v;
+    }
+    s.vectorize(ThroughTask { v, slopes, to: &mut *to });
+    to
+}
+
+/// Sum of exp(x - reference) v over all columns but the pivot's.
+#[inline(always)]
+fn sum_of_products<S: Simd>(s: S, x: &[f32], v: &[f32], pivot: Entry, reference: f32) -> f64 {
+    let (x, v) = (Read(x), Read(&v[..x.len()]));
+    let reference = s.splat(reference);
+    let groups = Groups::new(0..x.0.len(), pivot);
+    let mut sums = s.zero_sums();
+    for index in 0..groups.len {
+        let at = groups.at(index);
+        let e = exp_of_group(s, group(s, &x, at), reference);
+        sums = accumulate_products(s, sums, e, group(s, &v, at));
+    }
+    if groups.has_pivot() {
+        let at = groups.pivot_group;
+        let e = exp_of_group(s, group_without(s, &x, at, pivot), reference);
+        sums = accumulate_products(s, sums, e, group(s, &v, at));
+    }
+    let (x, v) = (&x.0[groups.rest..], &v.0[groups.rest..]);
+    if !x.is_empty() {
+        let e = exp_of_group(s, rest_without(s, x, pivot.from(groups.rest)), reference);
+        let mut last = [s.splat(0.0); 4];
+        for i in 0..4 {
+            last[i] = s.load_partial(&v[(i * LANES).min(v.len())..], 0.0);
+        }
+        sums = accumulate_products(s, sums, e, last);
+    }
+    s.sum_lanes(sums)
 }
 
 /// The products go to the `f64` lanes one by one: of both signs, they may be larger than what they add up to.
@@ -266,6 +473,129 @@ fn largest_magnitude(a: f64, b: f64) -> f64 {
     let (a, b) = (a.abs(), b.abs());
     let largest = if a > b { a } else { b };
     if largest == 0.0 { 1.0 } else { largest }
+}
+
+/// [`Point::product`] in numbers.
+#[derive(Clone, Copy)]
+struct ProductOfBlock {
+    reference: f32,
+    scale: f64,
+    of_direction: f32,
+    constant: f32,
+}
+
+/// [`Point::diagonal`] in numbers.
+#[derive(Clone, Copy)]
+struct DiagonalOfBlock {
+    reference: f32,
+    probability_scale: f64,
+    scale: f64,
+    of_probability: f32,
+    constant: f32,
+}
+
+// Each is compiled once for an instruction set.
+
+/// exp(x - reference) (constant + v), times a scale, from a direction v.
+struct ProductTask<'a> {
+    x: &'a [f32],
+    columns: Columns<'a>,
+    product: ProductOfBlock,
+    largest: Entry,
+}
+
+/// p (constant + p), times a scale, from logits.
+struct DiagonalTask<'a> {
+    columns: Columns<'a>,
+    diagonal: DiagonalOfBlock,
+    largest: Entry,
+}
+
+/// A direction times derivatives.
+struct ThroughTask<'a> {
+    v: &'a [f32],
+    slopes: &'a [f32],
+    to: &'a mut [f32],
+}
+
+/// See [`Point::back`].
+struct BackTask<'a> {
+    columns: Columns<'a>,
+    x: &'a [f32],
+    slopes: &'a [f32],
+    product: &'a [f32],
+    /// Times -2 / cap.
+    gradient: &'a [f32],
+    /// 1 / cap
+    inverse: f32,
+    is_diagonal: bool,
+    largest: Entry,
+}
+
+impl Task for ProductTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self {
+            x,
+            columns,
+            product: ProductOfBlock { reference, scale, of_direction, constant },
+            largest,
+        } = self;
+        let scaled = Affine::new(scale, Shift::None);
+        let product = Product {
+            x,
+            reference: s.splat(reference),
+            scale: s.splat(scaled.scale),
+            least: s.splat(scaled.least),
+            of_direction: s.splat(of_direction),
+            constant: s.splat(constant),
+        };
+        map::run(s, columns, product, largest);
+    }
+}
+
+impl Task for DiagonalTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let DiagonalOfBlock { reference, probability_scale, scale, of_probability, constant } = self.diagonal;
+        let (probability, scaled) =
+            (Affine::new(probability_scale, Shift::None), Affine::new(scale, Shift::None));
+        let diagonal = Diagonal {
+            reference: s.splat(reference),
+            probability_scale: s.splat(probability.scale),
+            probability_least: s.splat(probability.least),
+            scale: s.splat(scaled.scale),
+            least: s.splat(scaled.least),
+            of_probability: s.splat(of_probability),
+            constant: s.splat(constant),
+        };
+        map::run(s, self.columns, diagonal, self.largest);
+    }
+}
+
+impl Task for ThroughTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { v, slopes, to } = self;
+        map::run(s, Columns::Between(v, to), Through { slopes }, Entry::NONE);
+    }
+}
+
+impl Task for BackTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { columns, x, slopes, product, gradient, inverse, is_diagonal, largest } = self;
+        let back = Back { x, slopes, product, gradient, inverse: s.splat(inverse), is_diagonal };
+        map::run(s, columns, back, largest);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -289,16 +619,44 @@ struct Diagonal<V> {
     constant: V,
 }
 
+#[derive(Clone, Copy)]
+struct Through<'a> {
+    slopes: &'a [f32],
+}
+
+#[derive(Clone, Copy)]
+struct Back<'a, V> {
+    x: &'a [f32],
+    slopes: &'a [f32],
+    product: &'a [f32],
+    gradient: &'a [f32],
+    inverse: V,
+    is_diagonal: bool,
+}
+
+/// 16 columns; what is past the last is this.
+#[inline(always)]
+fn load<S: Simd>(s: S, x: &[f32], column: usize, filler: f32) -> S::F32 {
+    if column + LANES <= x.len() {
+        s.load(vector_at(x, column))
+    } else {
+        s.load_partial(&x[column..], filler)
+    }
+}
+
+/// Derivatives of tanh, which rounding may have put above 1: their product with the largest number shall be finite.
+#[inline(always)]
+fn load_slopes<S: Simd>(s: S, slopes: &[f32], column: usize) -> S::F32 {
+    let zero = s.splat(0.0);
+    s.sub(zero, s.max(s.splat(-1.0), s.sub(zero, load(s, slopes, column, 0.0))))
+}
+
 impl<S: Simd> Map<S> for Product<'_, S::F32> {
     const TAKES_FOUR: bool = false;
 
     #[inline(always)]
     fn apply(self, s: S, v: S::F32, column: usize) -> S::F32 {
-        let x = if column + LANES <= self.x.len() {
-            s.load(vector_at(self.x, column))
-        } else {
-            s.load_partial(&self.x[column..], f32::NEG_INFINITY)
-        };
+        let x = load(s, self.x, column, f32::NEG_INFINITY);
         let e = exp::exp(s, s.sub(x, self.reference));
         let p = s.mul_at_least(e, self.scale, self.least);
         let factor = s.mul_add(v, self.of_direction, self.constant);
@@ -316,5 +674,36 @@ impl<S: Simd> Map<S> for Diagonal<S::F32> {
         let factor = s.mul_add(p, self.of_probability, self.constant);
         let product = s.mul(s.mul_at_least(e, self.scale, self.least), factor);
         s.zero_below(product, s.splat(f32::MIN_POSITIVE))
+    }
+}
+
+impl<S: Simd> Map<S> for Through<'_> {
+    const TAKES_FOUR: bool = false;
+
+    #[inline(always)]
+    fn apply(self, s: S, v: S::F32, column: usize) -> S::F32 {
+        normal_product(s, v, load_slopes(s, self.slopes, column))
+    }
+}
+
+impl<S: Simd> Map<S> for Back<'_, S::F32> {
+    const TAKES_FOUR: bool = false;
+
+    #[inline(always)]
+    fn apply(self, s: S, v: S::F32, column: usize) -> S::F32 {
+        let slope = load_slopes(s, self.slopes, column);
+        let product = load(s, self.product, column, 0.0);
+        let gradient = load(s, self.gradient, column, 0.0);
+        // Infinite where the class is masked.
+        let x = s.max(s.splat(f32::MIN), load(s, self.x, column, 0.0));
+        let t = s.max(s.splat(-1.0), normal_product(s, x, self.inverse));
+        let turned = normal_product(s, t, gradient);
+        // The derivative first, which is at most 1: no step on the way overflows.
+        let (product, turned) = if self.is_diagonal {
+            (normal_product(s, normal_product(s, slope, product), v), normal_product(s, slope, turned))
+        } else {
+            (normal_product(s, slope, product), normal_product(s, normal_product(s, slope, v), turned))
+        };
+        s.zero_below(s.add(product, turned), s.splat(f32::MIN_POSITIVE))
     }
 }

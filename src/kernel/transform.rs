@@ -394,6 +394,6 @@ impl<T: Number> Task for WriteTask<'_, T> {
 
 /// 0 where it may be subnormal.
 #[inline(always)]
-fn product<S: Simd>(s: S, a: S::F32, b: S::F32) -> S::F32 {
+pub(super) fn product<S: Simd>(s: S, a: S::F32, b: S::F32) -> S::F32 {
     s.zero_below(s.mul(a, b), s.splat(LEAST))
 }

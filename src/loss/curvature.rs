@@ -10,6 +10,9 @@
 //! Hessian of lse^2    2 lse J + 2 p p^T
 //! Hessian of f(n)     f' J + f'' (p - e_y) (p - e_y)^T
 //! ```
+//!
+//! All with respect to the logits that the softmax is of. Where those are a function t of others, with a gradient g and a
+//! Hessian H it is D H D + diag(g t''), D = diag(t').
 
 use super::{Smoothing, Softmax, Terms};
 
@@ -55,6 +58,35 @@ pub(crate) struct RowTerms {
     total: f64,
     unit: f64,
     z: f64,
+}
+
+/// The gradient of a row's loss with respect to the logits that its softmax is of: [`Gradient::of_probability`] p_c -
+/// [`Gradient::of_weight`] w_c, and `hard` less at the target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gradient {
+    hard: f64,
+    each: f64,
+    total: f64,
+    unit: f64,
+    z: f64,
+}
+
+impl Gradient {
+    pub(crate) fn of_probability(&self) -> f64 {
+        self.hard + self.each * self.total + self.z
+    }
+
+    /// With weights in the unit of the statistics.
+    pub(crate) fn of_weight(&self) -> f64 {
+        self.each * self.unit
+    }
+
+    /// That of a class that weighs this, without cancellation.
+    pub(crate) fn at(&self, class: ClassSoftmax, weight: f64, is_target: bool) -> f64 {
+        let ClassSoftmax { probability: p, complement: q, .. } = class;
+        let hard = if is_target { -self.hard * q } else { self.hard * p };
+        hard + self.each * ((self.total - weight) * p - weight * q) + self.z * p
+    }
 }
 
 impl Terms {
@@ -107,6 +139,13 @@ impl RowTerms {
     pub(crate) fn gauss_newton(&self, factor: f64, z_factor: f64) -> Curvature {
         let sum_of_terms = self.hard + self.each * self.total;
         Curvature { jacobian: sum_of_terms * factor, outer: 2.0 * self.z * z_factor, bend: 0.0 }
+    }
+
+    /// The gradient of the row's loss times `factor`, and that of its z-loss times `z_factor`.
+    #[inline(always)]
+    pub(crate) fn gradient(&self, lse: f64, factor: f64, z_factor: f64) -> Gradient {
+        let Self { hard, each, total, unit, z, .. } = *self;
+        Gradient { hard: hard * factor, each: each * factor, total, unit, z: 2.0 * z * lse * z_factor }
     }
 
     /// How fast the row's loss rises, without its z-loss, before any reduction.

@@ -26,14 +26,6 @@ impl Options {
             None => Some(Transform::Scale(Real::round(self.logit_scale))),
         }
     }
-
-    /// The name of an option that transforms logits, if one does.
-    pub(crate) fn transforming(&self) -> Option<&'static str> {
-        match self.transform::<f32>()? {
-            Transform::Softcap { .. } => Some("softcap"),
-            Transform::Scale(_) => Some("logit_scale"),
-        }
-    }
 }
 
 impl<L> Transform<L> {

@@ -1,6 +1,6 @@
 //! Second derivatives of the same losses, in plain loops.
 
-use super::{SoftmaxRow, softmax_jacobian, softmax_row};
+use super::{SoftmaxRow, softmax_jacobian, softmax_row, transform_bends, transform_slopes, transformed};
 use crate::request::check_shape;
 use crate::{CrossEntropy, Error, Matrix, Reduction, Request, Smoothing, Target};
 
@@ -21,7 +21,8 @@ pub struct CurvatureOutcome {
 
 /// The Hessian of one row's loss with respect to its logits, before the reduction: (S + 2 z lse) J + 2 z p p^T, with J
 /// the Jacobian of softmax and S the sum of what the gradients of the terms -ln p_c are multiplied by; and of a focal loss
-/// F (p - e_y) (p - e_y)^T.
+/// F (p - e_y) (p - e_y)^T. Where logits are transformed, that is H' of the transformed ones, and this D H' D + diag(g t''),
+/// with t' and t'' the derivatives of the transform, D = diag(t'), and g the gradient with respect to transformed logits.
 ///
 /// ```
 /// use xent::{CrossEntropy, reference};
@@ -33,8 +34,10 @@ pub struct CurvatureOutcome {
 /// assert!((hessian[0][0] - 0.0819).abs() < 1e-4);
 /// ```
 pub fn hessian(ce: &CrossEntropy, logits: &[f32], target: usize) -> Vec<Vec<f64>> {
-    let softmax = softmax_row(logits);
+    let softmax = softmax_row(&transformed(ce, logits));
     let Multipliers { of_gradients, of_square } = multipliers(ce, logits, &softmax, target);
+    let (slopes, bends) = (transform_slopes(ce, logits), transform_bends(ce, logits));
+    let gradient = gradient(2.0 * ce.z_loss() * softmax.lse, &softmax, &of_gradients);
     let SoftmaxRow { probabilities: p, complements: q, lse, .. } = softmax;
     let mut hessian = softmax_jacobian(&p);
     // Where p is near 1, 1 - p cancels. The rows of the Jacobian add up to 0.
@@ -54,7 +57,9 @@ pub fn hessian(ce: &CrossEntropy, logits: &[f32], target: usize) -> Vec<Vec<f64>
             hessian[i][j] *= sum_of_terms + 2.0 * ce.z_loss() * lse;
             hessian[i][j] += 2.0 * ce.z_loss() * p[i] * p[j];
             hessian[i][j] += of_square * of_target(i) * of_target(j);
+            hessian[i][j] *= slopes[i] * slopes[j];
         }
+        hessian[i][i] += bends[i] * gradient[i];
     }
     hessian
 }
@@ -98,20 +103,22 @@ pub fn curvature<T: Target>(
         let Some(target) = *class else { continue };
         let v: Vec<f64> = direction.row(row).unwrap_or_default().iter().map(|&v| f64::from(v)).collect();
         let x = logits.row(row).unwrap_or_default();
-        let softmax = softmax_row(x);
+        let (slopes, bends) = (transform_slopes(ce, x), transform_bends(ce, x));
+        let u: Vec<f64> = v.iter().zip(&slopes).map(|(v, slope)| v * slope).collect();
+        let softmax = softmax_row(&transformed(ce, x));
         let (p, lse) = (&softmax.probabilities, softmax.lse);
         let mut mean = 0.0;
         for i in 0..classes {
-            mean += p[i] * v[i];
+            mean += p[i] * u[i];
         }
         let Multipliers { of_gradients, of_square } = multipliers(ce, x, &softmax, target);
         let sum_of_terms: f64 = of_gradients.iter().sum();
 
-        // -ln p_c rises by p . v - v_c, and lse by p . v.
+        // -ln p_c rises by p . u - u_c, and lse by p . u.
         let mut loss_slope = 0.0;
         for c in 0..classes {
             if of_gradients[c] != 0.0 {
-                loss_slope -= of_gradients[c] * rise(&softmax, &v, mean, c);
+                loss_slope -= of_gradients[c] * rise(&softmax, &u, mean, c);
             }
         }
         let z_slope = 2.0 * ce.z_loss() * lse * mean;
@@ -128,19 +135,23 @@ pub fn curvature<T: Target>(
         outcome.jvp += factor * loss_slope + z_factor * z_slope;
         let outer = 2.0 * ce.z_loss() * z_factor;
         let (gauss_newton, square) = (sum_of_terms * factor, of_square * factor);
-        let rise_of_target = rise(&softmax, &v, mean, target);
+        let rise_of_target = rise(&softmax, &u, mean, target);
         let jacobian = gauss_newton + outer * lse;
+        let of_gradients: Vec<f64> = of_gradients.iter().map(|of_gradient| of_gradient * factor).collect();
+        let gradient = gradient(z_factor * 2.0 * ce.z_loss() * lse, &softmax, &of_gradients);
         for i in 0..classes {
             let at = row * classes + i;
             let q = softmax.complements[i];
             // d(-ln p_y) / dx_i
             let of_target = if i == target { -q } else { p[i] };
-            outcome.hessian_vector_product[at] = p[i]
-                * (jacobian * rise(&softmax, &v, mean, i) + outer * mean)
+            let product = p[i] * (jacobian * rise(&softmax, &u, mean, i) + outer * mean)
                 - square * of_target * rise_of_target;
-            outcome.hessian_diagonal[at] =
-                p[i] * (jacobian * q + outer * p[i]) + square * of_target * of_target;
-            outcome.gauss_newton_diagonal[at] = p[i] * (gauss_newton * q + outer * p[i]);
+            let diagonal = p[i] * (jacobian * q + outer * p[i]) + square * of_target * of_target;
+            let turned = bends[i] * gradient[i];
+            outcome.hessian_vector_product[at] = slopes[i] * product + turned * v[i];
+            outcome.hessian_diagonal[at] = slopes[i] * slopes[i] * diagonal + turned;
+            outcome.gauss_newton_diagonal[at] =
+                slopes[i] * slopes[i] * (p[i] * (gauss_newton * q + outer * p[i]));
         }
     }
     Ok(outcome)
@@ -185,6 +196,19 @@ fn multipliers(ce: &CrossEntropy, x: &[f32], softmax: &SoftmaxRow, target: usize
     }
     of_gradients[target] += hard * first;
     Multipliers { of_gradients, of_square: hard * second }
+}
+
+/// The gradient with respect to the logits of the softmax: the sum of these multiples of the gradients of each -ln p_c, and
+/// of that of lse.
+fn gradient(of_lse: f64, softmax: &SoftmaxRow, of_gradients: &[f64]) -> Vec<f64> {
+    let SoftmaxRow { probabilities: p, complements: q, .. } = softmax;
+    let mut gradient = Vec::with_capacity(p.len());
+    let sum: f64 = of_gradients.iter().sum();
+    for i in 0..p.len() {
+        let others = sum - of_gradients[i];
+        gradient.push(others * p[i] - of_gradients[i] * q[i] + of_lse * p[i]);
+    }
+    gradient
 }
 
 /// v_i - p . v, without cancellation beyond that of its terms (1 - p_i) v_i and p_c v_c.

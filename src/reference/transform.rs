@@ -24,3 +24,14 @@ pub fn transform_slopes<E: Copy + Into<f64>>(ce: &CrossEntropy, logits: &[E]) ->
     };
     logits.iter().map(slope).collect()
 }
+
+/// The second derivative of each of them: 0, or with a softcap -2 (a^2 / s) tanh(a x / s) / cosh(a x / s)^2.
+pub fn transform_bends<E: Copy + Into<f64>>(ce: &CrossEntropy, logits: &[E]) -> Vec<f64> {
+    let bend = |(&x, slope): (&E, f64)| {
+        ce.softcap().map_or(0.0, |cap| {
+            let factor = ce.logit_scale() / cap;
+            -2.0 * factor * (factor * x.into()).tanh() * slope
+        })
+    };
+    logits.iter().zip(transform_slopes(ce, logits)).map(bend).collect()
+}

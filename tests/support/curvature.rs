@@ -5,7 +5,10 @@ use super::bounds::is_nan_row;
 use super::buffer::{Buffer, Layout};
 use super::evaluation::assert_same_bits;
 use core::fmt;
-use xent::contract::{DIRECTIONAL_DERIVATIVE, HESSIAN, LOSS, LSE, PROBABILITY, TARGET_GRADIENT, U};
+use xent::contract::{
+    CAPPED, DIRECTIONAL_DERIVATIVE, HESSIAN, LOSS, LSE, PROBABILITY, TARGET_GRADIENT, U, transform_slope,
+    transformed_logit,
+};
 use xent::reference::{self, CurvatureOutcome, SoftmaxRow};
 use xent::{CrossEntropy, Matrix, Reduction, Request, Smoothing};
 
@@ -328,17 +331,24 @@ impl<'a> Expected<'a> {
 
     fn row(&self, row: usize) -> Row {
         let x = self.problem.batch.row(row);
-        let softmax = reference::softmax_row(x);
+        let transformed = reference::transformed(self.ce, x);
+        let softmax = reference::softmax_row(&transformed);
         let mut largest = 0;
         for i in 0..x.len() {
             if x[i] > x[largest] {
                 largest = i;
             }
         }
+        let (scale, softcap) = (self.ce.logit_scale(), self.ce.softcap());
+        let error_of = |(&x, &transformed): (&f32, &f64)| {
+            transformed_logit(scale, softcap, transformed) + transform_slope(scale, softcap, f64::from(x))
+        };
+        let errors: Vec<f64> = x.iter().zip(&transformed).map(error_of).collect();
         // Masked classes have no gap to speak of.
-        let gap =
-            |&x_i: &f32| if x_i == f32::NEG_INFINITY { 0.0 } else { f64::from(x[largest]) - f64::from(x_i) };
-        let gaps: Vec<f64> = x.iter().map(gap).collect();
+        let gap = |(&x, error): (&f64, &f64)| {
+            if x == f64::NEG_INFINITY { 0.0 } else { transformed[largest] - x + error / U }
+        };
+        let gaps: Vec<f64> = transformed.iter().zip(&errors).map(gap).collect();
         let mean_gap = softmax.probabilities.iter().zip(&gaps).map(|(p, gap)| p * gap).sum();
         let weight_of = |class: usize| self.ce.weight().map_or(1.0, |w| f64::from(w[class]));
         let target = self.problem.batch.targets[row] as usize;
@@ -355,6 +365,11 @@ impl<'a> Expected<'a> {
         let mut of_row = Row {
             softmax,
             largest,
+            errors,
+            largest_slope: scale.max(1.0),
+            slopes: reference::transform_slopes(self.ce, x),
+            bends: reference::transform_bends(self.ce, x),
+            inverse_cap: softcap.map_or(0.0, |cap| 1.0 / cap),
             gaps,
             mean_gap,
             target,
@@ -381,14 +396,18 @@ impl<'a> Expected<'a> {
                 let (p, q) = (of_row.softmax.probabilities[i], of_row.softmax.complements[i]);
                 let magnitude = of_row.magnitude(factor, z_jacobian) * p * q + of_row.outer(z_factor) * p * p;
                 let of_lse = z_jacobian.abs() * of_row.lse_error() * p * q;
-                let tiny = SMALLEST * (1.0 + 4.0 * of_row.coefficients(factor, z_factor));
-                let mut bound = magnitude * of_row.relative(i, i) * U + of_lse + tiny;
+                let tiny = of_row.smallest(of_row.coefficients(factor, z_factor), 1.0);
+                let mut bound = magnitude * of_row.relative(i, i) * U + of_lse;
                 bound += (of_row.hard * factor).abs() * of_row.hard_error * p * q;
                 if is_gauss_newton == 0 {
                     let (of_target, error) = of_row.of_target(i);
                     let square = of_target * of_target;
                     let (bend, bend_error) = (of_row.bend.abs(), of_row.bend_error);
                     bound += factor.abs() * square * (bend * (2.0 * error + HESSIAN * U) + bend_error);
+                }
+                bound = bound * of_row.slopes[i] * of_row.slopes[i] + tiny;
+                if is_gauss_newton == 0 {
+                    bound += of_row.of_cap(i, (factor, z_factor));
                 }
                 of_row.check("diagonal", i, found, exact[first + i], bound, context);
             }
@@ -397,7 +416,9 @@ impl<'a> Expected<'a> {
 
     fn check_product(&self, row: usize, found: &[f32], context: fmt::Arguments<'_>) {
         let (of_row, (factor, z_factor)) = (self.row(row), self.factors(row));
-        let v: Vec<f64> = self.problem.direction_of(row).iter().map(|&v| f64::from(v).abs()).collect();
+        let direction = self.problem.direction_of(row).iter();
+        let v: Vec<f64> =
+            direction.zip(&of_row.slopes).map(|(&v, slope)| f64::from(v).abs() * slope).collect();
         let p = &of_row.softmax.probabilities;
         let terms = |range: &mut dyn Iterator<Item = usize>| {
             range.fold((0.0, 0.0), |(sum, by_gap), j| {
@@ -406,10 +427,10 @@ impl<'a> Expected<'a> {
             })
         };
         let all = terms(&mut (0..v.len()));
-        let sum_of_v: f64 = v.iter().sum();
+        let sum_of_v: f64 = self.problem.direction_of(row).iter().map(|&v| f64::from(v).abs()).sum();
         let z_jacobian = of_row.z_slope * z_factor;
         let coefficient = of_row.magnitude(factor, z_jacobian);
-        let tiny = SMALLEST * (1.0 + 4.0 * of_row.coefficients(factor, z_factor) * sum_of_v);
+        let tiny = of_row.smallest(of_row.coefficients(factor, z_factor), sum_of_v);
         let first = row * v.len();
         // |p . v - v_y| of the target, its terms by themselves, and its error.
         let (mut rise, mut rise_error) = (0.0, 0.0);
@@ -432,13 +453,14 @@ impl<'a> Expected<'a> {
             let by_jacobian = p[i] * (diagonal * of_row.relative(i, i) + others.0 * common + others.1);
             let by_outer = p[i] * (all.0 * common + all.1);
             let of_lse = z_jacobian.abs() * of_row.lse_error() * p[i] * (diagonal + others.0);
-            let mut bound =
-                U * (coefficient * by_jacobian + of_row.outer(z_factor) * by_outer) + of_lse + tiny;
+            let mut bound = U * (coefficient * by_jacobian + of_row.outer(z_factor) * by_outer) + of_lse;
             bound += (of_row.hard * factor).abs() * of_row.hard_error * p[i] * (diagonal + others.0);
             let (of_target, error) = of_row.of_target(i);
             let (bend, bend_error) = (of_row.bend.abs(), of_row.bend_error);
             let by_bend = bend * (rise * (error + HESSIAN * U) + rise_error) + bend_error * rise;
             bound += factor.abs() * of_target.abs() * by_bend;
+            let own = f64::from(self.problem.direction_of(row)[i]).abs();
+            bound = bound * of_row.slopes[i] + of_row.of_cap(i, (factor, z_factor)) * own + tiny;
             let exact = self.exact.hessian_vector_product[first + i];
             of_row.check("product", i, found, exact, bound, context);
         }
@@ -449,7 +471,8 @@ impl<'a> Expected<'a> {
         let (of_row, (factor, z_factor)) = (self.row(row), self.factors(row));
         let v = self.problem.direction_of(row);
         let (mut of_loss, mut of_z) = (0.0, 0.0);
-        for (i, v) in v.iter().map(|&v| f64::from(v).abs()).enumerate() {
+        for (i, &v) in v.iter().enumerate() {
+            let v = f64::from(v).abs() * of_row.slopes[i];
             let (p, q) = (of_row.softmax.probabilities[i], of_row.softmax.complements[i]);
             let relative = of_row.gaps[i] + of_row.mean_gap + DIRECTIONAL_DERIVATIVE;
             let (mut own, mut of_hard) = (p * relative, p);
@@ -463,7 +486,7 @@ impl<'a> Expected<'a> {
             of_z += of_row.z_slope * v * p * (lse * relative + of_row.mean_gap + LSE);
         }
         let sum_of_v: f64 = v.iter().map(|&v| f64::from(v).abs()).sum();
-        let tiny = SMALLEST * (1.0 + 4.0 * of_row.coefficients(1.0, 1.0) * sum_of_v);
+        let tiny = of_row.smallest(of_row.coefficients(1.0, 1.0), sum_of_v);
         let row_weight = self.problem.row_weight(row);
         let bound = row_weight * (U * (of_loss + of_z) + tiny) + SMALLEST;
         let exact = self.exact.derivatives[row];
@@ -481,8 +504,16 @@ impl<'a> Expected<'a> {
 struct Row {
     softmax: SoftmaxRow,
     largest: usize,
+    /// With what the transform's errors and those of its derivatives make of them.
     gaps: Vec<f64>,
     mean_gap: f64,
+    /// Those errors.
+    errors: Vec<f64>,
+    slopes: Vec<f64>,
+    bends: Vec<f64>,
+    /// The logit scale, or 1.
+    largest_slope: f64,
+    inverse_cap: f64,
     target: usize,
     smooth: f64,
     /// What multiplies the target's gradient, and its relative error where the loss is focal.
@@ -501,16 +532,49 @@ struct Row {
 impl Row {
     /// h_ij.
     fn relative(&self, i: usize, j: usize) -> f64 {
-        let of_own =
-            if i == j && i == self.largest { self.others_mean_gap(i) } else { self.gaps[i] + self.gaps[j] };
+        let of_own = if i == j && i == self.largest {
+            self.others_mean_gap(i) + self.errors[i] / U
+        } else {
+            self.gaps[i] + self.gaps[j]
+        };
         of_own + 2.0 * self.mean_gap + HESSIAN
     }
 
     /// D' of a class.
     fn others_mean_gap(&self, class: usize) -> f64 {
-        let others = (0..self.gaps.len()).filter(|&i| i != class);
-        let sum: f64 = others.map(|i| self.softmax.probabilities[i] * self.gaps[i]).sum();
-        if sum == 0.0 { 0.0 } else { sum / self.softmax.complements[class] }
+        let part = |i: usize| self.softmax.probabilities[i] * self.gaps[i];
+        // A small part may be taken away again; in a time that does not grow with the number of classes.
+        let sum: f64 = if self.softmax.probabilities[class] < 0.25 {
+            self.mean_gap - part(class)
+        } else {
+            (0..self.gaps.len()).filter(|&i| i != class).map(part).sum()
+        };
+        let mean = if sum == 0.0 { 0.0 } else { sum / self.softmax.complements[class] };
+        mean + self.errors[class] / U
+    }
+
+    /// The bound on what a softcap's second derivative adds to an entry of a diagonal.
+    fn of_cap(&self, i: usize, (factor, z_factor): (f64, f64)) -> f64 {
+        let (p, q) = (self.softmax.probabilities[i], self.softmax.complements[i]);
+        let hard = (self.hard * factor).abs() * if i == self.target { q } else { p };
+        let spread = (self.smooth * factor).abs()
+            * ((self.total_weight - self.weights[i]) * p
+                + self.weights[i]
+                    * if self.softmax.log_probabilities[i] == f64::NEG_INFINITY { 1.0 } else { q });
+        let z = (self.z_slope * z_factor).abs() * p;
+        let z_error = z * self.lse_error();
+        let magnitude = hard + spread + z * self.softmax.lse.abs();
+        let relative = (self.relative(i, i) + self.others_mean_gap(i) + CAPPED) * U;
+        self.bends[i].abs() * (magnitude * relative + hard * self.hard_error + z_error)
+    }
+
+    /// What numbers below the normal ones may cost.
+    fn smallest(&self, coefficients: f64, sum_of_v: f64) -> f64 {
+        if self.inverse_cap == 0.0 && self.largest_slope == 1.0 {
+            return SMALLEST * (1.0 + 4.0 * coefficients * sum_of_v);
+        }
+        let of_transform = self.largest_slope * self.largest_slope * (1.0 + 2.0 * self.inverse_cap);
+        SMALLEST * (3.0 + 4.0 * coefficients * of_transform * (1.0 + sum_of_v))
     }
 
     /// The contract's bounds on the derivatives of a focal loss.

@@ -1,8 +1,6 @@
-//! Second derivatives along directions of any shape, of losses that have them and of others.
+//! Second derivatives along directions of any shape.
 
-use super::{
-    Output, assert_ok_if, assert_ok_or_refused_if, hostile_target, number_bytes, options, transforming,
-};
+use super::{Output, assert_ok_if, hostile_target, number_bytes, options};
 use crate::support::hostile::bytes::Bytes;
 use xent::Matrix;
 
@@ -18,8 +16,7 @@ pub fn calls(bytes: &mut Bytes<'_>) {
     let is_valid = targets.len() == rows
         && (rows == 0 || classes > 0 && ce.weight().is_none_or(|weight| weight.len() == classes))
         && targets.iter().all(is_target);
-    let calls = (transforming(&ce), "second derivatives");
-    assert_ok_or_refused_if(is_valid, calls, &curvature);
+    assert_ok_if(is_valid, &curvature);
     let Ok(curvature) = curvature else { return };
 
     let [of_direction, of_out] = [(); 2].map(|()| (bytes.size_like(rows), bytes.size_like(classes)));

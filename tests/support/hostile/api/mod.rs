@@ -112,27 +112,6 @@ fn assert_ok_if<R: Debug>(valid: bool, result: &Result<R, Error>) {
     }
 }
 
-/// The same, where a call that is valid may be of what is not implemented: for these calls with this option.
-#[track_caller]
-fn assert_ok_or_refused_if<R: Debug>(
-    valid: bool,
-    (option, calls): (Option<&'static str>, &'static str),
-    result: &Result<R, Error>,
-) {
-    assert_ok_if(valid && option.is_none(), result);
-    if let (true, Some(option), Err(error)) = (valid, option, result) {
-        assert_eq!(*error, Error::NotImplemented { option, calls });
-    }
-}
-
-/// The option that makes other logits of those given.
-fn transforming(ce: &CrossEntropy) -> Option<&'static str> {
-    if ce.softcap().is_some() {
-        return Some("softcap");
-    }
-    (ce.logit_scale() != 1.0).then_some("logit_scale")
-}
-
 /// Any number an option may be set to by mistake.
 fn hostile_f64(bytes: &mut Bytes<'_>) -> f64 {
     bytes.pick(&[
