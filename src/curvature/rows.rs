@@ -1,7 +1,7 @@
 //! Rows on their way to the kernel of second derivatives: all checked, and ready to be split between threads.
 
 use crate::batch::Upstream;
-use crate::kernel::curvature::{BLOCKS, Cap, Column, FocalTarget, Memory, Point};
+use crate::kernel::curvature::{BLOCKS, Cap, Column, FocalTarget, Memory, Parts, Point};
 use crate::kernel::place::Columns;
 use crate::kernel::scalar::to_f32;
 use crate::kernel::statistics::BLOCK;
@@ -172,19 +172,23 @@ impl Rows<'_> {
         let of_focal = focal.map(|target| target.softmax);
         let is_left_out = terms.leaves_target_out();
         let terms = terms.of_point(&point.softmax, of_focal, own, others, of_largest);
-        let bending = |curvature: Curvature| focal.filter(|_| curvature.bend != 0.0);
         // What the derivatives of the transform have in common comes with each of two derivatives.
         let (factors, squares) =
             ((factor * scale, z_factor * scale), (factor * scale * scale, z_factor * scale * scale));
         let cap = options.cap(terms.gradient(lse, squares.0, squares.1));
-        let of_cap = |cap: &Option<Cap<'_>>, column: Column| {
+        let parts_of = |curvature: Curvature, cap| Parts {
+            curvature,
+            focal: focal.filter(|_| curvature.bend != 0.0),
+            cap,
+        };
+        let of_cap = |parts: &Parts<'_>, column: Column| {
             let is_target = column.class == class;
             let weight = if is_target && is_left_out { 0.0 } else { options.weight_of(column.class) };
-            cap.as_ref().map_or(0.0, |cap| point.of_cap(column, cap, weight, is_target))
+            parts.cap.as_ref().map_or(0.0, |cap| point.of_cap(column, cap, weight, is_target))
         };
         // There entries have other terms, which the largest logit has by itself.
-        let has_own = |focal: Option<FocalTarget>, cap: &Option<Cap<'_>>| {
-            (focal.is_some() || cap.is_some()) && class != point.largest().class
+        let has_own = |parts: &Parts<'_>| {
+            (parts.focal.is_some() || parts.cap.is_some()) && class != point.largest().class
         };
         match &mut self.output {
             Output::HessianVectorProduct(direction) => {
@@ -198,13 +202,12 @@ impl Rows<'_> {
                 let Some(along) = point.along(s, columns.from(), memory) else {
                     return self.output.fill(row, f32::NAN);
                 };
-                let curvature = terms.hessian(lse, squares.0, squares.1);
-                let focal = bending(curvature);
+                let parts = parts_of(terms.hessian(lse, squares.0, squares.1), cap);
                 let at = |column: Column| {
-                    point.product_at(column, focal, columns.from(), along, curvature, of_cap(&cap, column))
+                    point.product_at(column, columns.from(), along, &parts, of_cap(&parts, column))
                 };
-                let (at_target, at_largest) = (has_own(focal, &cap).then(|| at(target)), at(point.largest()));
-                point.product(s, columns, along, focal, curvature, (at_largest, cap), memory);
+                let (at_target, at_largest) = (has_own(&parts).then(|| at(target)), at(point.largest()));
+                point.product(s, columns, along, parts, at_largest, memory);
                 if let Some(at_target) = at_target {
                     direction.out().row_mut(row).unwrap_or_default()[class] = at_target;
                 }
@@ -223,14 +226,14 @@ impl Rows<'_> {
                 factors.0 * of_loss + factors.1 * of_z_loss
             }
             Output::Diagonal(diagonal, out) => {
-                let (curvature, cap) = match diagonal {
-                    Diagonal::Hessian => (terms.hessian(lse, squares.0, squares.1), cap),
-                    Diagonal::GaussNewton => (terms.gauss_newton(squares.0, squares.1), None),
+                let parts = match diagonal {
+                    Diagonal::Hessian => parts_of(terms.hessian(lse, squares.0, squares.1), cap),
+                    Diagonal::GaussNewton => parts_of(terms.gauss_newton(squares.0, squares.1), None),
                 };
-                let (out, focal) = (out.row_mut(row).unwrap_or_default(), bending(curvature));
-                let at = |column: Column| point.diagonal_at(column, focal, curvature, of_cap(&cap, column));
-                let (at_target, at_largest) = (has_own(focal, &cap).then(|| at(target)), at(point.largest()));
-                point.diagonal(s, out, focal.is_some(), curvature, (at_largest, cap), memory);
+                let out = out.row_mut(row).unwrap_or_default();
+                let at = |column: Column| point.diagonal_at(column, &parts, of_cap(&parts, column));
+                let (at_target, at_largest) = (has_own(&parts).then(|| at(target)), at(point.largest()));
+                point.diagonal(s, out, parts, at_largest, memory);
                 if let Some(at_target) = at_target {
                     out[class] = at_target;
                 }

@@ -96,6 +96,15 @@ pub(crate) struct Cap<'a> {
     pub(crate) inverse: f64,
 }
 
+/// What a matrix of second derivatives is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    pub(crate) curvature: Curvature,
+    /// With a bend of the curvature.
+    pub(crate) focal: Option<FocalTarget>,
+    pub(crate) cap: Option<Cap<'a>>,
+}
+
 /// What a direction v amounts to at a point.
 #[derive(Clone, Copy)]
 pub(crate) struct Direction {
@@ -244,13 +253,12 @@ impl<'a> Point<'a> {
     pub(crate) fn product_at(
         &self,
         column: Column,
-        focal: Option<FocalTarget>,
         v: &[f32],
         direction: Direction,
-        curvature: Curvature,
+        parts: &Parts<'_>,
         of_cap: f64,
     ) -> f32 {
-        let Curvature { jacobian, outer, bend } = curvature;
+        let Parts { curvature: Curvature { jacobian, outer, bend }, focal, .. } = *parts;
         let probability = self.class(column).probability;
         let rest = jacobian * self.rise(direction, v, column) + outer * direction.mean;
         let of_bend = focal.map_or(0.0, |target| {
@@ -264,14 +272,8 @@ impl<'a> Point<'a> {
     }
 
     /// An entry of [`Point::diagonal`].
-    pub(crate) fn diagonal_at(
-        &self,
-        column: Column,
-        focal: Option<FocalTarget>,
-        curvature: Curvature,
-        of_cap: f64,
-    ) -> f32 {
-        let Curvature { jacobian, outer, bend } = curvature;
+    pub(crate) fn diagonal_at(&self, column: Column, parts: &Parts<'_>, of_cap: f64) -> f32 {
+        let Parts { curvature: Curvature { jacobian, outer, bend }, focal, .. } = *parts;
         let ClassSoftmax { probability: p, complement: q, .. } = self.class(column);
         let of_bend = focal.map_or(0.0, |target| {
             let factor = if column.class == target.column.class { q } else { p };
@@ -296,12 +298,11 @@ impl<'a> Point<'a> {
         s: S,
         mut columns: Columns<'_>,
         direction: Direction,
-        focal: Option<FocalTarget>,
-        curvature: Curvature,
-        (at_largest, cap): (f32, Option<Cap<'_>>),
+        parts: Parts<'_>,
+        at_largest: f32,
         memory: &mut Memory,
     ) {
-        let Curvature { jacobian, outer, bend } = curvature;
+        let Parts { curvature: Curvature { jacobian, outer, bend }, focal, cap } = parts;
         let (mean, v) = (direction.mean, columns.from());
         let rise_of_target = focal.map_or(0.0, |target| self.rise(direction, v, target.column));
         // As p_i (A v_i + (B - A) a - F r_y), in a unit in which the parenthesis cannot overflow.
@@ -337,13 +338,13 @@ impl<'a> Point<'a> {
         &self,
         s: S,
         mut out: &mut [f32],
-        is_focal: bool,
-        curvature: Curvature,
-        (at_largest, cap): (f32, Option<Cap<'_>>),
+        parts: Parts<'_>,
+        at_largest: f32,
         memory: &mut Memory,
     ) {
-        let bend = if is_focal { curvature.bend } else { 0.0 };
-        let (jacobian, outer) = (curvature.jacobian, curvature.outer + bend);
+        let Parts { curvature: Curvature { jacobian, outer, bend }, cap, .. } = parts;
+        // Away from the target that of a focal loss is F p_i p_j.
+        let outer = outer + bend;
         // As p_i (A + (B - A) p_i).
         let unit = largest_magnitude(jacobian, outer - jacobian);
         let diagonal = DiagonalOfBlock {
