@@ -9,7 +9,7 @@ python3 -m venv "$environment"
 "$environment/bin/pip" install -q maturin numpy ml_dtypes pytest torch==2.13.0 expecttest 'jax>=0.10'
 VIRTUAL_ENV="$(realpath "$environment")" "$environment/bin/maturin" develop --release --locked
 
-"$environment/bin/python" -m pytest -q
+"$environment/bin/python" -m pytest -q -rs
 "$environment/bin/python" examples/train_digits.py
 "$environment/bin/python" examples/train_digits_jax.py
 "$environment/bin/python" examples/train_language_model.py --steps 30

@@ -44,7 +44,7 @@ def test_gradients_have_the_bound_of_their_own_dtype(dtype, grad_dtype, shape, r
 
 def test_gradients_are_rounded_once(dtype, grad_dtype):
     x, target = batch(300, 700, dtype)
-    # Sums of exponentials do not know where the logits come from: those of 16 bits are widened exactly.
+    # Logits of 16 bits are widened, which is exact.
     expected_loss, expected = xent.loss_and_grad(widened(x), target)
     loss, grad = xent.loss_and_grad(x, target, grad_dtype=grad_dtype)
     assert loss == expected_loss
