@@ -5,7 +5,8 @@ use xent::Reduction;
 
 use crate::array::Array;
 use crate::dtypes::{Dtype, Scalar, with_logits};
-use crate::errors::{exception, no_logits};
+use crate::errors::{exception, no_logits, type_error};
+use crate::gradient;
 use crate::options::{self, IgnoreIndex, Options};
 use crate::outputs::{empty, empty_like, written};
 use crate::row_inputs::RowInputs;
@@ -104,10 +105,11 @@ impl CrossEntropy {
         self.run_for_loss(py, call)
     }
 
-    /// The same, and its gradient: in `out`, which may be `input` itself, or in a new array.
+    /// The same, and its gradient: in `out`, which may be `input` itself, or in a new array. It has the dtype of `out`, or
+    /// `grad_dtype`, or that of `input`.
     #[pyo3(signature = (
-        input, target, *, out=None, loss_mask=None, row_weights=None, upstream=None, upstream_scalar=None,
-        denominator=None
+        input, target, *, out=None, grad_dtype=None, loss_mask=None, row_weights=None, upstream=None,
+        upstream_scalar=None, denominator=None
     ))]
     #[allow(clippy::too_many_arguments)]
     fn loss_and_grad<'py>(
@@ -116,6 +118,7 @@ impl CrossEntropy {
         input: &Bound<'py, PyAny>,
         target: &Bound<'py, PyAny>,
         out: Object<'_, 'py>,
+        grad_dtype: Object<'_, 'py>,
         loss_mask: Object<'_, 'py>,
         row_weights: Object<'_, 'py>,
         upstream: Object<'_, 'py>,
@@ -124,11 +127,16 @@ impl CrossEntropy {
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let mut call = Call::new(input, target)?;
         call.inputs = RowInputs::new(loss_mask, row_weights, upstream, upstream_scalar, denominator)?;
+        let dtype = grad_dtype.map(|name| gradient::named(name, call.input.dtype)).transpose()?;
         let out = match out {
             Some(out) => out.clone(),
-            None => empty_like(py, &call.input, call.layout)?,
+            None => empty_like(py, &call.input, call.layout, dtype.unwrap_or(call.input.dtype))?,
         };
-        call.wide.grad = Some(Array::write("out", &out)?);
+        let grad = Array::write("out", &out)?;
+        if let Some(dtype) = dtype.filter(|&dtype| dtype != grad.dtype) {
+            return Err(type_error(format!("out is {}, but grad_dtype is {dtype}", grad.dtype)));
+        }
+        call.wide.grad = Some(grad);
         Ok((self.run_for_loss(py, call)?, out))
     }
 
@@ -202,7 +210,7 @@ impl CrossEntropy {
         call.inputs = RowInputs::new(loss_mask, row_weights, upstream, upstream_scalar, denominator)?;
         let out = match out {
             Some(out) => out.clone(),
-            None => empty_like(py, &call.input, call.layout)?,
+            None => empty_like(py, &call.input, call.layout, call.input.dtype)?,
         };
         let direction = Array::read("direction", direction)?;
         second_order::hessian_vector_product(py, &self.ce, call, direction, Array::write("out", &out)?)?;

@@ -1,13 +1,14 @@
 //! The native half of the Python package `xent`: its module `_native`.
 //!
 //! Reading order: `array` borrows the memory of NumPy arrays and DLPack tensors, `layout` finds the rows of logits in it,
-//! `target` the classes or probabilities; `run` is one call of the crate, `cross_entropy` and `softmax` are what Python
+//! `target` the classes or probabilities, `gradient` the dtype of what is written; `run` is one call of the crate, `cross_entropy` and `softmax` are what Python
 //! calls, and `xla` is what JAX calls.
 
 mod array;
 mod cross_entropy;
 mod dtypes;
 mod errors;
+mod gradient;
 mod layout;
 mod options;
 mod outputs;

@@ -85,17 +85,18 @@ pub(crate) fn empty<'py>(py: Python<'py>, shape: &[usize], dtype: Dtype) -> PyRe
     empty.bind(py).call1((shape, dtype.to_string()))
 }
 
-/// A new NumPy array of the logits' shape and memory order, without gaps.
+/// A new NumPy array of the logits' shape and memory order, without gaps, in a dtype that may be another.
 pub(crate) fn empty_like<'py>(
     py: Python<'py>,
     input: &Array<'_>,
     layout: Layout,
+    dtype: Dtype,
 ) -> PyResult<Bound<'py, PyAny>> {
     let channels_last = matches!(layout, Layout::Rows { .. }) && input.shape.len() > 2;
     if !channels_last {
-        return empty(py, &input.shape, input.dtype);
+        return empty(py, &input.shape, dtype);
     }
     let mut shape = rows_shape(&input.shape);
     shape.push(input.shape[1]);
-    py.import("numpy")?.call_method1("moveaxis", (empty(py, &shape, input.dtype)?, -1, 1))
+    py.import("numpy")?.call_method1("moveaxis", (empty(py, &shape, dtype)?, -1, 1))
 }

@@ -6,6 +6,7 @@ use xent::{CrossEntropy, Error, Matrix, MatrixMut, Request, Summary};
 use crate::array::{Array, check_apart};
 use crate::dtypes::{Dtype, Logits, with_logits};
 use crate::errors::{exception, no_logits, no_logits_of_probabilities, type_error, value_error};
+use crate::gradient;
 use crate::layout::Layout;
 use crate::outputs::{RowOutputs, WideOutputs, slice};
 use crate::row_inputs::RowInputs;
@@ -99,11 +100,10 @@ impl<'py> Call<'py> {
         let mut place = None;
         if let Some(grad) = &mut wide.grad {
             let layout = layout.of_companion(input, grad, classes)?;
-            let grad = layout.matrix_mut(grad.slice_mut::<L>()?)?;
-            match (in_place, *accumulate) {
-                (true, _) => place = Some(Place::Overwrite(grad)),
-                (false, true) => request = request.accumulate(grad),
-                (false, false) => request = request.grad(grad),
+            if in_place {
+                place = Some(Place::Overwrite(layout.matrix_mut(grad.slice_mut::<L>()?)?));
+            } else {
+                request = gradient::with_gradient(request, grad, layout, *accumulate)?;
             }
         }
         let place = match place {
@@ -155,8 +155,10 @@ impl<'py> Call<'py> {
 
     fn run_planes(&mut self, py: Python<'py>, ce: &CrossEntropy, in_place: bool) -> PyResult<Summary> {
         let Self { input, layout, target, inputs, wide, rows, accumulate } = self;
+        let is_other = |grad: &Array<'_>| gradient::is_other(grad.dtype, input.dtype);
         let unavailable = [
             ("accumulate", *accumulate),
+            ("a gradient in another dtype", wide.grad.as_ref().is_some_and(is_other)),
             ("log_probabilities", wide.log_probabilities.is_some()),
             ("entropies", rows.entropies.is_some()),
             ("target_ranks", rows.target_ranks.is_some()),

@@ -93,7 +93,7 @@ def refused():
         "repeated rows": (ValueError, "row_stride is 0", lambda: grad(numpy.broadcast_to(x[0], x.shape), target)),
         "unaligned": (ValueError, "input is not aligned", lambda: grad(unaligned, target)),
         "swapped bytes": (ValueError, "input has the bytes", lambda: grad(x.astype(">f4"), target)),
-        "float16 out": (TypeError, "out is float16, not float32", lambda: grad(x, target, out=x.astype("f2"))),
+        "integers as out": (TypeError, "out is int32; gradients", lambda: grad(x, target, out=x.astype("i4"))),
         "integers": (TypeError, "input is int64; logits are float32", lambda: grad(x.astype("i8"), target)),
         "complex": (TypeError, "input is an array of another dtype", lambda: grad(x.astype("c8"), target)),
         "bool targets": (TypeError, "target is bool", lambda: grad(x, target > 0)),
@@ -215,6 +215,7 @@ def test_a_gradient_is_the_only_memory_allocated():
 
     small = x.nbytes // 100
     assert x.nbytes <= peak(lambda: xent.loss_and_grad(x, target)) < x.nbytes + small
+    assert x.nbytes // 2 <= peak(lambda: xent.loss_and_grad(x, target, grad_dtype="float16")) < x.nbytes // 2 + small
     assert peak(lambda: xent.loss_and_grad(x, target, out=x)) < small
     assert peak(lambda: xent.cross_entropy(x, target)) < small
 

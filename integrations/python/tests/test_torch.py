@@ -229,6 +229,18 @@ def test_gradients_accumulate_in_a_leaf():
     assert x.grad.equal(2 * once)
 
 
+@pytest.mark.parametrize("grad_dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_tensor_of_another_dtype_takes_the_gradient(dtype, grad_dtype):
+    input, target = torch.randn(37, 19).to(dtype), torch.randint(0, 19, (37,))
+    _, expected = derivatives(functional.cross_entropy, input.float(), target, {}, torch.ones(()))
+    grad = torch.full(input.shape, torch.nan, dtype=grad_dtype)
+    assert xent.loss_and_grad(input, target, out=grad)[1] is grad
+    assert_close(grad, expected, grad_dtype)
+    xent.CrossEntropy().run(input, target, grad=grad, accumulate=True)
+    assert_close(grad, 2 * expected, grad_dtype)
+
+
 def test_logits_that_change_before_the_backward_pass_are_noticed():
     weight, target = torch.randn(7, 7, requires_grad=True), torch.randint(0, 7, (11,))
     x = torch.randn(11, 7) @ weight

@@ -60,6 +60,7 @@ def loss_and_grad(
     weight=None,
     *,
     out=None,
+    grad_dtype=None,
     loss_mask=None,
     row_weights=None,
     upstream=None,
@@ -70,7 +71,9 @@ def loss_and_grad(
     """What :func:`cross_entropy` returns, and its derivative with respect to ``input``.
 
     The gradient is written to ``out``, which may be ``input`` itself, or to a new array. With ``reduction="none"`` it
-    is that of the sum, each row times its number in ``upstream`` if there is one.
+    is that of the sum, each row times its number in ``upstream`` if there is one. ``out`` may be float32, float16 or
+    bfloat16 where ``input`` is another of these; ``grad_dtype`` is the dtype of a new array, that of ``input`` if it is
+    ``None``. The gradient is rounded to it once.
 
     >>> import numpy, xent
     >>> input = numpy.array([[0.0, 0.0]], dtype=numpy.float32)
@@ -82,6 +85,7 @@ def loss_and_grad(
         input,
         target,
         out=out,
+        grad_dtype=grad_dtype,
         loss_mask=loss_mask,
         row_weights=row_weights,
         upstream=upstream,

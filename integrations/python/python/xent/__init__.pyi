@@ -14,6 +14,8 @@ from ._native import (
 Array = Any
 Weight = Union[Array, Sequence[float]]
 IgnoreIndex = Union[int, Sequence[int], None]
+# By its name, or as a NumPy dtype.
+GradDtype = Union[Literal["float32", "float16", "bfloat16", "float64"], Any]
 Backend = Literal["portable", "avx2", "avx512"]
 _Reduction = Literal["mean", "sum", "none"]
 _Smoothing = Literal["all_classes", "other_classes", "live_classes"]
@@ -44,6 +46,7 @@ def loss_and_grad(
     weight: Optional[Weight] = None,
     *,
     out: Optional[Array] = None,
+    grad_dtype: Optional[GradDtype] = None,
     ignore_index: IgnoreIndex = -100,
     reduction: _Reduction = "mean",
     label_smoothing: float = 0.0,

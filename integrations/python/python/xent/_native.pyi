@@ -1,6 +1,6 @@
 from typing import Any, Literal, Optional, Union
 
-from . import Array, Backend, IgnoreIndex, Weight, _Reduction, _Smoothing
+from . import Array, Backend, GradDtype, IgnoreIndex, Weight, _Reduction, _Smoothing
 
 BACKENDS: list[str]
 BUILD: str
@@ -45,6 +45,7 @@ class CrossEntropy:
         target: Union[Array, int],
         *,
         out: Optional[Array] = None,
+        grad_dtype: Optional[GradDtype] = None,
         loss_mask: Optional[Array] = None,
         row_weights: Optional[Array] = None,
         upstream: Optional[Array] = None,
