@@ -272,9 +272,6 @@ impl Distillation {
 
 /// None but those that there are.
 fn check_outputs<E: ShardElement>(request: &Request<'_, E>) -> Result<(), Error> {
-    if request.other_grad().is_some() {
-        return Err(Error::NotImplemented { option: "grad_as", calls: "distillation" });
-    }
     let outputs = &request.row_outputs;
     let asked = [
         ("probabilities", request.probabilities.is_some()),

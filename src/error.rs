@@ -186,7 +186,7 @@ pub enum Error {
     NotImplemented {
         /// The option's name.
         option: &'static str,
-        /// What it is not implemented for: `"distillation"`, say.
+        /// What it is not implemented for: `"logits of f64"`.
         calls: &'static str,
     },
     /// The temperature of a distillation is not a number from 1e-37 to 1e37, which `f32` holds together with its inverse.

@@ -7,12 +7,14 @@ use half::{bf16, f16};
 
 use crate::MatrixMut;
 use crate::batch::Wide;
+use crate::kernel::distillation::{Divergence, DivergenceTask};
 use crate::kernel::lanes::CoefficientsTask;
 use crate::kernel::number::{Number, Rounded};
 use crate::kernel::place::{Columns, RowsOf};
 use crate::kernel::tasks::RowAffine;
 use crate::kernel::transform::{Outgoing, WriteTask};
 use crate::rows::Job;
+use crate::simd::Simd;
 
 /// The dtype of a gradient that does not have that of the logits: `f32`, and with the feature `half` `half::bf16` and
 /// `half::f16`. See [`Request::grad_as`](crate::Request::grad_as).
@@ -157,14 +159,25 @@ impl OtherGrad<'_> {
         affine: RowAffine<'_>,
     ) {
         of_each!(self, matrix => {
-            let to = matrix.row_mut(row).unwrap_or_default();
-            let columns = match adds {
-                true => Columns::Adding(x, to),
-                false if job.streaming => Columns::Streaming(x, to),
-                false => Columns::Between(x, to),
-            };
+            let columns = columns(matrix, row, x, adds, job.streaming);
             job.affine_by_f32(affine.of(columns), Wide::Gradient);
         });
+    }
+
+    /// Writes that of a student's row with these logits, and gives the divergence.
+    #[inline(always)]
+    pub(crate) fn divergence<S: Simd, F: Number>(
+        &mut self,
+        s: S,
+        row: usize,
+        x: &[F],
+        adds: bool,
+        divergence: Divergence<'_, F>,
+    ) -> f64 {
+        of_each!(self, matrix => {
+            let columns = columns(matrix, row, x, adds, false);
+            s.vectorize(DivergenceTask { columns, divergence })
+        })
     }
 
     /// Runs the task with the target's own value rounded to the dtype of the gradient.
@@ -177,6 +190,21 @@ impl OtherGrad<'_> {
             #[cfg(feature = "half")]
             Self::F16(_) => instructions.run(task.rounding_to::<f16>()),
         }
+    }
+}
+
+fn columns<'a, F, T>(
+    matrix: &'a mut MatrixMut<'_, T>,
+    row: usize,
+    x: &'a [F],
+    adds: bool,
+    streaming: bool,
+) -> Columns<'a, F, T> {
+    let to = matrix.row_mut(row).unwrap_or_default();
+    match adds {
+        true => Columns::Adding(x, to),
+        false if streaming => Columns::Streaming(x, to),
+        false => Columns::Between(x, to),
     }
 }
 

@@ -5,11 +5,13 @@ mod support;
 use support::batch::{Batch, IGNORE_INDEX, Random};
 use support::bounds::Rounding;
 use support::buffer::Layout;
+use support::distillation::Pair;
 use support::evaluation::{Call, assert_same_bits};
-use support::other_grad::{Dtype, gradient_as};
+use support::other_grad::{Dtype, distilled_as, gradient_as};
 use support::{PARALLELISMS, backends};
 use xent::{
-    CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Reduction, Request, Smoothing, Summary,
+    CrossEntropy, CrossEntropyBuilder, Distillation, Error, Matrix, MatrixMut, Reduction, Request, Smoothing,
+    Summary,
 };
 
 /// Of every kernel.
@@ -140,6 +142,62 @@ fn what_is_added_is_the_gradient_of_f32_and_the_sum_is_rounded() {
     });
 }
 
+/// Where both rows are confident of a class, its gradient is rounded once to the dtype that it has.
+#[test]
+fn a_distillation_has_the_same_gradient_in_every_dtype() {
+    for backend in backends() {
+        let distillation = Distillation::builder().temperature(2.0).backend(backend);
+        let distillation = distillation.build().expect("the backend is available");
+        for (rows, classes) in SHAPES {
+            let student = batch(rows, classes);
+            let teacher = student.logits.iter().rev().copied().collect();
+            let mut pair = Pair { student, teacher };
+            // All but two rows have both softmaxes; some are confident of one class.
+            for (row, x) in pair.teacher.chunks_exact_mut(classes).enumerate() {
+                x[row % classes] = 40.0;
+                x.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = 0.0);
+            }
+            for row in 2..rows {
+                pair.student.row_mut(row)[row % classes] = [40.0, 1.0][row % 2];
+            }
+            let mask: Vec<bool> = (0..rows).map(|row| row != 0).collect();
+            let call =
+                Call { loss_mask: Some(&mask), outputs: Layout { offset: 2, padding: 3 }, ..Call::default() };
+            let mut random = Random::new(9);
+            let numbers: Vec<f32> = pair.teacher.iter().map(|_| random.normal()).collect();
+            for logits in Dtype::ALL {
+                let (of_f32, summary) = distilled_as((logits, Dtype::F32), &call, &distillation, &pair, None);
+                for grad in Dtype::ALL {
+                    let context = format!("{logits:?} to {grad:?}, {backend}, {rows} x {classes}");
+                    let Rounding { unit, half_of_smallest, .. } = grad.rounding();
+                    let before: Vec<f32> = numbers.iter().map(|&x| grad.round(x)).collect();
+                    for before in [None, Some(&before[..])] {
+                        let (found, same) = distilled_as((logits, grad), &call, &distillation, &pair, before);
+                        assert_eq!(same.loss.to_bits(), summary.loss.to_bits(), "{context}");
+                        let of_ignored =
+                            before.map_or(vec![0.0; classes], |before| before[..classes].to_vec());
+                        assert_same_bits("ignored", classes, &found[..classes], &of_ignored, &context);
+                        assert!(found[classes..2 * classes].iter().all(|g| g.is_nan()), "NaN, {context}");
+                        for i in 2 * classes..found.len() {
+                            let sum = of_f32[i] + before.map_or(0.0, |before| before[i]);
+                            let expected = grad.round(sum);
+                            if found[i] == expected || found[i].is_nan() && expected.is_nan() {
+                                continue;
+                            }
+                            let magnitude = f64::from(sum.abs()) + f64::from(of_f32[i].abs());
+                            let is_once = i / classes % classes == i % classes;
+                            let bound =
+                                if is_once { unit * magnitude * 1.01 + half_of_smallest } else { 0.0 };
+                            let error = (f64::from(found[i]) - f64::from(expected)).abs();
+                            assert!(error <= bound, "{} instead of {sum}, entry {i}, {context}", found[i]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn the_last_of_two_gradients_that_a_request_names_is_the_one() {
     let (x, ce) = ([1.0_f32, 2.0, 0.5], CrossEntropy::default());
@@ -175,10 +233,6 @@ fn errors_are_those_of_any_gradient() {
     let in_place =
         ce.run_in_place(MatrixMut::new(&mut logits, 1, 2).expect("the shape fits"), &[0_u8], request);
     assert_eq!(in_place, Err(Error::GradTwice));
-    let distillation = xent::Distillation::builder().build().expect("the options are valid");
-    let request = Request::new().grad_as(MatrixMut::new(&mut grad, 1, 3).expect("the shape fits"));
-    let expected = Error::NotImplemented { option: "grad_as", calls: "distillation" };
-    assert_eq!(distillation.run(x, x, request), Err(expected));
     let doubles = Matrix::new(&[1.0_f64, 2.0, 0.5], 1, 3).expect("the shape fits");
     let request = Request::new().grad_as(MatrixMut::new(&mut grad, 1, 3).expect("the shape fits"));
     let expected = Error::NotImplemented { option: "grad_as", calls: "logits of f64" };

@@ -1,7 +1,7 @@
 //! Rows of a student and a teacher on their way to the kernel: all checked, and ready to be split between threads.
 
 use crate::batch::{Batch, Wide};
-use crate::kernel::distillation::{DivergenceTask, Tempered, TemperedTask};
+use crate::kernel::distillation::{Divergence, DivergenceTask, Tempered, TemperedTask};
 use crate::kernel::number::Number;
 use crate::kernel::place::Columns;
 use crate::kernel::scalar::to_f32;
@@ -71,14 +71,19 @@ impl<T: Element + Number> Rows<'_, T> {
             return self.fill(row, f32::NAN);
         };
         let factor = self.factor(row);
-        let columns = if self.student.writes(Wide::Gradient) {
-            self.student.columns(row, Wide::Gradient, false)
+        let divergence = Divergence { teacher, of_student, of_teacher, scale, factor };
+        let adds = self.student.adds(Wide::Gradient);
+        let divergence = if let Some((grad, x)) = self.student.other_grad(row, Wide::Gradient) {
+            grad.divergence(s, row, x, adds, divergence)
         } else {
-            Some(Columns::Read(self.student.logits.row(row)))
+            let columns = if self.student.writes(Wide::Gradient) {
+                self.student.columns(row, Wide::Gradient, false)
+            } else {
+                Some(Columns::Read(self.student.logits.row(row)))
+            };
+            let Some(columns) = columns else { return 0.0 };
+            s.vectorize(DivergenceTask { columns, divergence })
         };
-        let Some(columns) = columns else { return 0.0 };
-        let divergence =
-            s.vectorize(DivergenceTask { columns, teacher, of_student, of_teacher, scale, factor });
         let temperature = self.settings.temperature;
         let row_weight = self.student.request.inputs.row_weight(row);
         let loss = weighted(row_weight, temperature * temperature * divergence);
@@ -109,7 +114,11 @@ impl<T: Element + Number> Rows<'_, T> {
     /// One value in all outputs of a row: NaN, or the 0 of a row that does not count. Returns its loss.
     fn fill(&mut self, row: usize, value: f32) -> f64 {
         let adds_nothing = self.student.adds(Wide::Gradient) && !value.is_nan();
-        if !adds_nothing && let Some(out) = self.student.wide_row(row, Wide::Gradient) {
+        if adds_nothing {
+            // What the memory holds stays.
+        } else if let Some((grad, _)) = self.student.other_grad(row, Wide::Gradient) {
+            grad.fill(row, value);
+        } else if let Some(out) = self.student.wide_row(row, Wide::Gradient) {
             out.fill(T::from_f32(value));
         }
         self.student.request.row_outputs.fill(row, value, 0);

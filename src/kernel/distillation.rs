@@ -50,9 +50,15 @@ pub(crate) struct TemperedTask<'a, T> {
 }
 
 /// sum_c q_c (ln q_c - ln p_c), and in the columns, which hold the student's logits, `factor` (p - q).
-pub(crate) struct DivergenceTask<'a, T> {
-    pub(crate) columns: Columns<'a, T>,
-    pub(crate) teacher: &'a [T],
+pub(crate) struct DivergenceTask<'a, F, T = F> {
+    pub(crate) columns: Columns<'a, F, T>,
+    pub(crate) divergence: Divergence<'a, F>,
+}
+
+/// [`DivergenceTask`], wherever its columns are.
+#[derive(Clone, Copy)]
+pub(crate) struct Divergence<'a, F> {
+    pub(crate) teacher: &'a [F],
     pub(crate) of_student: Tempered,
     pub(crate) of_teacher: Tempered,
     pub(crate) scale: f32,
@@ -142,12 +148,13 @@ fn differences<S: Simd>(s: S, mut x: [S::F32; 4], reference: S::F32, scale: S::F
     x
 }
 
-impl<T: Number> Task for DivergenceTask<'_, T> {
+impl<F: Number, T: Number> Task for DivergenceTask<'_, F, T> {
     type Output = f64;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        let Self { columns, teacher, of_student, of_teacher, scale, factor } = self;
+        let Self { columns, divergence: Divergence { teacher, of_student, of_teacher, scale, factor } } =
+            self;
         let pair = Pair::new(s, of_student, of_teacher, scale, factor);
         let mut leader = Entry::NONE;
         if let Some(class) = of_student.leader
@@ -156,19 +163,19 @@ impl<T: Number> Task for DivergenceTask<'_, T> {
             leader = Entry::new(class, T::round(factor * (of_teacher.others - of_student.others)));
         }
         match columns {
-            Columns::Read(x) => divergence(s, &mut Read(x), teacher, pair, leader),
+            Columns::Read(x) => sum_of_terms(s, &mut Read(x), teacher, pair, leader),
             Columns::Between(x, to) | Columns::Streaming(x, to) => {
-                divergence(s, &mut Between::<false, _, _>(&x[..to.len()], to), teacher, pair, leader)
+                sum_of_terms(s, &mut Between::<false, _, _>(&x[..to.len()], to), teacher, pair, leader)
             }
-            Columns::Adding(x, to) => divergence(s, &mut Adding(&x[..to.len()], to), teacher, pair, leader),
-            Columns::InPlace(x) => divergence(s, &mut InPlace(x), teacher, pair, leader),
+            Columns::Adding(x, to) => sum_of_terms(s, &mut Adding(&x[..to.len()], to), teacher, pair, leader),
+            Columns::InPlace(x) => sum_of_terms(s, &mut InPlace(x), teacher, pair, leader),
         }
     }
 }
 
 /// The sum of the terms. The gradient at `leader` is its value.
 #[inline(always)]
-fn divergence<S: Simd, P: Place>(
+fn sum_of_terms<S: Simd, P: Place>(
     s: S,
     place: &mut P,
     teacher: &[P::From],
