@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use support::backends;
 use support::batch::{Batch, Random};
+use support::curvature::{CurvatureCall, Problem};
 use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation};
 use support::shards::{Order, Split};
@@ -18,12 +19,13 @@ const SHAPES: [(usize, usize); 7] =
     [(37, 3), (20_001, 10), (40, 70), (1_501, 100), (203, 1000), (70, 2049), (3, 140_000)];
 
 /// Plain, and with every option.
-fn losses(classes: usize, backend: Backend) -> [CrossEntropy; 2] {
+fn losses(classes: usize, backend: Backend) -> [CrossEntropy; 3] {
     let mut random = Random::new(classes as u64);
     let weight: Vec<f32> = (0..classes).map(|_| random.between(0.1, 3.0)).collect();
     let plain = || CrossEntropy::builder().backend(backend).reduction(Reduction::Sum);
     let all = plain().weight(weight).label_smoothing(0.1).z_loss(0.01).focal_gamma(2.0);
-    [plain(), all].map(|builder: CrossEntropyBuilder| builder.build().expect("the options are valid"))
+    let capped = all.clone().logit_scale(0.5).softcap(15.0);
+    [plain(), all, capped].map(|builder: CrossEntropyBuilder| builder.build().expect("the options are valid"))
 }
 
 /// A batch, losses, and what they give in a quiet process.
@@ -263,21 +265,26 @@ fn a_panic_in_another_task_of_the_pool_harms_no_call() {
 }
 
 /// Every kind of call, on a stack of 64 KiB, of which frames of tests have their share.
+/// Capped logits have their derivatives beside them.
 #[test]
-fn a_stack_of_64_kilobytes_is_enough() {
+fn a_stack_of_64_kilobytes_is_enough_and_of_96_for_capped_logits() {
     for (rows, classes) in [(37, 3), (40, 70), (40, 100), (11, 1000), (5, 2049), (2, 140_000)] {
         for backend in backends() {
             let batch = Batch::random(rows, classes, 10);
             for ce in losses(classes, backend) {
                 let batch = batch.clone();
+                let problem = Problem::random(rows, classes, 11);
+                let has_cap = ce.softcap().is_some();
                 let calls = move || {
                     for in_place in [false, true] {
                         Call { in_place, ..Call::default() }.evaluate(&ce, &batch);
                     }
                     let split = Split::new([0..classes / 2, classes / 2..classes], Order::Forward);
                     split.evaluate(&ce, &batch);
+                    CurvatureCall::default().evaluate(&ce, &problem);
                 };
-                let thread = std::thread::Builder::new().stack_size(64 << 10).spawn(calls);
+                let kilobytes = if has_cap { 96 } else { 64 };
+                let thread = std::thread::Builder::new().stack_size(kilobytes << 10).spawn(calls);
                 thread.expect("a thread can be started").join().expect("the stack is large enough");
             }
         }

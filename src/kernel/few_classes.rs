@@ -174,12 +174,12 @@ impl Task for AffineTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { tile, to, adds, gaps, coefficients, rows } = self;
-        let targets = TargetLanes::new(s, rows, &coefficients.at_target);
-        let affine = Affine { tile, gaps, coefficients, targets };
-        if adds {
-            affine.add(s, to, rows);
-        } else if to.is_writable() {
+        if self.adds {
+            return s.vectorize(AddTask(self));
+        }
+        let affine = Affine::new(s, &self);
+        let to = self.to;
+        if to.is_writable() {
             for column in to.quads() {
                 s.store_columns(affine.quad(s, column), to.data, to.row_stride, column);
             }
@@ -203,6 +203,19 @@ impl Task for AffineTask<'_> {
     }
 }
 
+/// [`AffineTask`] where it adds: a function of its own, which alone takes the memory for it on the stack.
+struct AddTask<'a>(AffineTask<'a>);
+
+impl Task for AddTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self(task) = self;
+        Affine::new(s, &task).add(s, task.to, task.rows);
+    }
+}
+
 /// The function's columns.
 struct Affine<'a, S: Simd> {
     tile: &'a Tile,
@@ -211,7 +224,13 @@ struct Affine<'a, S: Simd> {
     targets: TargetLanes<S>,
 }
 
-impl<S: Simd> Affine<'_, S> {
+impl<'a, S: Simd> Affine<'a, S> {
+    #[inline(always)]
+    fn new(s: S, task: &AffineTask<'a>) -> Self {
+        let AffineTask { tile, gaps, coefficients, rows, .. } = *task;
+        Self { tile, gaps, coefficients, targets: TargetLanes::new(s, rows, &coefficients.at_target) }
+    }
+
     /// Adds the function to what is there.
     #[inline(always)]
     fn add(&self, s: S, to: RowsOf<&mut [f32]>, rows: &RowLanes) {

@@ -83,6 +83,10 @@ pub(crate) enum Function<'a> {
     LogProbabilities { max: f32, ln_sum: f32 },
 }
 
+/// Columns that are transformed, become an output, and go where it belongs. Few, because they are on the stack: no sum
+/// depends on how many they are.
+const PART: usize = 512;
+
 /// Products below count as 0. A CPU that makes zeros of subnormals may make one of a product that would round up to the
 /// smallest normal number: so that is below, and the next.
 const LEAST: f32 = f32::from_bits(f32::MIN_POSITIVE.to_bits() + 2);
@@ -320,10 +324,10 @@ impl<F: Number, T: Number> Task for TransformedTask<'_, F, T> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let (mut block, mut slopes) = ([0.0; BLOCK], [0.0; BLOCK]);
+        let (mut block, mut slopes) = ([0.0; PART], [0.0; PART]);
         let has_slopes = self.is_gradient && self.transform.is_some_and(|it| it.has_slopes());
         while self.columns.len() > 0 {
-            let len = self.columns.len().min(BLOCK);
+            let len = self.columns.len().min(PART);
             let (first, rest) = self.split_at(len);
             let Self { transform, columns, function, target, .. } = first;
             let (block, slopes) = (&mut block[..len], &mut slopes[..if has_slopes { len } else { 0 }]);
