@@ -41,7 +41,7 @@ pub(crate) struct Batch<'a, T: Element = f32> {
     /// Without targets there is only the softmax.
     pub(crate) targets: Option<Targets<'a>>,
     /// In the place of targets.
-    pub(crate) target_probabilities: Option<Matrix<'a>>,
+    pub(crate) target_probabilities: Option<Matrix<'a, T::PerRow>>,
     pub(crate) request: Request<'a, T>,
 }
 
@@ -110,7 +110,7 @@ impl<T: Element> Batch<'_, T> {
     }
 
     /// The target's probabilities of a row.
-    pub(crate) fn distribution(&self, row: usize) -> &[f32] {
+    pub(crate) fn distribution(&self, row: usize) -> &[T::PerRow] {
         self.target_probabilities.and_then(|matrix| matrix.row(row)).unwrap_or_default()
     }
 

@@ -16,14 +16,16 @@ use crate::kernel::statistics::Statistics;
 use crate::loss::Transform;
 use crate::passes::{Output, Passes, gaps_of, keeps};
 use crate::rows::{Dtype, Job, Totals, run_passes};
+use crate::target_probabilities::set_statistics;
 
 impl Dtype for f64 {
     fn run_piece(job: &Job<'_>, batch: Batch<'_, Self>, rows_per_piece: usize) -> Totals {
         let transform = job.options.transform();
-        // What is multiplied by a transform's derivative needs the logits once more.
-        let may_keep = |&wide: &Wide| {
-            wide != Wide::Gradient || !transform.is_some_and(|it: Transform<f64>| it.has_slopes())
-        };
+        // What is multiplied by a transform's derivative needs the logits once more; and so does what may take another
+        // pivot.
+        let has_slopes = transform.is_some_and(|it: Transform<f64>| it.has_slopes());
+        let is_distribution = batch.target_probabilities.is_some();
+        let may_keep = |&wide: &Wide| !is_distribution && !(has_slopes && wide == Wide::Gradient);
         let mut passes = Doubles { keeps: keeps(job, &batch).filter(may_keep), transform };
         run_passes(job, batch, &mut passes, rows_per_piece)
     }
@@ -105,11 +107,22 @@ impl Passes<f64> for Doubles {
         lanes: &mut RowLanes<f64>,
     ) {
         let gaps = gaps_of(job, batch);
+        let (transform, instructions) = (self.transform, job.schedule.instructions);
         for (lane, row) in tile.enumerate() {
-            if !lanes.counts[lane] && batch.targets.is_some() {
+            if !lanes.counts[lane] {
                 continue;
             }
             let x = batch.logits.row(row);
+            if batch.target_probabilities.is_some() {
+                let distribution = job.options.distribution(batch.distribution(row));
+                let gaps = Gaps::Distribution(distribution);
+                let statistics_without = |pivot| {
+                    let columns = Columns::Read(x);
+                    instructions.run(StatisticsTask { columns, transform, pivot, gaps })
+                };
+                set_statistics(job, x, distribution, lanes, lane, statistics_without);
+                continue;
+            }
             let pivot = match lanes.class[lane] {
                 NO_CLASS => Entry::NONE,
                 class => Entry::new(class, self.transformed(job, x[class])),
@@ -120,8 +133,8 @@ impl Passes<f64> for Doubles {
                 None => Some(Columns::Read(x)),
             };
             let Some(columns) = columns else { continue };
-            let task = StatisticsTask { columns, transform: self.transform, pivot, gaps };
-            lanes.set_statistics(lane, &job.schedule.instructions.run(task), pivot.value);
+            let task = StatisticsTask { columns, transform, pivot, gaps };
+            lanes.set_statistics(lane, &instructions.run(task), pivot.value);
         }
     }
 
@@ -133,17 +146,23 @@ impl Passes<f64> for Doubles {
         output: &Output<'_, f64>,
     ) {
         let Output { wide, lanes, coefficients } = *output;
+        let target_probabilities = batch.target_probabilities;
         for (lane, row) in tile.enumerate().filter(|&(lane, _)| lanes.counts[lane]) {
+            let (is_kept, is_gradient) = (self.keeps == Some(wide), wide == Wide::Gradient);
+            let distribution =
+                target_probabilities.filter(|_| is_gradient).and_then(|matrix| matrix.row(row));
+            let weights = match distribution {
+                Some(probabilities) => Gaps::Distribution(job.options.distribution(probabilities)),
+                None if lanes.class[lane] == NO_CLASS => Gaps::None,
+                None => output.gaps(job),
+            };
             let mut target = Entry::NONE;
-            let mut weights = Gaps::None;
             if lanes.class[lane] != NO_CLASS {
                 target = Entry::new(lanes.class[lane], coefficients.at_target[lane]);
-                weights = output.gaps(job);
-            }
-            let (is_kept, is_gradient) = (self.keeps == Some(wide), wide == Wide::Gradient);
-            if is_gradient && lanes.class[lane] != NO_CLASS {
-                let x = batch.logits.row(row)[lanes.class[lane]];
-                target.value = self.gradient(job, x, target.value);
+                if is_gradient {
+                    let x = batch.logits.row(row)[lanes.class[lane]];
+                    target.value = self.gradient(job, x, target.value);
+                }
             }
             let columns = if is_kept {
                 batch.wide_row(row, wide).map(Columns::InPlace)

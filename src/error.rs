@@ -129,14 +129,14 @@ pub enum Error {
         /// The value given.
         softcap: f64,
     },
-    /// A target's probability is negative, infinite or NaN.
+    /// A target's probability is negative, above `f32::MAX` or NaN.
     InvalidTargetProbability {
         /// The row.
         row: usize,
         /// The class.
         column: usize,
         /// The probability.
-        probability: f32,
+        probability: f64,
     },
     /// An output or an option needs the class of each row, but targets are probabilities.
     NeedsClasses {

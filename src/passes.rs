@@ -142,7 +142,7 @@ pub(crate) struct Output<'a, L = f32> {
 }
 
 impl<L: Real> Output<'_, L> {
-    pub(crate) fn gaps<'b>(&self, job: &Job<'b>) -> Gaps<'b> {
+    pub(crate) fn gaps<'b>(&self, job: &Job<'b>) -> Gaps<'b, L> {
         if self.wide == Wide::Gradient { job.options.gaps() } else { Gaps::None }
     }
 }
@@ -164,13 +164,13 @@ impl Output<'_> {
 }
 
 /// The gaps that the first pass sums up.
-pub(crate) fn gaps_of<'a, T: Element>(job: &Job<'a>, batch: &Batch<'_, T>) -> Gaps<'a> {
+pub(crate) fn gaps_of<'a, T: Element>(job: &Job<'a>, batch: &Batch<'_, T>) -> Gaps<'a, T::PerRow> {
     if batch.targets.is_some() { job.options.gaps() } else { Gaps::None }
 }
 
 /// The output that keeps exponentials. Those of logits of -inf do not show that a gradient is 0 there.
 pub(crate) fn keeps<T: Element>(job: &Job<'_>, batch: &Batch<'_, T>) -> Option<Wide> {
-    let needs_logits = |wide| wide == Wide::Gradient && job.options.gaps().is_live();
+    let needs_logits = |wide| wide == Wide::Gradient && job.options.gaps::<T::PerRow>().is_live();
     batch.keeps_exponentials().filter(|&wide| !needs_logits(wide))
 }
 
@@ -288,7 +288,7 @@ impl LongRows {
         let blocks = batch.classes().div_ceil(BLOCK);
         let blocks = if blocks <= MOST_REFERENCES { blocks } else { 0 };
         let keeps = keeps(job, batch).filter(|_| blocks > 0);
-        let has_shift = |wide| wide == Wide::Gradient && !matches!(job.options.gaps(), Gaps::None);
+        let has_shift = |wide| wide == Wide::Gradient && !matches!(job.options.gaps::<f32>(), Gaps::None);
         let overlaps = job.streaming && keeps.is_some_and(|wide| !has_shift(wide) && !batch.overwrites(wide));
         let references = [[0.0; MOST_REFERENCES]; 2];
         Self { keeps, streams: job.streaming, overlaps, rows: batch.rows(), blocks, references }

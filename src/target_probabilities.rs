@@ -7,26 +7,27 @@ use crate::batch::{Batch, Logits, Wide};
 use crate::cross_entropy::Census;
 use crate::kernel::Entry;
 use crate::kernel::affine::Shift;
-use crate::kernel::gaps::Gaps;
+use crate::kernel::gaps::{Distribution, Gaps};
 use crate::kernel::lanes::RowLanes;
 use crate::kernel::real::Real;
 use crate::kernel::statistics::BLOCK;
+use crate::kernel::statistics::Statistics;
 use crate::kernel::tasks::Content;
 use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes};
 use crate::request::check_shape;
 use crate::row_inputs::RowInputs;
-use crate::rows::Job;
-use crate::{CrossEntropy, Error, Matrix, MatrixMut, Request, ShardElement, Smoothing, Summary};
+use crate::rows::{Dtype, Job};
+use crate::{CrossEntropy, Element, Error, Matrix, MatrixMut, Request, Smoothing, Summary};
 
 impl CrossEntropy {
     /// As [`CrossEntropy::run`], with a probability q of each class as the target of a row: soft labels, mixed samples, a
     /// teacher's predictions.
     ///
-    /// `logits`, of any dtype but `f64`, and `target_probabilities`, in `f32`, are rows x C. With v_c = w_c ((1 - eps)
-    /// q_c + eps / C) the loss of a row is sum_c v_c (-ln p_c), and its gradient S p_i - v_i with S = sum_c v_c: as
-    /// PyTorch's `cross_entropy` has it. The probabilities of a row need not add up to 1. A class whose v is 0 adds
-    /// nothing, also where its logit is -inf. The mean divides by the number of rows that count; no index is ignored,
-    /// but a row may be [masked](Request::loss_mask). [`Summary::correct`] is 0.
+    /// `logits`, of any dtype, and `target_probabilities`, in `f64` where logits are and else in `f32`, are rows x C. With
+    /// v_c = w_c ((1 - eps) q_c + eps / C) the loss of a row is sum_c v_c (-ln p_c), and its gradient S p_i - v_i with
+    /// S = sum_c v_c: as PyTorch's `cross_entropy` has it. The probabilities of a row need not add up to 1. A class whose v
+    /// is 0 adds nothing, also where its logit is -inf. The mean divides by the number of rows that count; no index is
+    /// ignored, but a row may be [masked](Request::loss_mask). [`Summary::correct`] is 0.
     ///
     /// ```
     /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
@@ -45,10 +46,10 @@ impl CrossEntropy {
     /// Those of [`CrossEntropy::run`]; [`Error::InvalidTargetProbability`]; and [`Error::NeedsClasses`] for an output that
     /// is about the one class of a row, for another [`Smoothing`] than that of all classes, and for the focal loss. No
     /// output has then been written.
-    pub fn run_probabilities<E: ShardElement>(
+    pub fn run_probabilities<E: Element>(
         &self,
         logits: Matrix<'_, E>,
-        target_probabilities: Matrix<'_>,
+        target_probabilities: Matrix<'_, E::PerRow>,
         request: Request<'_, E>,
     ) -> Result<Summary, Error> {
         self.run_distributions(Logits::Keep(logits), target_probabilities, request)
@@ -58,10 +59,10 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// The same, and [`Error::GradTwice`] if the request names a gradient of its own.
-    pub fn run_probabilities_in_place<E: ShardElement>(
+    pub fn run_probabilities_in_place<E: Element>(
         &self,
         logits: MatrixMut<'_, E>,
-        target_probabilities: Matrix<'_>,
+        target_probabilities: Matrix<'_, E::PerRow>,
         request: Request<'_, E>,
     ) -> Result<Summary, Error> {
         if request.writes(Wide::Gradient) {
@@ -70,10 +71,10 @@ impl CrossEntropy {
         self.run_distributions(Logits::Overwrite(logits, Wide::Gradient), target_probabilities, request)
     }
 
-    fn run_distributions<E: ShardElement>(
+    fn run_distributions<E: Element>(
         &self,
         logits: Logits<'_, E>,
-        target_probabilities: Matrix<'_>,
+        target_probabilities: Matrix<'_, E::PerRow>,
         request: Request<'_, E>,
     ) -> Result<Summary, Error> {
         let (rows, classes) = (logits.as_matrix().rows(), logits.as_matrix().cols());
@@ -90,7 +91,7 @@ impl CrossEntropy {
         &self,
         rows: usize,
         classes: usize,
-        target_probabilities: Matrix<'_>,
+        target_probabilities: Matrix<'_, R>,
         inputs: &RowInputs<'_, R>,
     ) -> Result<Census, Error> {
         let shape = (target_probabilities.rows(), target_probabilities.cols());
@@ -113,13 +114,16 @@ impl CrossEntropy {
     }
 }
 
-fn check_probabilities(row: usize, probabilities: &[f32]) -> Result<(), Error> {
-    let is_invalid = |probability: f32| !(0.0..=f32::MAX).contains(&probability);
+fn check_probabilities<R: Real>(row: usize, probabilities: &[R]) -> Result<(), Error> {
+    // Sums of any number of them are finite in `f64`.
+    let valid = R::default()..=R::from(f32::MAX);
+    let is_invalid = |probability: R| !valid.contains(&probability);
     // Without a branch on the data; only when something is wrong, a look for where.
     if probabilities.iter().fold(false, |found, &probability| found | is_invalid(probability))
         && let Some(column) = probabilities.iter().position(|&probability| is_invalid(probability))
     {
-        return Err(Error::InvalidTargetProbability { row, column, probability: probabilities[column] });
+        let probability = probabilities[column].into();
+        return Err(Error::InvalidTargetProbability { row, column, probability });
     }
     Ok(())
 }
@@ -131,10 +135,6 @@ pub(crate) struct Distributions {
     blocks: usize,
     references: [f32; MOST_REFERENCES],
 }
-
-/// Where the terms but the largest add up to less than this part of it, rounding would show in the loss: the largest
-/// becomes the pivot.
-const LEAST_REST: f64 = 1.0 / 64.0;
 
 impl Distributions {
     pub(crate) fn new<E: Kernels>(batch: &Batch<'_, E>) -> Self {
@@ -159,23 +159,12 @@ impl<E: Kernels> Passes<E> for Distributions {
             if !lanes.counts[lane] {
                 continue;
             }
-            let logits = job.logits(batch.logits.row(row));
+            let (logits, references) = (batch.logits.row(row), &mut self.references[..self.blocks]);
             let distribution = job.options.distribution(batch.distribution(row));
-            let references = &mut self.references[..self.blocks];
             let (following, gaps) = (batch.following(row), Gaps::Distribution(distribution));
-            let mut statistics_without = |pivot| logits.statistics(following, pivot, gaps, references);
-            let (mut pivot, mut statistics) = (Entry::NONE, statistics_without(Entry::NONE));
-            if statistics.sum - 1.0 < LEAST_REST
-                && let Some(largest) = logits.first_equal(statistics.max)
-            {
-                pivot = Entry::new(largest, statistics.max);
-                statistics = statistics_without(pivot);
-                lanes.class[lane] = largest;
-                lanes.own[lane] = job.terms.unit() * distribution.weight(largest);
-            }
-            lanes.set_statistics(lane, &statistics, pivot.value);
-            // It is nobody's target.
-            lanes.contender[lane] = f32::NAN;
+            let statistics_without =
+                |pivot| job.logits(logits).statistics(following, pivot, gaps, references);
+            set_statistics(job, logits, distribution, lanes, lane, statistics_without);
         }
     }
 
@@ -199,4 +188,28 @@ impl<E: Kernels> Passes<E> for Distributions {
             batch.affine(job, row, wide, affine);
         }
     }
+}
+
+/// The first pass over a row, whatever its dtype: twice, if the largest logit becomes the pivot, and so without what would
+/// overwrite the logits.
+pub(crate) fn set_statistics<T: Dtype>(
+    job: &Job<'_>,
+    logits: &[T],
+    distribution: Distribution<'_, T::PerRow>,
+    lanes: &mut RowLanes<T::PerRow>,
+    lane: usize,
+    mut statistics_without: impl FnMut(Entry<T::PerRow>) -> Statistics<T::PerRow>,
+) {
+    let (mut pivot, mut statistics) = (Entry::NONE, statistics_without(Entry::NONE));
+    if statistics.sum - 1.0 < T::PerRow::LEAST_REST
+        && let Some(largest) = T::first_equal(job, logits, statistics.max)
+    {
+        pivot = Entry::new(largest, statistics.max);
+        statistics = statistics_without(pivot);
+        lanes.class[lane] = largest;
+        lanes.own[lane] = job.terms.unit() * distribution.weight(largest);
+    }
+    lanes.set_statistics(lane, &statistics, pivot.value);
+    // It is nobody's target.
+    lanes.contender[lane] = f32::NAN.into();
 }

@@ -129,7 +129,7 @@ impl ShortRows {
             batch.writes(Wide::Probabilities).then_some(Wide::Probabilities)
         } else {
             // Exponentials do not show which classes are live.
-            (!job.options.gaps().is_live()).then_some(Wide::Gradient)
+            (!job.options.gaps::<f32>().is_live()).then_some(Wide::Gradient)
         };
         let has_slopes = has_slopes(transform, batch) && keeps.is_some();
         Self { transform, has_slopes, keeps, rows: Scratch::new(), slopes: Scratch::new() }

@@ -4,12 +4,13 @@ use core::ops::Range;
 
 use super::number::Number;
 use super::place::Place;
+use super::real::Real;
 use super::{Entry, vector_at};
 use crate::simd::{LANES, Simd, Task};
 
-/// Which gaps below the maximum a loss sums up.
+/// Which gaps below the maximum a loss sums up, in a row of this type.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Gaps<'a> {
+pub(crate) enum Gaps<'a, L = f32> {
     None,
     /// Every class weighs 1.
     Equal,
@@ -18,7 +19,7 @@ pub(crate) enum Gaps<'a> {
     /// As [`Gaps::Equal`] and [`Gaps::Weighted`], but classes with a logit of -inf weigh nothing.
     LiveEqual,
     LiveWeighted(&'a [f32]),
-    Distribution(Distribution<'a>),
+    Distribution(Distribution<'a, L>),
 }
 
 /// What the classes of a loss add up to, the pivot left out.
@@ -35,12 +36,20 @@ pub(crate) struct GapSums {
 /// Probabilities q as targets of one row: class c weighs `weights[c] (keep q_c + spread)`, or without weights what is in
 /// brackets.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Distribution<'a> {
-    pub(crate) probabilities: &'a [f32],
+pub(crate) struct Distribution<'a, L = f32> {
+    pub(crate) probabilities: &'a [L],
     /// As those of [`Gaps::Weighted`].
     pub(crate) weights: Option<&'a [f32]>,
-    pub(crate) keep: f32,
-    pub(crate) spread: f32,
+    pub(crate) keep: L,
+    pub(crate) spread: L,
+}
+
+impl<L: Real> Distribution<'_, L> {
+    /// What a class weighs.
+    pub(crate) fn weight(&self, class: usize) -> f64 {
+        let smoothed = self.probabilities[class].into() * self.keep.into() + self.spread.into();
+        smoothed * self.weights.map_or(1.0, |weights| f64::from(weights[class]))
+    }
 }
 
 impl Distribution<'_> {
@@ -49,12 +58,6 @@ impl Distribution<'_> {
     pub(crate) fn from(self, class: usize) -> Self {
         let weights = self.weights.map(|weights| &weights[class..]);
         Self { probabilities: &self.probabilities[class..], weights, ..self }
-    }
-
-    /// What a class weighs.
-    pub(crate) fn weight(&self, class: usize) -> f64 {
-        let smoothed = f64::from(self.probabilities[class]) * f64::from(self.keep) + f64::from(self.spread);
-        smoothed * self.weights.map_or(1.0, |weights| f64::from(weights[class]))
     }
 
     /// What 16 classes from `class` on weigh. What is past the last is unspecified.
@@ -73,13 +76,49 @@ impl Distribution<'_> {
     }
 }
 
-impl Gaps<'_> {
+impl Distribution<'_, f64> {
+    /// [`Distribution::load`] of a row of `f64`. The first class may be past the last.
+    #[inline(always)]
+    fn load_f64<S: Simd>(self, s: S, class: usize) -> S::F64 {
+        let rest = &self.probabilities[class.min(self.probabilities.len())..];
+        let probabilities = s.load_partial_f64(rest, 0.0);
+        let smoothed = s.mul_add_f64(probabilities, s.splat_f64(self.keep), s.splat_f64(self.spread));
+        match self.weights {
+            Some(weights) => s.mul_f64(smoothed, widened(s, s.load(vector_at(weights, class)))),
+            None => smoothed,
+        }
+    }
+}
+
+impl<L> Gaps<'_, L> {
     /// Whether classes with a logit of -inf weigh nothing.
     #[inline(always)]
     pub(crate) fn is_live(&self) -> bool {
         matches!(self, Gaps::LiveEqual | Gaps::LiveWeighted(_))
     }
+}
 
+impl Gaps<'_, f64> {
+    /// [`Gaps::load`] for a row of `f64`.
+    #[inline(always)]
+    pub(super) fn load_f64<S: Simd>(&self, s: S, class: usize) -> S::F64 {
+        match self {
+            Gaps::None => s.splat_f64(0.0),
+            Gaps::Equal | Gaps::LiveEqual => s.splat_f64(1.0),
+            Gaps::Weighted(weights) | Gaps::LiveWeighted(weights) => {
+                widened(s, s.load(vector_at(weights, class)))
+            }
+            Gaps::Distribution(distribution) => distribution.load_f64(s, class),
+        }
+    }
+}
+
+#[inline(always)]
+fn widened<S: Simd>(s: S, v: S::F32) -> S::F64 {
+    s.accumulate(s.zero_sums(), v)
+}
+
+impl Gaps<'_> {
     /// What the gap of a class weighs.
     #[inline(always)]
     pub(super) fn weight(&self, class: usize) -> f32 {
@@ -101,12 +140,6 @@ impl Gaps<'_> {
             Gaps::Weighted(weights) | Gaps::LiveWeighted(weights) => s.load(vector_at(weights, class)),
             Gaps::Distribution(distribution) => distribution.load(s, class),
         }
-    }
-
-    /// [`Gaps::load`] in `f64`.
-    #[inline(always)]
-    pub(super) fn load_f64<S: Simd>(&self, s: S, class: usize) -> S::F64 {
-        s.accumulate(s.zero_sums(), self.load(s, class))
     }
 
     /// The same of the classes from `class` on.

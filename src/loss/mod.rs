@@ -156,18 +156,18 @@ impl Options {
 
     /// The weights v of a row whose targets are these probabilities.
     #[inline(always)]
-    pub(crate) fn distribution<'a>(&'a self, probabilities: &'a [f32]) -> Distribution<'a> {
+    pub(crate) fn distribution<'a, L: Real>(&'a self, probabilities: &'a [L]) -> Distribution<'a, L> {
         Distribution {
             probabilities,
             weights: self.weight.as_ref().map(|weight| &weight.in_units[..]),
-            keep: (1.0 - self.label_smoothing) as f32,
-            spread: (self.label_smoothing / probabilities.len() as f64) as f32,
+            keep: L::round(1.0 - self.label_smoothing),
+            spread: L::round(self.label_smoothing / probabilities.len() as f64),
         }
     }
 
     /// The gaps that the loss needs of each row.
     #[inline(always)]
-    pub(crate) fn gaps(&self) -> Gaps<'_> {
+    pub(crate) fn gaps<L>(&self) -> Gaps<'_, L> {
         let is_live = self.smoothing == Smoothing::LiveClasses;
         match &self.weight {
             _ if self.label_smoothing == 0.0 => Gaps::None,

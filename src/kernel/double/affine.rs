@@ -34,7 +34,7 @@ pub(crate) struct Affine<'a> {
     pub(crate) least: f64,
     /// What is subtracted, of classes that weigh something.
     pub(crate) shift: f64,
-    pub(crate) weights: Gaps<'a>,
+    pub(crate) weights: Gaps<'a, f64>,
 }
 
 /// (x - max) - ln_sum of all columns but the target's.

@@ -21,7 +21,7 @@ pub(crate) struct StatisticsTask<'a> {
     pub(crate) transform: Option<Transform<f64>>,
     /// Transformed.
     pub(crate) pivot: Entry<f64>,
-    pub(crate) gaps: Gaps<'a>,
+    pub(crate) gaps: Gaps<'a, f64>,
 }
 
 /// The sum of exp(x - max) (max - x) of all columns but the pivot.
@@ -77,7 +77,7 @@ fn statistics<S: Simd, P: Place>(
     mut place: P,
     load: impl Load,
     pivot: Entry<f64>,
-    gaps: Gaps<'_>,
+    gaps: Gaps<'_, f64>,
 ) -> Statistics<f64> {
     let x = place.from();
     let max = max_of(s, x, load, pivot);
@@ -167,7 +167,7 @@ struct GapsTask<'a, L> {
     x: &'a [f64],
     load: L,
     pivot: Entry<f64>,
-    gaps: Gaps<'a>,
+    gaps: Gaps<'a, f64>,
     max: f64,
 }
 
