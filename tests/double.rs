@@ -10,7 +10,8 @@ use support::evaluation::Call;
 use support::{PARALLELISMS, backends, fused_backends};
 use xent::contract::{LOSS, PROBABILITY, U_F64};
 use xent::{
-    Backend, CrossEntropy, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, Softmax, reference,
+    Backend, CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Reduction, Request,
+    Softmax, reference,
 };
 
 /// The sum of plain losses, whose factors are all 1.
@@ -144,6 +145,42 @@ fn scaled_and_capped_logits_keep_their_bounds() {
                     if fused_backends().contains(&backend) {
                         assert!(*bits.get_or_insert_with(|| found.bits()) == found.bits(), "bits, {context}");
                     }
+                }
+            }
+        }
+    }
+    shares.print();
+}
+
+/// Targets of every kind for rows of every kind, in turn.
+#[test]
+fn probabilities_as_targets_keep_their_bounds() {
+    let builders = [
+        ("sum", CrossEntropy::builder().reduction(Reduction::Sum)),
+        ("smoothed", CrossEntropy::builder().label_smoothing(0.1).z_loss(0.1)),
+        ("capped", CrossEntropy::builder().softcap(30.0).logit_scale(1.7)),
+    ];
+    let mut shares = Shares::default();
+    for classes in (1..=40).chain([63, 64, 65, 100, 127, 128, 129, 200, 1000, 2049]) {
+        let mut random = Random::new(classes as u64);
+        let batch = batch_of_all_kinds(classes, classes as u64);
+        let logits = batch.logits.iter().map(|&x| x as f32).collect();
+        let of_f32 = Batch { rows: KINDS, classes, logits, targets: batch.targets.clone() };
+        let plain = of_f32.distributions(&mut random);
+        // Each kind of row meets other kinds of targets.
+        let q = [&plain[classes..], &plain[..classes]].concat();
+        for ((name, builder), q) in builders.iter().flat_map(|builder| [(builder, &plain), (builder, &q)]) {
+            let weight: Vec<f32> = (0..classes).map(|c| [1.0, 0.0, 2.5][c % 3]).collect();
+            for (backend, weight) in backends().into_iter().zip([None, Some(weight), None]) {
+                let builder = builder.clone().backend(backend);
+                let builder = weight.into_iter().fold(builder, CrossEntropyBuilder::weight);
+                let ce = builder.build().expect("the options are valid");
+                for in_place in [false, true] {
+                    let call = Call { in_place, target_probabilities: Some(q), ..Call::default() };
+                    let found = evaluate(&call, &ce, &batch);
+                    let context = format!("{name}, {backend}, in place {in_place}");
+                    found.assert_no_subnormal(&context);
+                    check(&ce, &batch, &call, &found, false, &mut shares, &context);
                 }
             }
         }

@@ -1,7 +1,12 @@
 //! The bounds of `xent::contract` for every output of a call on logits of `f64`.
 
+mod distributions;
+
 use super::double_double::DoubleDouble;
-use super::doubles::{Doubles, ExactLoss, ExactRow, Found, exact_loss, reduced, transform_slope, widened};
+use super::doubles::{
+    Doubles, ExactLoss, ExactRow, Found, exact_distribution, exact_loss, near, reduced, transform_slope,
+    widened,
+};
 use super::evaluation::Call;
 use xent::contract::{
     ENTROPY, LOG_PROBABILITY, LOSS, LSE, PROBABILITY, REDUCED_F64, SCALARS_F64, TARGET_GRADIENT, U_F64 as U,
@@ -43,11 +48,36 @@ impl Shares {
         }
     }
 
+    /// The same of a difference of two terms, which may cancel. Below `smallest`, what is no normal number may be 0 in either
+    /// of them.
+    fn note_difference(
+        &mut self,
+        name: &'static str,
+        found: f64,
+        exact: DoubleDouble,
+        bound: f64,
+        smallest: f64,
+        context: &str,
+    ) {
+        if exact.high.abs() > smallest {
+            self.note(name, found, exact, bound + smallest, context);
+        } else if found.abs() > 2.0 * smallest {
+            let error = (DoubleDouble::from(found) - exact).high.abs();
+            assert!(error <= bound + smallest, "{name}: {found:e} instead of {:e}, {context}", exact.high);
+        }
+    }
+
     pub fn print(&self) {
         for (name, share, context) in &self.0 {
             println!("{name:<24} {share:.3} of the bound  {context}");
         }
     }
+}
+
+/// What multiplies the gradient of a row's loss, and that of its z-loss.
+struct Factors {
+    of_loss: DoubleDouble,
+    of_z_loss: DoubleDouble,
 }
 
 /// Checks every output of a call. Plain calls, with neither options nor a divisor, have no steps that multiply.
@@ -62,13 +92,20 @@ pub fn check(
 ) {
     let scalars = if is_plain { 0.0 } else { SCALARS_F64 };
     let upstream = widened(call.upstream);
+    let target_probabilities = call.target_probabilities.map(near);
     let counts = |row: usize| {
-        !ce.ignore_indices().contains(&batch.targets[row]) && call.loss_mask.is_none_or(|mask| mask[row])
+        let has_class = !ce.ignore_indices().contains(&batch.targets[row]);
+        (has_class || target_probabilities.is_some()) && call.loss_mask.is_none_or(|mask| mask[row])
     };
     let weight_of = |class: usize| ce.weight().map_or(1.0, |weight| f64::from(weight[class]));
+    // What the mean counts a row as.
+    let weight_of_row = |row: usize| match target_probabilities {
+        Some(_) => 1.0,
+        None => weight_of(batch.targets[row] as usize),
+    };
     let (mut weight, mut row_weight) = (0.0, 0.0);
     for row in (0..batch.rows).filter(|&row| counts(row)) {
-        weight += call.row_weight(row) * weight_of(batch.targets[row] as usize);
+        weight += call.row_weight(row) * weight_of_row(row);
         row_weight += call.row_weight(row);
     }
     let (divisor, z_divisor) = match (call.denominator, ce.reduction()) {
@@ -92,46 +129,14 @@ pub fn check(
             continue;
         }
         counted += 1;
-        let (x, target) = (batch.row(row), batch.targets[row] as usize);
+        let x = batch.row(row);
         if is_nan_row(x) {
             has_nan = true;
             assert_nan(found, row, batch.classes, &context);
             continue;
         }
         let softmax = ExactRow::transformed(ce, x);
-        let exact = exact_loss(ce, &softmax, target);
-        correct += usize::from(found.argmax[row] == target);
-        let bounds = Bounds { softmax: &softmax, target, scalars };
-        bounds.check_softmax(x, found, row, shares, &context);
-
         let row_weight = call.row_weight(row);
-        let focal = bounds.focal(ce.focal_gamma());
-        let of_ln_sum = exact.each * exact.total * (softmax.mean_gap + LOSS + scalars) * U;
-        let nll = -softmax.log_probabilities[target].high;
-        let of_focal = product(focal.0 * exact.hard, nll);
-        let of_transform = |i: usize| product(exact.each * weight_of(i), softmax.errors[i] * U);
-        let of_transforms: f64 = (0..x.len()).filter(|&i| exact.among[i]).map(of_transform).sum();
-        let loss = exact.loss.high;
-        let loss_bound = row_weight
-            * ((softmax.others_mean_gap(target) + LOSS + scalars) * U * loss
-                + of_ln_sum
-                + of_transforms
-                + of_focal);
-        // Before weights, a loss that is no normal number is 0.
-        let smallest = f64::MIN_POSITIVE * row_weight * (weight_of(target) + exact.each * exact.total);
-        let loss_bound = if is_plain { loss_bound } else { loss_bound + smallest };
-        // A row of weight 0 adds nothing, even where its loss is infinite.
-        let loss_bound = if row_weight == 0.0 { 0.0 } else { loss_bound };
-        let lse_error = (softmax.mean_gap + LSE) * U;
-        let of_lse = bounds.lse_bound().max(lse_error);
-        let of_square = 2.0 * softmax.lse.high.abs() * of_lse + scalars * U * softmax.lse.high.powi(2);
-        let z_bound = product(row_weight * ce.z_loss(), of_square);
-        let sum = DoubleDouble::from(row_weight) * (exact.loss + exact.z_loss);
-        let sum = if row_weight == 0.0 { 0.0.into() } else { sum };
-        shares.note("loss", found.losses[row], sum, loss_bound + z_bound + scalars * U * sum.high, &context);
-        // The divisors' own shares.
-        loss_bounds += quotient(loss_bound, divisor) + quotient(z_bound, z_divisor);
-
         let scalar = DoubleDouble::product(call.upstream_scalar.unwrap_or(1.0), ce.logit_scale());
         let scale = DoubleDouble::from(row_weight) * scalar;
         let factor_of = |divisor: f64| match &upstream {
@@ -139,33 +144,78 @@ pub fn check(
             None if divisor == 0.0 => 0.0.into(),
             None => scale / divisor.into(),
         };
-        let factors = (factor_of(divisor), factor_of(z_divisor));
+        let factors = Factors { of_loss: factor_of(divisor), of_z_loss: factor_of(z_divisor) };
+        let z_loss = DoubleDouble::from(ce.z_loss()) * softmax.lse * softmax.lse;
+        let mut note_loss =
+            |name, bounds: &Bounds<'_>, shares: &mut Shares, exact: DoubleDouble, bound: f64| {
+                // A row of weight 0 adds nothing, even where its loss is infinite.
+                let loss_bound = if row_weight == 0.0 { 0.0 } else { row_weight * bound };
+                let of_square = 2.0 * softmax.lse.high.abs() * bounds.lse_error()
+                    + scalars * U * softmax.lse.high.powi(2);
+                let z_bound = product(row_weight * ce.z_loss(), of_square);
+                let sum = DoubleDouble::from(row_weight) * (exact + z_loss);
+                let sum = if row_weight == 0.0 { 0.0.into() } else { sum };
+                shares.note(
+                    name,
+                    found.losses[row],
+                    sum,
+                    loss_bound + z_bound + scalars * U * sum.high,
+                    &context,
+                );
+                // The divisors' own shares.
+                loss_bounds += quotient(loss_bound, divisor) + quotient(z_bound, z_divisor);
+                losses.push((exact, z_loss, weight_of_row(row), row_weight));
+            };
+        if let Some(q) = &target_probabilities {
+            let exact = exact_distribution(ce, &softmax, &q[columns]);
+            let bounds = Bounds { softmax: &softmax, target: None, scalars };
+            bounds.check_softmax(x, found, row, shares, &context);
+            let bound = bounds.distribution_loss(&exact, found.argmax[row]);
+            note_loss("loss, probabilities", &bounds, shares, exact.loss, bound);
+            bounds.check_distribution_gradient(ce, (x, &exact), &factors, (found, row), shares, &context);
+            continue;
+        }
+        let target = batch.targets[row] as usize;
+        let exact = exact_loss(ce, &softmax, target);
+        correct += usize::from(found.argmax[row] == target);
+        let bounds = Bounds { softmax: &softmax, target: Some(target), scalars };
+        bounds.check_softmax(x, found, row, shares, &context);
+
+        let focal = bounds.focal(target, ce.focal_gamma());
+        let of_ln_sum = exact.each * exact.total * (softmax.mean_gap + LOSS + scalars) * U;
+        let nll = -softmax.log_probabilities[target].high;
+        let of_focal = product(focal.0 * exact.hard, nll);
+        let of_transform = |i: usize| product(exact.each * weight_of(i), softmax.errors[i] * U);
+        let of_transforms: f64 = (0..x.len()).filter(|&i| exact.among[i]).map(of_transform).sum();
+        let loss_bound = (softmax.others_mean_gap(target) + LOSS + scalars) * U * exact.loss.high
+            + of_ln_sum
+            + of_transforms
+            + of_focal;
+        // Before weights, a loss that is no normal number is 0.
+        let smallest = f64::MIN_POSITIVE * (weight_of(target) + exact.each * exact.total);
+        let loss_bound = if is_plain { loss_bound } else { loss_bound + smallest };
+        note_loss("loss", &bounds, shares, exact.loss, loss_bound);
+
         for (i, &g) in found.grad[columns].iter().enumerate() {
-            let bound =
-                bounds.gradient(ce, &exact, i, (factors.0.high, factors.1.high), (focal.1, lse_error));
+            let bound = bounds.gradient(ce, (&exact, target), i, &factors, focal.1);
             let slope = transform_slope(ce, x[i]);
-            let g_exact = (exact.grad[i] * factors.0 + exact.z_grad[i] * factors.1) * slope;
+            let g_exact = (exact.grad[i] * factors.of_loss + exact.z_grad[i] * factors.of_z_loss) * slope;
             let of_slope = transform_slope_f64(ce.logit_scale(), ce.softcap(), x[i]) * g_exact.high.abs();
             let bound = bound * slope.high + of_slope;
             let context = format!("column {i}, target {target}, {context}");
             let name = if i == target { "gradient at the target" } else { "gradient" };
             // What may vanish: terms or factors that are no normal numbers.
             let z_slope = product(2.0 * ce.z_loss(), softmax.lse.high.abs());
-            let z_magnitude = product(1.0 + z_slope, factors.1.high.abs());
+            let z_magnitude = product(1.0 + z_slope, factors.of_z_loss.high.abs());
             let coefficient = 1.0 + exact.slope.abs() + exact.each * exact.total;
-            let magnitude = product(coefficient, factors.0.high.abs());
+            let magnitude = product(coefficient, factors.of_loss.high.abs());
             let smallest = f64::MIN_POSITIVE * 4.0 * (1.0 + magnitude + z_magnitude);
             if is_plain {
                 shares.note(name, g, g_exact, bound, &context);
-            } else if g_exact.high.abs() > smallest {
-                shares.note(name, g, g_exact, bound + smallest, &context);
-            } else if g.abs() > 2.0 * smallest {
-                // Two terms may cancel.
-                let error = (DoubleDouble::from(g) - g_exact).high.abs();
-                assert!(error <= bound + smallest, "{name}: {g:e} instead of {:e}, {context}", g_exact.high);
+            } else {
+                shares.note_difference(name, g, g_exact, bound, smallest, &context);
             }
         }
-        losses.push((exact.loss, exact.z_loss, weight_of(target), row_weight));
     }
     assert_eq!(found.summary.counted, counted, "{context}");
     assert_eq!(found.summary.correct, correct, "{context}");
@@ -210,7 +260,8 @@ fn assert_nan(found: &Found, row: usize, classes: usize, context: &str) {
 
 struct Bounds<'a> {
     softmax: &'a ExactRow,
-    target: usize,
+    /// Not of probabilities.
+    target: Option<usize>,
     scalars: f64,
 }
 
@@ -225,6 +276,11 @@ impl Bounds<'_> {
         (LSE * (self.softmax.max.abs() + self.softmax.ln_sum) + self.softmax.mean_gap) * U
     }
 
+    /// Of the lse in a z-loss.
+    fn lse_error(&self) -> f64 {
+        self.lse_bound().max((self.softmax.mean_gap + LSE) * U)
+    }
+
     fn check_softmax(&self, x: &[f64], found: &Found, row: usize, shares: &mut Shares, context: &str) {
         let Self { softmax, target, .. } = *self;
         let start = row * x.len();
@@ -236,27 +292,10 @@ impl Bounds<'_> {
             shares.note("log-probability", found.log_probabilities[start + i], ln_p, bound, context);
         }
         shares.note("lse", found.lse[row], softmax.lse, self.lse_bound(), context);
-        let ln_p = softmax.log_probabilities[target];
-        let bound = (softmax.others_mean_gap(target) + LOSS) * U * ln_p.high.abs();
-        let name = "target log-probability";
-        shares.note(name, found.target_log_probabilities[row], ln_p, bound, context);
-        let best = found.argmax[row];
-        if softmax.is_plain() {
-            assert!(x.iter().all(|x| *x <= softmax.max) && x[best] == softmax.max, "argmax, {context}");
-            assert!(!x[..best].contains(&softmax.max), "argmax, {context}");
+        self.check_argmax(x, found, row, shares, context);
+        if let Some(target) = target {
+            self.check_target(x, target, found, row, shares, context);
         }
-        assert!((0..x.len()).all(|i| !softmax.is_below(best, i)), "argmax, {context}");
-        let p = softmax.probabilities[best];
-        let bound = self.probability(best) * p.high;
-        shares.note("argmax probability", found.argmax_probabilities[row], p, bound, context);
-        let before = |i: &usize| x[*i] > x[target] || x[*i] == x[target] && *i < target;
-        let rank = found.target_ranks[row];
-        if softmax.is_plain() {
-            assert_eq!(rank, (0..x.len()).filter(before).count(), "rank, {context}");
-        }
-        let least = (0..x.len()).filter(|&i| softmax.is_below(target, i)).count();
-        let most = (0..x.len()).filter(|&i| i != target && !softmax.is_below(i, target)).count();
-        assert!((least..=most).contains(&rank), "rank {rank}, {least} to {most}, {context}");
         let part = |i: usize| {
             let (p, ln_p) = (softmax.probabilities[i].high, softmax.log_probabilities[i].high);
             let relative = (3.0 * softmax.gaps[i] + softmax.mean_gap + ENTROPY) * U;
@@ -271,36 +310,73 @@ impl Bounds<'_> {
         shares.note("entropy", found.entropies[row], softmax.entropy, bound, context);
     }
 
+    fn check_target(
+        &self,
+        x: &[f64],
+        target: usize,
+        found: &Found,
+        row: usize,
+        shares: &mut Shares,
+        context: &str,
+    ) {
+        let softmax = self.softmax;
+        let ln_p = softmax.log_probabilities[target];
+        let bound = (softmax.others_mean_gap(target) + LOSS) * U * ln_p.high.abs();
+        let name = "target log-probability";
+        shares.note(name, found.target_log_probabilities[row], ln_p, bound, context);
+        let before = |i: &usize| x[*i] > x[target] || x[*i] == x[target] && *i < target;
+        let rank = found.target_ranks[row];
+        if softmax.is_plain() {
+            assert_eq!(rank, (0..x.len()).filter(before).count(), "rank, {context}");
+        }
+        let least = (0..x.len()).filter(|&i| softmax.is_below(target, i)).count();
+        let most = (0..x.len()).filter(|&i| i != target && !softmax.is_below(i, target)).count();
+        assert!((least..=most).contains(&rank), "rank {rank}, {least} to {most}, {context}");
+    }
+
+    fn check_argmax(&self, x: &[f64], found: &Found, row: usize, shares: &mut Shares, context: &str) {
+        let softmax = self.softmax;
+        let best = found.argmax[row];
+        if softmax.is_plain() {
+            assert!(x.iter().all(|x| *x <= softmax.max) && x[best] == softmax.max, "argmax, {context}");
+            assert!(!x[..best].contains(&softmax.max), "argmax, {context}");
+        }
+        assert!((0..x.len()).all(|i| !softmax.is_below(best, i)), "argmax, {context}");
+        let p = softmax.probabilities[best];
+        let bound = self.probability(best) * p.high;
+        shares.note("argmax probability", found.argmax_probabilities[row], p, bound, context);
+    }
+
     /// Relative errors of the focal loss's factor, and of its gradient's.
-    fn focal(&self, gamma: f64) -> (f64, f64) {
+    fn focal(&self, target: usize, gamma: f64) -> (f64, f64) {
         if gamma == 0.0 {
             return (0.0, 0.0);
         }
-        let (p, q) =
-            (self.softmax.probabilities[self.target].high, self.softmax.complements[self.target].high);
-        let nll = -self.softmax.log_probabilities[self.target].high;
-        let others = self.softmax.others_mean_gap(self.target);
+        let (p, q) = (self.softmax.probabilities[target].high, self.softmax.complements[target].high);
+        let nll = -self.softmax.log_probabilities[target].high;
+        let others = self.softmax.others_mean_gap(target);
         let of_q = (others + TARGET_GRADIENT) * U;
         let of_nll = (others + LOSS) * U;
         let g = if p == 0.0 || q == 0.0 { 0.0 } else { gamma * p * nll / q };
-        let share = g / (1.0 + g) * (self.probability(self.target) + of_nll + of_q);
+        let share = g / (1.0 + g) * (self.probability(target) + of_nll + of_q);
         (gamma * of_q, gamma * of_q + share)
     }
 
     fn gradient(
         &self,
         ce: &CrossEntropy,
-        exact: &ExactLoss,
+        (exact, target): (&ExactLoss, usize),
         i: usize,
-        (factor, z_factor): (f64, f64),
-        (slope_error, lse_error): (f64, f64),
+        factors: &Factors,
+        slope_error: f64,
     ) -> f64 {
         let softmax = self.softmax;
+        let (factor, z_factor) = (factors.of_loss.high, factors.of_z_loss.high);
         let (p, q) = (softmax.probabilities[i].high, softmax.complements[i].high);
         let z_slope = 2.0 * ce.z_loss() * z_factor;
         let z_coefficient = (z_slope * softmax.lse.high).abs();
         // That of lse is relative to its terms.
-        let z_error = product((z_slope * p).abs(), self.lse_bound() + lse_error);
+        let z_error = product((z_slope * p).abs(), self.lse_error());
         let (hard, each) = ((exact.slope * factor).abs(), (exact.each * factor).abs());
         let own = match ce.weight() {
             _ if !exact.among[i] => 0.0,
@@ -308,7 +384,7 @@ impl Bounds<'_> {
             Some(weight) => f64::from(weight[i]),
         };
         let scalars = self.scalars * U;
-        if i == self.target {
+        if i == target {
             let (rise, fall) = (each * (exact.total - own) * p, (hard + each * own) * q);
             let relative = (softmax.others_mean_gap(i) + TARGET_GRADIENT) * U + scalars;
             let z_relative = self.probability(i) + TARGET_GRADIENT * U + scalars;

@@ -18,8 +18,8 @@ pub struct Doubles {
 impl Doubles {
     /// Logits close to those of a batch, of 53 bits; equal ones stay equal.
     pub fn near(batch: &Batch) -> Self {
-        let logits = batch.logits.iter().map(|&x| f64::from(x) * (1.0 + 1.234_567e-9)).collect();
-        Self { rows: batch.rows, classes: batch.classes, logits, targets: batch.targets.clone() }
+        let (rows, classes) = (batch.rows, batch.classes);
+        Self { rows, classes, logits: near(&batch.logits), targets: batch.targets.clone() }
     }
 
     pub fn row(&self, row: usize) -> &[f64] {
@@ -118,11 +118,16 @@ pub fn request<'a>(call: &Call<'a>, upstream: Option<&'a [f64]>) -> Request<'a, 
     request
 }
 
+/// Numbers close to these, of 53 bits; 0 stays 0.
+pub fn near(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x) * (1.0 + 1.234_567e-9)).collect()
+}
+
 pub fn widened(upstream: Option<&[f32]>) -> Option<Vec<f64>> {
     upstream.map(|upstream| upstream.iter().map(|&g| f64::from(g)).collect())
 }
 
-/// Asks for every output.
+/// Asks for every output. Target probabilities are [`near`] those of the call.
 pub fn evaluate(call: &Call<'_>, ce: &CrossEntropy, batch: &Doubles) -> Found {
     let Doubles { rows, classes, .. } = *batch;
     let mut logits = Watched::holding(&batch.logits, rows, classes);
@@ -137,17 +142,29 @@ pub fn evaluate(call: &Call<'_>, ce: &CrossEntropy, batch: &Doubles) -> Found {
     let request = request(call, upstream.as_deref())
         .losses(&mut losses)
         .lse(&mut lse)
-        .target_log_probabilities(&mut target_log_probabilities)
         .argmax_probabilities(&mut argmax_probabilities)
         .entropies(&mut entropies)
         .argmax(&mut argmax)
-        .target_ranks(&mut target_ranks)
         .probabilities(probabilities.matrix_mut())
         .log_probabilities(log_probabilities.matrix_mut());
-    let summary = if call.in_place {
-        ce.run_in_place(logits.matrix_mut(), &batch.targets, request)
+    let summary = if let Some(q) = call.target_probabilities.map(near) {
+        let log_probabilities = call.without_classes(rows).0;
+        target_log_probabilities = log_probabilities.into_iter().map(f64::from).collect();
+        target_ranks.fill(usize::MAX);
+        let q = Matrix::new(&q, rows, classes).expect("the shape fits");
+        if call.in_place {
+            ce.run_probabilities_in_place(logits.matrix_mut(), q, request)
+        } else {
+            ce.run_probabilities(logits.matrix(), q, request.grad(grad.matrix_mut()))
+        }
     } else {
-        ce.run(logits.matrix(), &batch.targets, request.grad(grad.matrix_mut()))
+        let request =
+            request.target_log_probabilities(&mut target_log_probabilities).target_ranks(&mut target_ranks);
+        if call.in_place {
+            ce.run_in_place(logits.matrix_mut(), &batch.targets, request)
+        } else {
+            ce.run(logits.matrix(), &batch.targets, request.grad(grad.matrix_mut()))
+        }
     };
     let summary = summary.expect("the batch is valid");
     if call.in_place {
@@ -277,6 +294,12 @@ impl ExactRow {
         self.errors[target] + if sum == 0.0 { 0.0 } else { sum / self.complements[target].high }
     }
 
+    /// What the transform's errors come to in ln S, in the unit of the bounds.
+    pub fn mean_error(&self) -> f64 {
+        let part = |i: usize| weighted(self.probabilities[i], self.errors[i].into()).high;
+        (0..self.errors.len()).map(part).sum()
+    }
+
     /// Whether a transformed logit is below another by more than their errors.
     pub fn is_below(&self, i: usize, j: usize) -> bool {
         let errors = (self.errors[i] + self.errors[j]) * U_F64;
@@ -385,6 +408,35 @@ pub fn exact_loss(ce: &CrossEntropy, softmax: &ExactRow, target: usize) -> Exact
         total,
         among,
     }
+}
+
+/// The same where targets are probabilities.
+#[derive(Clone, Debug)]
+pub struct ExactDistribution {
+    /// What each class weighs.
+    pub v: Vec<DoubleDouble>,
+    /// Their sum.
+    pub total: DoubleDouble,
+    pub loss: DoubleDouble,
+    pub grad: Vec<DoubleDouble>,
+}
+
+/// The formulas of `reference::run_probabilities`.
+pub fn exact_distribution(ce: &CrossEntropy, softmax: &ExactRow, q: &[f64]) -> ExactDistribution {
+    let classes = q.len();
+    let weight_of = |class: usize| ce.weight().map_or(1.0, |weight| f64::from(weight[class]));
+    let eps = DoubleDouble::from(ce.label_smoothing());
+    let (keep, spread) = (DoubleDouble::from(1.0) - eps, eps / (classes as f64).into());
+    let v_of = |c: usize| (keep * q[c].into() + spread) * weight_of(c).into();
+    let v: Vec<DoubleDouble> = (0..classes).map(v_of).collect();
+    let total: DoubleDouble = v.iter().copied().sum();
+    let loss = (0..classes).map(|c| weighted(v[c], -softmax.log_probabilities[c])).sum();
+    let gradient_of = |i: usize| {
+        let others = total - v[i];
+        others * softmax.probabilities[i] - v[i] * softmax.complements[i]
+    };
+    let grad = (0..classes).map(gradient_of).collect();
+    ExactDistribution { v, total, loss, grad }
 }
 
 /// What rows add up to, and their mean.
