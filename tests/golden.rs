@@ -240,6 +240,22 @@ fn cases() -> Vec<Case> {
             };
             push(format!("f64, {kernel}, {}", variant.name), Box::new(hash));
         }
+        for variant in VARIANTS[..1].iter().chain(&TRANSFORMS) {
+            let hash = move |backend, parallelism| {
+                let mut hash = Hash::new();
+                for batch in batches(shapes) {
+                    let q = Given::new(&batch).q;
+                    let ce = build(variant, batch.classes, backend, parallelism);
+                    for in_place in [false, true] {
+                        let call = Call { in_place, target_probabilities: Some(&q), ..Call::default() };
+                        let found = doubles::evaluate(&call, &ce, &Doubles::near(&batch));
+                        found.bits().into_iter().for_each(|bits| hash.add(bits));
+                    }
+                }
+                hash.0
+            };
+            push(format!("f64, {kernel}, probabilities as targets, {}", variant.name), Box::new(hash));
+        }
         for variant in VARIANTS.iter().chain(&TRANSFORMS) {
             let hash = move |backend, parallelism| {
                 let mut hash = Hash::new();

@@ -4,14 +4,16 @@ mod support;
 
 use support::batch::{Batch, Random};
 use support::bounds::Expected;
+use support::double_bounds::{self, Shares};
+use support::doubles::{self, Doubles};
 use support::evaluation::Call;
 #[cfg(feature = "half")]
 use support::halves::{self, Half};
 use support::{PARALLELISMS, backends, fused_backends};
-use xent::contract::{DISTRIBUTION_LOSS, DISTRIBUTION_TARGET, U};
+use xent::contract::{DISTRIBUTION_LOSS, DISTRIBUTION_TARGET, SCALARS_F64, U, U_F64};
 use xent::{
     Backend, CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Reduction, Request,
-    Smoothing,
+    Smoothing, reference,
 };
 
 /// Rows and classes, on both sides of what the kernels do otherwise.
@@ -134,6 +136,101 @@ fn check_halves<T: Half>() {
     }
 }
 
+/// `tests/double.rs` has rows of more kinds.
+#[test]
+fn logits_of_f64_keep_the_bounds() {
+    let mut shares = Shares::default();
+    for (seed, (rows, classes)) in
+        shapes().into_iter().enumerate().filter(|(_, (_, classes))| *classes <= 5000)
+    {
+        let (batch, q) = batch(rows, classes, seed as u64);
+        let batch = Doubles::near(&batch);
+        for (turn, (name, builder)) in builders(classes).into_iter().enumerate() {
+            for backend in backends() {
+                let parallelism = PARALLELISMS[(turn + seed) % 2];
+                let ce = build(&builder, backend, parallelism);
+                check_calls(rows, (turn + classes).is_multiple_of(2), &q, |call, context| {
+                    let context = format!("{name}, {context}, {backend}, {parallelism:?}");
+                    let found = doubles::evaluate(call, &ce, &batch);
+                    found.assert_no_subnormal(&context);
+                    double_bounds::check(&ce, &batch, call, &found, false, &mut shares, &context);
+                });
+            }
+        }
+    }
+    shares.print();
+}
+
+#[test]
+fn rows_of_f64_have_the_same_bits_on_fused_backends_for_all_threads_and_places() {
+    for (rows, classes) in [(300, 10), (50, 100), (40, 2500), (2, 140_000)] {
+        let (batch, q) = batch(rows, classes, 3);
+        let batch = Doubles::near(&batch);
+        for (name, builder) in builders(classes) {
+            let mut expected = None;
+            for backend in fused_backends() {
+                for parallelism in PARALLELISMS {
+                    for in_place in [false, true] {
+                        let ce = build(&builder, backend, parallelism);
+                        let call = Call { in_place, target_probabilities: Some(&q), ..Call::default() };
+                        let bits = doubles::evaluate(&call, &ce, &batch).bits();
+                        let context = format!("{name}, {backend}, {parallelism:?}, in place {in_place}");
+                        assert!(*expected.get_or_insert_with(|| bits.clone()) == bits, "{context}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Also where nothing is asked for but the gradient, and where that is added to what is there.
+#[test]
+fn the_gradient_of_f64_alone_or_added_has_the_same_bits() {
+    for (rows, classes) in [(20, 10), (11, 130), (3, 2500)] {
+        let (batch, q) = batch(rows, classes, 4);
+        let (batch, q_of_f64) = (Doubles::near(&batch), doubles::near(&q));
+        let matrix = |x| Matrix::new(x, rows, classes).unwrap();
+        for (name, builder) in builders(classes) {
+            for backend in backends() {
+                let ce = build(&builder, backend, Parallelism::Serial);
+                let call = Call { target_probabilities: Some(&q), ..Call::default() };
+                let expected = doubles::evaluate(&call, &ce, &batch);
+                let run = |request| ce.run_probabilities(matrix(&batch.logits), matrix(&q_of_f64), request);
+                let before: Vec<f64> = (0..rows * classes).map(|i| 0.1 * i as f64).collect();
+                let (mut alone, mut sums) = (vec![f64::NAN; rows * classes], before.clone());
+                let grad = MatrixMut::new(&mut alone, rows, classes).unwrap();
+                let summary = run(Request::new().grad(grad)).unwrap();
+                let grad = MatrixMut::new(&mut sums, rows, classes).unwrap();
+                let added = run(Request::new().accumulate(grad)).unwrap();
+                let same = |a: f64, b: f64| assert_eq!(a.to_bits(), b.to_bits(), "{name}, {backend}");
+                same(summary.loss, expected.summary.loss);
+                same(added.loss, expected.summary.loss);
+                for (i, &g) in expected.grad.iter().enumerate() {
+                    same(alone[i], g);
+                    same(sums[i], before[i] + g);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_reference_takes_probabilities_of_f64() {
+    let (batch, q) = batch(12, 50, 6);
+    let (batch, q) = (Doubles::near(&batch), doubles::near(&q));
+    let ce = CrossEntropy::builder().label_smoothing(0.1).z_loss(0.1).build().unwrap();
+    let matrix = |x| Matrix::new(x, 12, 50).unwrap();
+    let (mut grad, mut losses) = (vec![0.0; 600], vec![0.0; 12]);
+    let request = Request::new().losses(&mut losses).grad(MatrixMut::new(&mut grad, 12, 50).unwrap());
+    ce.run_probabilities(matrix(&batch.logits), matrix(&q), request).unwrap();
+    let outcome =
+        reference::run_probabilities(&ce, matrix(&batch.logits), matrix(&q), &Request::new()).unwrap();
+    // A few units for each operation and each class.
+    let close = |a: f64, b: f64| (a - b).abs() <= 1e-12 * (1.0 + a.abs()) || a == b;
+    assert!(losses.iter().zip(&outcome.losses).all(|(&a, &b)| close(a, b)));
+    assert!(grad.iter().zip(&outcome.grad).all(|(&a, &b)| close(a, b)));
+}
+
 #[test]
 fn threads_places_and_fused_backends_give_the_same_bits() {
     for (rows, classes) in [(300, 10), (50, 100), (40, 2500), (2, 140_000)] {
@@ -184,6 +281,27 @@ fn one_class_of_probability_1_is_that_class_as_target_even_in_confident_rows() {
 }
 
 #[test]
+fn one_class_of_probability_1_is_that_class_as_target_in_f64_too() {
+    let error = 2.0 * (DISTRIBUTION_LOSS + SCALARS_F64) * U_F64;
+    // At 0.4 the largest term is just not the pivot, or just is.
+    for gap in [0.0, 0.4, 0.7, 20.0, 36.0, 60.0, 700.0] {
+        for backend in backends() {
+            let ce = build(&CrossEntropy::builder(), backend, Parallelism::Serial);
+            let (logits, q) = ([0.0, gap, -f64::INFINITY, -1000.0], [0.0, 1.0, 0.0, 0.0]);
+            let (mut of_class, mut of_probabilities) = ([0.0; 4], [0.0; 4]);
+            let x = Matrix::new(&logits, 1, 4).unwrap();
+            let loss = ce.loss_and_grad(x, &[1], MatrixMut::new(&mut of_class, 1, 4).unwrap()).unwrap();
+            let request = Request::new().grad(MatrixMut::new(&mut of_probabilities, 1, 4).unwrap());
+            let same = ce.run_probabilities(x, Matrix::new(&q, 1, 4).unwrap(), request).unwrap().loss;
+            assert!((loss - same).abs() <= error * loss && loss > 0.0, "{loss:e} {same:e} {gap}");
+            for (a, b) in of_class.into_iter().zip(of_probabilities) {
+                assert!((a - b).abs() <= error * a.abs(), "{a:e} {b:e} at a gap of {gap}, {backend}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_masked_class_without_probability_leaves_the_loss_finite_and_one_with_it_does_not() {
     let logits = [1.0, f32::NEG_INFINITY, 2.0];
     let of = |q: [f32; 3]| {
@@ -201,6 +319,33 @@ fn a_masked_class_without_probability_leaves_the_loss_finite_and_one_with_it_doe
 }
 
 #[test]
+fn a_masked_class_of_f64_without_probability_leaves_the_loss_finite_and_one_with_it_does_not() {
+    for backend in backends() {
+        for softcap in [None, Some(30.0)] {
+            let of = |q: [f64; 20]| {
+                let mut logits = [1.0; 20];
+                logits[1] = f64::NEG_INFINITY;
+                let mut grad = [f64::NAN; 20];
+                let request = Request::new().grad(MatrixMut::new(&mut grad, 1, 20).unwrap());
+                let (x, q) = (Matrix::new(&logits, 1, 20).unwrap(), Matrix::new(&q, 1, 20).unwrap());
+                let ce = CrossEntropy::builder().backend(backend).softcap(softcap).build().unwrap();
+                (ce.run_probabilities(x, q, request).unwrap().loss, grad)
+            };
+            let mut q = [0.05; 20];
+            q[1] = 0.0;
+            let (loss, grad) = of(q);
+            assert!(loss.is_finite() && grad[1].to_bits() == 0, "{loss} {grad:?}, {backend}");
+            q[1] = 0.25;
+            let (loss, grad) = of(q);
+            // A softcap has no slope there.
+            let of_masked = if softcap.is_some() { 0.0 } else { -0.25 };
+            assert_eq!((loss, grad[1]), (f64::INFINITY, of_masked), "{backend}");
+            assert!(grad.iter().all(|g| g.is_finite()), "{backend}");
+        }
+    }
+}
+
+#[test]
 fn rows_without_a_softmax_are_nan_and_harm_no_other() {
     let logits = [f32::NAN, 1.0, f32::NEG_INFINITY, f32::NEG_INFINITY, 1.0, 2.0];
     let q = [0.5_f32; 6];
@@ -210,11 +355,34 @@ fn rows_without_a_softmax_are_nan_and_harm_no_other() {
     let summary = CrossEntropy::default().run_probabilities(x, q, request).unwrap();
     assert!(summary.loss.is_nan() && losses[0].is_nan() && losses[1].is_nan() && losses[2].is_finite());
     assert!(grad[..4].iter().all(|g| g.is_nan()) && grad[4..].iter().all(|g| g.is_finite()));
+
+    let (logits, q) = (logits.map(f64::from), [0.5; 6]);
+    let (mut losses, mut grad) = ([0.0_f64; 3], [0.0_f64; 6]);
+    let request = Request::new().losses(&mut losses).grad(MatrixMut::new(&mut grad, 3, 2).unwrap());
+    let (x, q) = (Matrix::new(&logits, 3, 2).unwrap(), Matrix::new(&q, 3, 2).unwrap());
+    let summary = CrossEntropy::default().run_probabilities(x, q, request).unwrap();
+    assert!(summary.loss.is_nan() && losses[0].is_nan() && losses[1].is_nan() && losses[2].is_finite());
+    assert!(grad[..4].iter().all(|g| g.is_nan()) && grad[4..].iter().all(|g| g.is_finite()));
+}
+
+/// The sum of their weights is finite, and so is what becomes of it.
+#[test]
+fn the_largest_probabilities_of_f64_make_no_nan() {
+    let q = [f64::from(f32::MAX); 3];
+    for logits in [[1.0, 2.0, 3.0], [0.0, 700.0, -f64::MAX], [f64::MAX, -f64::MAX, 0.0]] {
+        for builder in builders(3).into_iter().map(|(_, builder)| builder.weight([f32::MAX; 3])) {
+            let (mut grad, mut losses) = ([f64::NAN; 3], [f64::NAN]);
+            let request = Request::new().losses(&mut losses).grad(MatrixMut::new(&mut grad, 1, 3).unwrap());
+            let (x, q) = (Matrix::new(&logits, 1, 3).unwrap(), Matrix::new(&q, 1, 3).unwrap());
+            builder.z_loss(0.0).build().unwrap().run_probabilities(x, q, request).unwrap();
+            assert!(losses[0] > 0.0 && grad.iter().all(|g| g.is_finite()), "{losses:?} {grad:?} {logits:?}");
+        }
+    }
 }
 
 #[test]
 fn what_is_wrong_is_named_and_nothing_is_written() {
-    let logits = [0.0; 6];
+    let logits = [0.0_f32; 6];
     let x = Matrix::new(&logits, 2, 3).unwrap();
     let plain = CrossEntropy::builder();
     let refuse = |builder: &CrossEntropyBuilder, q: Matrix<'_>, error: Error| {
@@ -226,8 +394,23 @@ fn what_is_wrong_is_named_and_nothing_is_written() {
     };
     for probability in [-0.1, f32::INFINITY, -f32::MIN_POSITIVE] {
         let q = [0.5, 0.5, 0.0, 0.2, probability, 0.3];
-        let error = Error::InvalidTargetProbability { row: 1, column: 1, probability };
+        let error = Error::InvalidTargetProbability { row: 1, column: 1, probability: probability.into() };
         refuse(&plain, Matrix::new(&q, 2, 3).unwrap(), error);
+    }
+    for probability in [-0.1, f64::INFINITY, -f64::MIN_POSITIVE, -5e-324, 1e39, f64::NAN] {
+        let logits = [0.0; 6];
+        let (mut grad, mut losses) = ([7.0; 6], [7.0; 2]);
+        let request = Request::new().losses(&mut losses).grad(MatrixMut::new(&mut grad, 2, 3).unwrap());
+        let q = [0.5, 0.5, 0.0, 0.2, probability, 0.3];
+        let [x, q] = [&logits, &q].map(|x| Matrix::new(x, 2, 3).unwrap());
+        let Err(error) = CrossEntropy::default().run_probabilities(x, q, request) else {
+            panic!("{probability}")
+        };
+        let Error::InvalidTargetProbability { row: 1, column: 1, probability: found } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(found.to_bits(), probability.to_bits());
+        assert_eq!((grad, losses), ([7.0; 6], [7.0; 2]), "{error}");
     }
     let q = [0.5; 6];
     let [of_two, good] = [Matrix::new(&q, 2, 2).unwrap(), Matrix::new(&q, 2, 3).unwrap()];

@@ -143,6 +143,9 @@ mod subnormals_off {
         let mut random = Random::new(8);
         for (rows, classes) in [(37, 3), (11, 70), (5, 2049)] {
             let batch = Batch::random(rows, classes, 9);
+            let q = batch.distributions(&mut Random::new(10));
+            let calls = [None, Some(&q[..])]
+                .map(|target_probabilities| Call { target_probabilities, ..Call::default() });
             let ordinary = Doubles::near(&batch);
             let mut any = ordinary.clone();
             for x in &mut any.logits {
@@ -153,10 +156,12 @@ mod subnormals_off {
             for backend in backends() {
                 for builder in &builders {
                     let ce = builder.clone().backend(backend).build().expect("the options are valid");
-                    for batch in [&ordinary, &any] {
-                        let expected = doubles::evaluate(&Call::default(), &ce, batch).bits();
+                    for (batch, call) in
+                        [&ordinary, &any].into_iter().flat_map(|x| calls.map(|call| (x, call)))
+                    {
+                        let expected = doubles::evaluate(&call, &ce, batch).bits();
                         let switched = Switched::on(FLUSH_TO_ZERO | DENORMALS_ARE_ZERO);
-                        let found = doubles::evaluate(&Call::default(), &ce, batch).bits();
+                        let found = doubles::evaluate(&call, &ce, batch).bits();
                         drop(switched);
                         assert!(found == expected, "{rows} x {classes}, {backend}");
                     }

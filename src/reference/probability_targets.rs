@@ -1,17 +1,17 @@
 //! Targets that are probabilities.
 
 use super::{Outcome, Rows, product, softmax_of, transform_slopes, transformed};
-use crate::{CrossEntropy, Error, Matrix, Request};
+use crate::{CrossEntropy, Element, Error, Matrix, Request};
 
 /// What [`CrossEntropy::run_probabilities`] computes, in `f64`, with the inputs of a request. Its outputs are not written.
 ///
 /// # Errors
 /// Those of [`CrossEntropy::run_probabilities`] that concern inputs.
-pub fn run_probabilities(
+pub fn run_probabilities<E: Element + Into<f64>>(
     ce: &CrossEntropy,
-    logits: Matrix<'_>,
-    target_probabilities: Matrix<'_>,
-    request: &Request<'_>,
+    logits: Matrix<'_, E>,
+    target_probabilities: Matrix<'_, E::PerRow>,
+    request: &Request<'_, E>,
 ) -> Result<Outcome, Error> {
     let (rows, classes) = (logits.rows(), logits.cols());
     let inputs = &request.inputs;
@@ -24,9 +24,10 @@ pub fn run_probabilities(
         let x = logits.row(row).unwrap_or_default();
         let softmax = softmax_of(&transformed(ce, x));
         let q = target_probabilities.row(row).unwrap_or_default();
+        let q: Vec<f64> = q.iter().map(|&q| q.into()).collect();
         // v_c = w_c ((1 - eps) q_c + eps / C)
         let v: Vec<f64> = (0..classes)
-            .map(|c| weight_of(c) * ((1.0 - smoothing) * f64::from(q[c]) + smoothing / classes as f64))
+            .map(|c| weight_of(c) * ((1.0 - smoothing) * q[c] + smoothing / classes as f64))
             .collect();
         let loss = (0..classes).map(|c| product(v[c], -softmax.log_probabilities[c])).sum();
         // d(-ln p_c) / dx_i = p_i - [i = c], and so S p_i - v_i with S = sum_c v_c.
