@@ -6,7 +6,7 @@ use crate::kernel::real::Real;
 
 /// The dtype of logits, and of outputs that have one number for each of them.
 ///
-/// | logits | gradient, probabilities, log-probabilities | per-row losses, lse, upstream gradients |
+/// | logits | gradient, probabilities, log-probabilities | per-row losses, lse, upstream gradients; targets that are probabilities |
 /// |---|---|---|
 /// | `f32` | `f32` | `f32` |
 /// | `f64` | `f64` | `f64` |
@@ -19,16 +19,15 @@ use crate::kernel::real::Real;
 ///
 /// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
 /// [`Planes`](crate::Planes) and [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) take `f32` alone;
-/// [`Shards`](crate::Shards), [`Distillation`](crate::Distillation) and
-/// [`CrossEntropy::run_probabilities`](crate::CrossEntropy::run_probabilities) all but `f64`. The types say so: such a call
-/// does not compile.
+/// [`Shards`](crate::Shards) and [`Distillation`](crate::Distillation) all but `f64`. The types say so: such a call does not
+/// compile.
 ///
 /// ```compile_fail,E0277
-/// use xent::{CrossEntropy, Matrix, Request};
+/// use xent::{Distillation, Matrix};
 ///
-/// let (x, q) = ([0.0_f64, 1.0], [0.5, 0.5]);
-/// let (x, q) = (Matrix::new(&x, 1, 2)?, Matrix::new(&q, 1, 2)?);
-/// CrossEntropy::default().run_probabilities(x, q, Request::new())?;
+/// let (x, teacher) = ([0.0_f64, 1.0], [0.5, 0.5]);
+/// let (x, teacher) = (Matrix::new(&x, 1, 2)?, Matrix::new(&teacher, 1, 2)?);
+/// Distillation::default().loss(x, teacher)?;
 /// # Ok::<(), xent::Error>(())
 /// ```
 ///
@@ -58,7 +57,7 @@ use crate::kernel::real::Real;
 /// # Ok::<(), xent::Error>(())
 /// ```
 pub trait Element: sealed::Element {
-    /// What outputs and inputs have that are one number for each row.
+    /// What outputs and inputs have that are one number for each row, and targets that are probabilities.
     type PerRow: Real + Copy + Debug + Default + From<f32> + Into<f64> + Send + Sync + 'static;
 }
 

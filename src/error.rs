@@ -270,7 +270,7 @@ impl fmt::Display for Error {
             Self::InvalidTargetProbability { row, column, probability } => write!(
                 f,
                 "the target's probability in row {row}, column {column} is {probability}; \
-                 probabilities are finite and not negative"
+                 probabilities are not negative, and at most f32::MAX"
             ),
             Self::NeedsClasses { argument } => {
                 write!(f, "{argument} needs the class of each row, but targets are probabilities")

@@ -33,9 +33,8 @@ pub(crate) struct Finished<'a, T: Element> {
     pub(crate) states: &'a [RowState],
 }
 
-/// The dtypes that logits of shards, of calls with probabilities for targets, and of a
-/// [`Distillation`](crate::Distillation) may have, those that are computed in `f32`: `f32` itself, and with the feature
-/// `half` `half::bf16` and `half::f16`.
+/// The dtypes that logits of shards and of a [`Distillation`](crate::Distillation) may have, those that are computed in
+/// `f32`: `f32` itself, and with the feature `half` `half::bf16` and `half::f16`.
 pub trait ShardElement: Element<PerRow = f32> + sealed::ShardElement {}
 
 mod sealed {

@@ -10,8 +10,7 @@ use crate::kernel::affine::Shift;
 use crate::kernel::gaps::{Distribution, Gaps};
 use crate::kernel::lanes::RowLanes;
 use crate::kernel::real::Real;
-use crate::kernel::statistics::BLOCK;
-use crate::kernel::statistics::Statistics;
+use crate::kernel::statistics::{BLOCK, Statistics};
 use crate::kernel::tasks::Content;
 use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes};
 use crate::request::check_shape;
@@ -27,7 +26,8 @@ impl CrossEntropy {
     /// v_c = w_c ((1 - eps) q_c + eps / C) the loss of a row is sum_c v_c (-ln p_c), and its gradient S p_i - v_i with
     /// S = sum_c v_c: as PyTorch's `cross_entropy` has it. The probabilities of a row need not add up to 1. A class whose v
     /// is 0 adds nothing, also where its logit is -inf. The mean divides by the number of rows that count; no index is
-    /// ignored, but a row may be [masked](Request::loss_mask). [`Summary::correct`] is 0.
+    /// ignored, but a row may be [masked](Request::loss_mask). [`Summary::correct`] is 0. No probability is negative, and
+    /// none above `f32::MAX`.
     ///
     /// ```
     /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};

@@ -670,7 +670,7 @@ fn messages_name_the_argument_the_place_and_the_value() {
     );
     check(
         Error::InvalidTargetProbability { row: 4, column: 17, probability: -0.5 },
-        "the target's probability in row 4, column 17 is -0.5; probabilities are finite and not negative",
+        "the target's probability in row 4, column 17 is -0.5; probabilities are not negative, and at most f32::MAX",
     );
     check(
         Error::NeedsClasses { argument: "target_ranks" },
