@@ -996,8 +996,9 @@ xent_status xent_run_in_place(const struct xent_cross_entropy *cross_entropy,
                               struct xent_summary *summary);
 
 /**
- * As `xent_run`, with a probability of each class as the target of a row: rows x C, `XENT_DTYPE_F32`, finite and not
- * negative. Logits of `XENT_DTYPE_F64`, and outputs that are about the one class of a row, are refused.
+ * As `xent_run`, with a probability of each class as the target of a row: rows x C, not negative and at most the largest
+ * `float`; `XENT_DTYPE_F64` where the logits are, else `XENT_DTYPE_F32`. Outputs that are about the one class of a row are
+ * refused.
  */
 xent_status xent_run_probabilities(const struct xent_cross_entropy *cross_entropy,
                                    struct xent_matrix logits,

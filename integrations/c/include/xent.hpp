@@ -401,7 +401,8 @@ class cross_entropy {
 
     /// As run, with a probability of each class as the target of a row.
     template <class T>
-    xent_summary run_probabilities(basic_matrix<T> logits, basic_matrix<const float> target_probabilities,
+    xent_summary run_probabilities(basic_matrix<T> logits,
+                                   basic_matrix<const per_row<std::remove_const_t<T>>> target_probabilities,
                                    const request<std::remove_const_t<T>> &request = {}) const {
         xent_request plain = request.get();
         xent_summary summary = xent_summary_default();
@@ -412,7 +413,8 @@ class cross_entropy {
 
     /// As run_in_place, with a probability of each class as the target of a row.
     template <class T>
-    xent_summary run_probabilities_in_place(basic_matrix<T> logits, basic_matrix<const float> target_probabilities,
+    xent_summary run_probabilities_in_place(basic_matrix<T> logits,
+                                            basic_matrix<const per_row<T>> target_probabilities,
                                             const request<T> &request = {}) const {
         xent_request plain = request.get();
         xent_summary summary = xent_summary_default();

@@ -1,8 +1,8 @@
 //! The loss: made of options, called, and freed.
 
-use xent::{Backend, CrossEntropy, Element, Request, ShardElement, Summary, Target};
+use xent::{Backend, CrossEntropy, Element, Request, Summary, Target};
 
-use crate::dtype::{Scalar, with_element, with_narrow_element, with_target};
+use crate::dtype::{Scalar, with_element, with_target};
 use crate::handle;
 use crate::memory::Memory;
 use crate::options::{xent_backend, xent_options};
@@ -129,8 +129,9 @@ pub unsafe extern "C" fn xent_run_in_place(
     guard(|| unsafe { run(cross_entropy, logits, targets, request, summary) })
 }
 
-/// As `xent_run`, with a probability of each class as the target of a row: rows x C, `XENT_DTYPE_F32`, finite and not
-/// negative. Logits of `XENT_DTYPE_F64`, and outputs that are about the one class of a row, are refused.
+/// As `xent_run`, with a probability of each class as the target of a row: rows x C, not negative and at most the largest
+/// `float`; `XENT_DTYPE_F64` where the logits are, else `XENT_DTYPE_F32`. Outputs that are about the one class of a row are
+/// refused.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_run_probabilities(
     cross_entropy: *const xent_cross_entropy,
@@ -214,7 +215,7 @@ unsafe fn run(
                 run_classes::<E>(ce, memory, logits, targets, request)
             }
         }),
-        Targets::Probabilities(targets) => with_narrow_element!(logits.dtype(), E => {
+        Targets::Probabilities(targets) => with_element!(logits.dtype(), E => {
             // SAFETY: the caller's promise is handed on.
             unsafe {
                 let request = request_of::<E>(request, &mut memory)?;
@@ -269,7 +270,7 @@ unsafe fn run_targets<E: Element + Scalar, T: Target + Scalar>(
 
 /// # Safety
 /// The caller's promise about logits and targets.
-unsafe fn run_probabilities<E: ShardElement + Scalar>(
+unsafe fn run_probabilities<E: Element<PerRow: Scalar> + Scalar>(
     ce: &CrossEntropy,
     mut memory: Memory,
     logits: Logits,
@@ -277,7 +278,7 @@ unsafe fn run_probabilities<E: ShardElement + Scalar>(
     request: Request<'_, E>,
 ) -> Outcome<Summary> {
     // SAFETY: the caller's promise is handed on.
-    let targets = unsafe { memory.matrix::<f32>("target_probabilities", targets)? };
+    let targets = unsafe { memory.matrix::<E::PerRow>("target_probabilities", targets)? };
     let summary = match logits {
         Logits::Keep(logits) => {
             // SAFETY: the caller's promise is handed on.

@@ -176,15 +176,26 @@ static void doubles(void) {
     struct call c;
     begin(&c);
     const xent_matrix x = xent_matrix_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
-    const xent_matrix_mut x_mut = xent_matrix_mut_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
-    c.q.rows = c.y.len = 1;
-    CHECK_STATUS(xent_run_probabilities(ce, x, c.q, NULL, &c.summary), XENT_STATUS_DTYPE);
-    CHECK_STATUS(xent_run_probabilities_in_place(ce, x_mut, c.q, NULL, &c.summary), XENT_STATUS_DTYPE);
+    c.y.len = 1;
     xent_row_state state;
     CHECK_OK(xent_row_states_clear(&state, 1));
     const xent_shards shards = xent_shards_of(c.y, CLASSES);
     CHECK_STATUS(xent_shards_summarise(ce, &shards, x, 0, &state, 1), XENT_STATUS_DTYPE);
     end(&c, "logits is 2", __LINE__);
+
+    /* Probabilities as targets are doubles where the logits are, and not elsewhere. */
+    begin(&c);
+    c.q.rows = 1;
+    c.x = xent_matrix_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
+    CHECK_STATUS(xent_run_probabilities(ce, c.x, c.q, NULL, &c.summary), XENT_STATUS_DTYPE);
+    c.x_mut = xent_matrix_mut_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
+    CHECK_STATUS(xent_run_probabilities_in_place(ce, c.x_mut, c.q, NULL, &c.summary), XENT_STATUS_DTYPE);
+    end(&c, "target_probabilities is 1", __LINE__);
+    begin(&c);
+    c.q = xent_matrix_of(c.probabilities, XENT_DTYPE_F64, 1, CLASSES);
+    c.x.rows = 1;
+    CHECK_STATUS(xent_run_probabilities(ce, c.x, c.q, NULL, &c.summary), XENT_STATUS_DTYPE);
+    end(&c, "target_probabilities is 2", __LINE__);
 
     /* What has one number for each row is a double where the logits are. */
     begin(&c);

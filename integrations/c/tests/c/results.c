@@ -437,6 +437,28 @@ static void probabilities_as_targets(void) {
     xent_cross_entropy_destroy(ce);
 }
 
+/* The same of doubles, to more digits. */
+static void probabilities_of_doubles_as_targets(void) {
+    double logits[8] = {1, 2, 3, 4, 0.5, 0.25, -1, 2}, q[8] = {0, 0, 1, 0, 1, 0, 0, 0}, grad[8], in_place[8], other[8];
+    uint8_t targets[2] = {2, 0};
+    double loss;
+    xent_cross_entropy *ce = NULL;
+    CHECK_OK(xent_cross_entropy_create(NULL, &ce));
+    xent_matrix x = xent_matrix_of(logits, XENT_DTYPE_F64, 2, 4), p = xent_matrix_of(q, XENT_DTYPE_F64, 2, 4);
+    CHECK_OK(xent_loss_and_grad(ce, x, xent_array_of(targets, XENT_DTYPE_U8, 2),
+                                xent_matrix_mut_of(other, XENT_DTYPE_F64, 2, 4), &loss));
+    xent_request request = xent_request_default();
+    request.grad = xent_matrix_mut_of(grad, XENT_DTYPE_F64, 2, 4);
+    xent_summary summary = xent_summary_default();
+    CHECK_OK(xent_run_probabilities(ce, x, p, &request, &summary));
+    memcpy(in_place, logits, sizeof in_place);
+    CHECK(relative_difference(summary.loss, loss) <= 1e-14);
+    CHECK_OK(xent_run_probabilities_in_place(ce, xent_matrix_mut_of(in_place, XENT_DTYPE_F64, 2, 4), p, NULL, &summary));
+    for (int i = 0; i < 8; i++)
+        CHECK(relative_difference(grad[i], other[i]) <= 1e-14 && grad[i] == in_place[i]);
+    xent_cross_entropy_destroy(ce);
+}
+
 /* A vocabulary in three shards: the loss and the gradient of whole rows. One state goes through bytes. */
 static void shards_have_the_loss_and_gradient_of_whole_rows(void) {
     enum { ROWS = 4, CLASSES = 900, SHARDS = 3, EACH = CLASSES / SHARDS };
@@ -790,6 +812,7 @@ int main(void) {
     a_confident_row_of_doubles();
     options_change_the_loss_as_they_say();
     probabilities_as_targets();
+    probabilities_of_doubles_as_targets();
     shards_have_the_loss_and_gradient_of_whole_rows();
     scaled_doubles();
     second_derivatives_are_those_of_the_softmax();

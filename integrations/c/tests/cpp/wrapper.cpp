@@ -118,6 +118,9 @@ static void every_output_of_a_request() {
     summary = ce.run_probabilities_in_place(xent::matrix_mut(x, 2, 3), xent::matrix(q, 2, 3),
                                             xent::request<float>().loss_mask(mask));
     CHECK(is_close(summary.loss, 0.40760596444438) && is_close(x[0], 0.09003057317038));
+    const std::vector<double> doubles = {1, 2, 3}, of_doubles = {0, 0, 1};
+    summary = ce.run_probabilities(xent::matrix(doubles, 1, 3), xent::matrix(of_doubles, 1, 3));
+    CHECK(is_close(summary.loss, 0.40760596444438));
 }
 
 static void options_are_handed_on() {
