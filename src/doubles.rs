@@ -25,8 +25,9 @@ impl Dtype for f64 {
         // pivot.
         let has_slopes = transform.is_some_and(|it: Transform<f64>| it.has_slopes());
         let is_distribution = batch.target_probabilities.is_some();
-        let may_keep = |&wide: &Wide| !is_distribution && !(has_slopes && wide == Wide::Gradient);
-        let mut passes = Doubles { keeps: keeps(job, &batch).filter(may_keep), transform };
+        let needs_logits = |wide| is_distribution || has_slopes && wide == Wide::Gradient;
+        let keeps = keeps(job, &batch).filter(|&wide| !needs_logits(wide));
+        let mut passes = Doubles { keeps, transform };
         run_passes(job, batch, &mut passes, rows_per_piece)
     }
 
