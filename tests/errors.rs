@@ -5,9 +5,9 @@ mod support;
 use core::fmt::Debug;
 use support::backends;
 use xent::{
-    Backend, CrossEntropy, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, Softmax, Target,
-    log_softmax, log_softmax_backward, log_softmax_in_place, reference, softmax, softmax_backward,
-    softmax_in_place,
+    Backend, CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Reduction, Request,
+    Smoothing, Softmax, Target, log_softmax, log_softmax_backward, log_softmax_in_place, reference, softmax,
+    softmax_backward, softmax_in_place,
 };
 
 /// What outputs hold before a call: a NaN that no computation makes.
@@ -693,6 +693,52 @@ fn a_gradient_besides_the_one_in_place_of_probabilities() {
     assert_eq!(result, Err(Error::GradTwice));
     outputs.assert_untouched();
     assert_untouched("logits", &x);
+}
+
+#[test]
+fn what_logits_of_f64_refuse_with_probabilities_as_targets() {
+    fn of(x: &[f64; 6]) -> Matrix<'_, f64> {
+        Matrix::new(x, 2, 3).expect("the slice is long enough")
+    }
+
+    let (x, q) = ([0.5; 6], [0.25; 6]);
+    let plain = CrossEntropy::builder();
+    let refuse = |builder: &CrossEntropyBuilder, q: Matrix<'_, f64>, in_place: bool, error: Error| {
+        let ce = builder.clone().build().expect("the options are valid");
+        let (mut logits, mut grad, mut losses) = (x, [7.0; 6], [7.0; 2]);
+        let request = Request::new().losses(&mut losses);
+        let out = MatrixMut::new(&mut grad, 2, 3).expect("the slice is long enough");
+        let result = if in_place {
+            let logits = MatrixMut::new(&mut logits, 2, 3).expect("the slice is long enough");
+            ce.run_probabilities_in_place(logits, q, request.grad(out))
+        } else {
+            ce.run_probabilities(of(&x), q, request.grad(out))
+        };
+        assert_eq!(result, Err(error));
+        assert_eq!((logits, grad, losses), (x, [7.0; 6], [7.0; 2]));
+    };
+    refuse(&plain, of(&q), true, Error::GradTwice);
+    for probability in [-0.5, 2.0 * f64::from(f32::MAX), f64::INFINITY] {
+        let mut q = q;
+        q[4] = probability;
+        let error = Error::InvalidTargetProbability { row: 1, column: 1, probability };
+        refuse(&plain, of(&q), false, error);
+    }
+    let narrow = Matrix::with_row_stride(&q, 2, 2, 3).expect("the slice is long enough");
+    let argument = "target_probabilities";
+    refuse(&plain, narrow, false, Error::ShapeMismatch { argument, expected: (2, 3), actual: (2, 2) });
+    let live = plain.clone().label_smoothing(0.1).smoothing(Smoothing::LiveClasses);
+    refuse(&live, of(&q), false, Error::NeedsClasses { argument: "smoothing" });
+    refuse(&plain.clone().focal_gamma(1.0), of(&q), false, Error::NeedsClasses { argument: "focal_gamma" });
+    let (argument, expected, actual) = ("weight", 3, 2);
+    let error = Error::LengthMismatch { argument, expected, actual };
+    refuse(&plain.clone().weight([1.0; 2]), of(&q), false, error);
+
+    let mut grad = [SENTINEL; 6];
+    let request = Request::new().grad_as(matrix_mut(&mut grad, 2, 3));
+    let result = CrossEntropy::default().run_probabilities(of(&x), of(&q), request);
+    assert_eq!(result, Err(Error::NotImplemented { option: "grad_as", calls: "logits of f64" }));
+    assert_untouched("grad", &grad);
 }
 
 #[test]
