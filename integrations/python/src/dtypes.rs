@@ -2,10 +2,6 @@
 
 use core::fmt;
 
-use xent::{CrossEntropy, Error, Matrix, Request, Summary};
-
-use crate::run::Place;
-
 /// What an array is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dtype {
@@ -32,15 +28,7 @@ pub(crate) trait Scalar: Copy + Send + Sync + 'static {
 }
 
 /// A dtype of logits.
-pub(crate) trait Logits: xent::Element<PerRow: Scalar + Number> + Scalar {
-    /// The loss of probabilities as targets; `None` where the dtype has none.
-    fn run_probabilities(
-        ce: &CrossEntropy,
-        place: Place<'_, Self>,
-        targets: Matrix<'_>,
-        request: Request<'_, Self>,
-    ) -> Option<Result<Summary, Error>>;
-}
+pub(crate) trait Logits: xent::Element<PerRow: Scalar + Number> + Scalar {}
 
 /// What numbers of rows are converted from.
 pub(crate) trait Number: Scalar {
@@ -83,43 +71,14 @@ impl Number for f64 {
     }
 }
 
-/// THE list of the dtypes that logits may have: a line here is all that another one needs. Those behind the semicolon take
-/// classes as targets alone. It makes the macro `with_logits!(dtype, L => expression)`, which is the expression with the
-/// type `L` for the dtype, in `Some`.
+/// THE list of the dtypes that logits may have: a line here is all that another one needs. It makes the macro
+/// `with_logits!(dtype, L => expression)`, which is the expression with the type `L` for the dtype, in `Some`.
 macro_rules! logits {
-    ($($dtype:ident => $logits:ty),+; $($of_classes:ident => $logits_of_classes:ty),+ $(,)?) => {
-        $(impl Logits for $logits {
-            fn run_probabilities(
-                ce: &CrossEntropy,
-                place: Place<'_, Self>,
-                targets: Matrix<'_>,
-                request: Request<'_, Self>,
-            ) -> Option<Result<Summary, Error>> {
-                Some(match place {
-                    Place::Keep(logits) => ce.run_probabilities(logits, targets, request),
-                    Place::Overwrite(logits) => ce.run_probabilities_in_place(logits, targets, request),
-                })
-            }
-        })+
-
-        $(impl Logits for $logits_of_classes {
-            fn run_probabilities(
-                _: &CrossEntropy,
-                _: Place<'_, Self>,
-                _: Matrix<'_>,
-                _: Request<'_, Self>,
-            ) -> Option<Result<Summary, Error>> {
-                None
-            }
-        })+
+    ($($dtype:ident => $logits:ty),+ $(,)?) => {
+        $(impl Logits for $logits {})+
 
         /// Their names, as NumPy and PyTorch have them.
         pub(crate) fn names() -> Vec<String> {
-            vec![$(Dtype::$dtype.to_string(),)+ $(Dtype::$of_classes.to_string()),+]
-        }
-
-        /// The names of those that take probabilities as targets.
-        pub(crate) fn names_of_probabilities() -> Vec<String> {
             vec![$(Dtype::$dtype.to_string()),+]
         }
 
@@ -128,10 +87,6 @@ macro_rules! logits {
                 match $value {
                     $($crate::dtypes::Dtype::$dtype => {
                         type $name = $logits;
-                        Some($body)
-                    })+
-                    $($crate::dtypes::Dtype::$of_classes => {
-                        type $name = $logits_of_classes;
                         Some($body)
                     })+
                     _ => None,
@@ -144,7 +99,7 @@ macro_rules! logits {
 logits! {
     F32 => f32,
     F16 => half::f16,
-    Bf16 => half::bf16;
+    Bf16 => half::bf16,
     F64 => f64,
 }
 

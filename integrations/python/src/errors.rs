@@ -26,16 +26,6 @@ pub(crate) fn no_logits(argument: &str, dtype: Dtype) -> PyErr {
     type_error(no_logits_text(argument, dtype))
 }
 
-/// Logits of a dtype that takes classes as targets alone.
-pub(crate) fn no_logits_of_probabilities(argument: &str, dtype: Dtype) -> PyErr {
-    type_error(no_logits_of_probabilities_text(argument, dtype))
-}
-
 pub(crate) fn no_logits_text(argument: &str, dtype: Dtype) -> String {
     format!("{argument} is {dtype}; logits are {}", dtypes::names().join(", "))
-}
-
-pub(crate) fn no_logits_of_probabilities_text(argument: &str, dtype: Dtype) -> String {
-    let names = dtypes::names_of_probabilities().join(", ");
-    format!("{argument} is {dtype}; logits of probabilities are {names}")
 }

@@ -5,7 +5,7 @@ use xent::{CrossEntropy, Error, Matrix, MatrixMut, Request, Summary};
 
 use crate::array::{Array, check_apart};
 use crate::dtypes::{Dtype, Logits, with_logits};
-use crate::errors::{exception, no_logits, no_logits_of_probabilities, type_error, value_error};
+use crate::errors::{exception, no_logits, type_error, value_error};
 use crate::gradient;
 use crate::layout::Layout;
 use crate::outputs::{RowOutputs, WideOutputs, slice};
@@ -32,7 +32,7 @@ pub(crate) enum Place<'a, L> {
 }
 
 impl<L: Logits> Place<'_, L> {
-    /// The loss of classes as targets. That of probabilities is [`Logits::run_probabilities`].
+    /// The loss of classes as targets.
     pub(crate) fn run<T: xent::Target>(
         self,
         ce: &CrossEntropy,
@@ -42,6 +42,19 @@ impl<L: Logits> Place<'_, L> {
         match self {
             Self::Keep(logits) => ce.run(logits, targets, request),
             Self::Overwrite(logits) => ce.run_in_place(logits, targets, request),
+        }
+    }
+
+    /// That of probabilities.
+    pub(crate) fn run_probabilities(
+        self,
+        ce: &CrossEntropy,
+        targets: Matrix<'_, L::PerRow>,
+        request: Request<'_, L>,
+    ) -> Result<Summary, Error> {
+        match self {
+            Self::Keep(logits) => ce.run_probabilities(logits, targets, request),
+            Self::Overwrite(logits) => ce.run_probabilities_in_place(logits, targets, request),
         }
     }
 }
@@ -94,7 +107,7 @@ impl<'py> Call<'py> {
         let Self { input, layout, target, inputs, wide, rows, accumulate } = self;
         let classes = usize::from(input.shape.len() > 1);
         let values = inputs.values::<L::PerRow>()?;
-        let target = target.target(input, *layout)?;
+        let target = target.target::<L::PerRow>(input, *layout)?;
         let mut request = values.request::<L>();
 
         let mut place = None;
@@ -146,8 +159,7 @@ impl<'py> Call<'py> {
             }
             Target::Probabilities { data, layout } => {
                 let probabilities = distributions(data, *layout)?;
-                threads::run(py, || L::run_probabilities(ce, place, probabilities, request))?
-                    .ok_or_else(|| no_logits_of_probabilities("input", L::DTYPE))?
+                threads::run(py, || place.run_probabilities(ce, probabilities, request))?
             }
         };
         summary.map_err(exception)
@@ -169,7 +181,7 @@ impl<'py> Call<'py> {
             )));
         }
         let values = inputs.values::<f32>()?;
-        let Target::Classes(classes) = target.target(input, *layout)? else {
+        let Target::Classes(classes) = target.target::<f32>(input, *layout)? else {
             return Err(value_error("targets of planes are classes"));
         };
         let mut request = values.planes_request();

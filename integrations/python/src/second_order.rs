@@ -27,7 +27,9 @@ pub(crate) fn hessian_vector_product<'py>(
     let direction_layout = layout.of_companion(input, &direction, dimension)?;
     let logits = layout.matrix(input.slice::<f32>()?)?;
     let values = inputs.values::<f32>()?;
-    let Target::Classes(classes) = target.target(input, *layout)? else { return Err(needs_classes()) };
+    let Target::Classes(classes) = target.target::<f32>(input, *layout)? else {
+        return Err(needs_classes());
+    };
     let request = values.request::<f32>();
     let product = out_layout.matrix_mut(out.slice_mut::<f32>()?)?;
     with_classes!(&classes, classes => {
@@ -58,7 +60,9 @@ pub(crate) fn jvp<'py>(
     let direction_layout = layout.of_companion(input, &direction, usize::from(input.shape.len() > 1))?;
     let logits = layout.matrix(input.slice::<f32>()?)?;
     let values = inputs.values::<f32>()?;
-    let Target::Classes(classes) = target.target(input, *layout)? else { return Err(needs_classes()) };
+    let Target::Classes(classes) = target.target::<f32>(input, *layout)? else {
+        return Err(needs_classes());
+    };
     let request = values.request::<f32>();
     let direction = direction_layout.matrix(direction.slice::<f32>()?)?;
     let derivatives = slice::<f32>(&mut rows.losses)?;

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use xent::Matrix;
 
 use crate::array::Array;
-use crate::dtypes::Dtype;
+use crate::dtypes::{Dtype, Number};
 use crate::errors::{type_error, value_error};
 use crate::layout::{Layout, check_shape};
 use crate::row_values::{Elements, numbers};
@@ -18,10 +18,10 @@ pub(crate) enum Source<'py> {
     Class(i64),
 }
 
-/// Targets as the crate takes them.
-pub(crate) enum Target<'a> {
+/// Targets as the crate takes them: probabilities are of the dtype that rows' numbers have.
+pub(crate) enum Target<'a, N: Number> {
     Classes(Classes<'a>),
-    Probabilities { data: Cow<'a, [f32]>, layout: Layout },
+    Probabilities { data: Cow<'a, [N]>, layout: Layout },
 }
 
 /// Classes of the integer types that the crate takes.
@@ -69,7 +69,7 @@ impl<'py> Source<'py> {
     }
 
     /// The targets of these logits.
-    pub(crate) fn target(&self, input: &Array<'_>, layout: Layout) -> PyResult<Target<'_>> {
+    pub(crate) fn target<N: Number>(&self, input: &Array<'_>, layout: Layout) -> PyResult<Target<'_, N>> {
         let array = match self {
             Self::Array(array) => array,
             Self::Class(class) if input.shape.len() == 1 => {
@@ -108,14 +108,18 @@ impl<'a> Classes<'a> {
     }
 }
 
-fn probabilities<'a>(array: &'a Array<'_>, input: &Array<'_>, layout: Layout) -> PyResult<Target<'a>> {
+fn probabilities<'a, N: Number>(
+    array: &'a Array<'_>,
+    input: &Array<'_>,
+    layout: Layout,
+) -> PyResult<Target<'a, N>> {
     check_shape(array, &input.shape)?;
     let Layout::Rows { rows, classes, .. } = layout else {
         return Err(value_error(
             "probabilities as targets of input of shape (N, C, d1, ...) need both with the classes innermost in memory",
         ));
     };
-    if array.dtype == Dtype::F32 {
+    if array.dtype == N::DTYPE {
         let dimension = usize::from(input.shape.len() > 1);
         let layout = layout.of_companion(input, array, dimension)?;
         return Ok(Target::Probabilities { data: Cow::Borrowed(array.slice()?), layout });
@@ -124,7 +128,7 @@ fn probabilities<'a>(array: &'a Array<'_>, input: &Array<'_>, layout: Layout) ->
         return Err(type_error(format!(
             "target is {}: probabilities of input of shape (N, C, d1, ...) are {}",
             array.dtype,
-            Dtype::F32
+            N::DTYPE
         )));
     }
     let layout = Layout::Rows { rows, classes, row_stride: classes };
@@ -139,6 +143,6 @@ pub(crate) fn rows_shape(shape: &[usize]) -> Vec<usize> {
 }
 
 /// The probabilities as a matrix.
-pub(crate) fn distributions(data: &[f32], layout: Layout) -> PyResult<Matrix<'_>> {
+pub(crate) fn distributions<N: Number>(data: &[N], layout: Layout) -> PyResult<Matrix<'_, N>> {
     layout.matrix(data)
 }

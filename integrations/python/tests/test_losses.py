@@ -63,6 +63,18 @@ def test_probabilities_are_targets(dtype, weight):
     assert_close(grad, expected_grad)
 
 
+@pytest.mark.parametrize("q_dtype", ["float32", "float64"])
+def test_probabilities_of_float64_logits_are_exact_in_float64(q_dtype):
+    x = batch()[0].astype("float64")
+    q = numpy.exp(log_softmax(batch(seed=1)[0])).astype(q_dtype)
+    expected, expected_grad = loss_and_grad(x, q, label_smoothing=0.1)
+    loss, grad = xent.loss_and_grad(x, q, label_smoothing=0.1)
+    assert_close(loss, expected, "float64")
+    assert_close(grad, expected_grad, "float64")
+    assert xent.loss_and_grad(x, q, out=x, label_smoothing=0.1)[0] == loss
+    assert numpy.array_equal(x, grad)
+
+
 def test_focal_loss_is_that_of_the_formula():
     x, target = batch()
     log_p = log_softmax(x)[numpy.arange(len(x)), target]

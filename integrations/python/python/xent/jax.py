@@ -29,9 +29,6 @@ if jaxlib.version.__version_info__ < (0, 10):
 _TARGET = "xent_cross_entropy"
 jax.ffi.register_ffi_target(_TARGET, xla_cross_entropy(), platform="cpu")
 
-# The dtypes of logits that take probabilities as labels.
-_PROBABILITIES_DTYPES = ("float32", "float16", "bfloat16")
-
 
 def cross_entropy(
     logits,
@@ -54,7 +51,7 @@ def cross_entropy(
     """The cross-entropy of the softmax of ``logits`` and ``labels``.
 
     ``logits`` have shape (..., C), in float32, float16, bfloat16 or float64; ``labels`` have shape (...) with a class for
-    each row, in any integer dtype, or the logits' shape with probabilities (not of float64 logits). A row has the loss
+    each row, in any integer dtype, or the logits' shape with probabilities. A row has the loss
     sum_c -w_c q_c ln softmax(x)_c, with the class weights w and the labels, smoothed, as q. Options are those of
     :class:`xent.CrossEntropy`, by the names that ``torch.nn.functional.cross_entropy`` has for them; ``weight`` has shape
     (C), ``loss_mask`` (bool) and ``row_weights`` the shape of classes as labels.
@@ -99,7 +96,7 @@ def cross_entropy(
     ):
         if value is not None:
             inputs[name] = jnp.asarray(value, dtype)
-    loss = _loss(options, overwrite_logits, _as_rows(logits, logits.ndim - 1), _checked(inputs, logits.shape))
+    loss = _loss(options, overwrite_logits, _as_rows(logits, logits.ndim - 1), _checked(inputs, logits))
     return loss.reshape(logits.shape[:-1]) if reduction == "none" else loss
 
 
@@ -136,26 +133,23 @@ def _check_logits(logits, labels, options):
         return
     if not jnp.issubdtype(labels.dtype, jnp.floating):
         raise TypeError(f"labels is {labels.dtype.name}, not of integers or probabilities")
-    if logits.dtype.name not in _PROBABILITIES_DTYPES:
-        names = ", ".join(_PROBABILITIES_DTYPES)
-        raise TypeError(f"logits is {logits.dtype.name}; logits of probabilities are {names}")
     if any(index >= 0 for index in options.ignore_index):
         raise ValueError("ignore_index is for classes as labels, not for probabilities")
 
 
-def _checked(inputs, logits_shape):
+def _checked(inputs, logits):
     """All arrays but the logits, in the shapes and dtypes that the foreign function has."""
-    rows_rank = len(logits_shape) - 1
-    rows_shape, weight_shape = logits_shape[:-1], logits_shape[-1:]
+    rows_rank = logits.ndim - 1
+    rows_shape, weight_shape = logits.shape[:-1], logits.shape[-1:]
     checked = {}
     for name, value in inputs.items():
         if name == "loss_mask" and value.dtype != jnp.bool_:
             raise TypeError(f"loss_mask is {value.dtype.name}, not bool")
         is_probabilities = name == "labels" and jnp.issubdtype(value.dtype, jnp.floating)
-        shape = logits_shape if is_probabilities else weight_shape if name == "weight" else rows_shape
+        shape = logits.shape if is_probabilities else weight_shape if name == "weight" else rows_shape
         if value.shape != shape:
             raise ValueError(f"{name} has shape {value.shape} instead of {shape}")
-        value = value.astype(jnp.float32) if is_probabilities else value
+        value = value.astype(_loss_dtype(logits)) if is_probabilities else value
         checked[name] = value if name == "weight" else _as_rows(value, rows_rank)
     return checked
 
@@ -193,10 +187,14 @@ def _scaled_grad(options, overwrite_logits, grad, cotangent):
 _loss.defvjp(_loss_and_grad, _scaled_grad, symbolic_zeros=True)
 
 
+def _loss_dtype(logits):
+    """That of losses, and of labels that are probabilities."""
+    return jnp.promote_types(logits.dtype, jnp.float32)
+
+
 def _call(options, logits, inputs, with_grad, overwrite_logits=False):
-    loss_dtype = jnp.promote_types(logits.dtype, jnp.float32)
     loss_shape = logits.shape[:1] if options.reduction == "none" else ()
-    results = {"loss": jax.ShapeDtypeStruct(loss_shape, loss_dtype)}
+    results = {"loss": jax.ShapeDtypeStruct(loss_shape, _loss_dtype(logits))}
     if with_grad:
         results["grad"] = jax.ShapeDtypeStruct(logits.shape, logits.dtype)
     function = jax.ffi.ffi_call(

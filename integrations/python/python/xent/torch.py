@@ -6,10 +6,10 @@ pass, and double backward, go to the logits again. The memory of the last large 
 :func:`release_memory` lets it go.
 
 PyTorch's own function takes what is not covered: tensors that are not on the CPU, dtypes that are not in ``xent.DTYPES``,
-targets that require a gradient, class weights that are negative or not finite, probabilities as targets of float64 logits,
-probabilities and logits of other dtypes than float32 of shape (N, C, d1, ...) unless the classes are innermost in memory
-(``channels_last``), ``torch.func`` transforms and forward-mode derivatives. Of third derivatives, and of second ones but in
-float32 with classes as targets and classes innermost, PyTorch's formulas are used.
+targets that require a gradient, class weights that are negative or not finite, probabilities and logits of other dtypes than
+float32 of shape (N, C, d1, ...) unless the classes are innermost in memory (``channels_last``), ``torch.func`` transforms
+and forward-mode derivatives. Of third derivatives, and of second ones but in float32 with classes as targets and classes
+innermost, PyTorch's formulas are used.
 
 Two things differ on purpose: a target that is no class raises an ``IndexError`` with its row, and targets may be of any
 integer dtype. In compiled code, class weights that are negative or not finite are a ``ValueError``.
@@ -30,11 +30,10 @@ from xent._gradient_memory import empty_like, release_memory
 
 __all__ = ["CrossEntropyLoss", "cross_entropy", "release_memory"]
 
-# The dtypes of logits; those whose second derivatives are fused too; of shape (N, C, d1, ...); with probabilities as targets.
+# The dtypes of logits; those whose second derivatives are fused too; of shape (N, C, d1, ...).
 _DTYPES = frozenset(getattr(torch, name) for name in xent.DTYPES)
 _SECOND_ORDER_DTYPES = frozenset({torch.float32})
 _PLANES_DTYPES = frozenset({torch.float32})
-_PROBABILITIES_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 _transforms_are_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
@@ -272,14 +271,12 @@ def _is_covered(input, target, weight):
     dimensions = input.dim()
     if dimensions == 0 or target.requires_grad:
         return False
-    if target.is_floating_point() and input.dtype not in _PROBABILITIES_DTYPES:
-        return False
     if weight is not None and (not weight.is_cpu or weight.requires_grad):
         return False
     if dimensions > 2 and (input.dtype not in _PLANES_DTYPES or target.is_floating_point()):
         if not (_has_classes_innermost(input) and (_has_classes_innermost(target) or not target.is_floating_point())):
             return False
-        if target.is_floating_point() and target.dtype != torch.float32:
+        if target.is_floating_point() and target.dtype != torch.promote_types(input.dtype, torch.float32):
             return False
     if torch.compiler.is_compiling():
         return True

@@ -10,8 +10,7 @@ use xent::{CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Request};
 use super::blocks::Blocks;
 use super::frame::{Buffer, Frame, Result, product};
 use super::large_pages;
-use crate::dtypes::{Dtype, Logits, Number};
-use crate::errors::no_logits_of_probabilities_text;
+use crate::dtypes::{Logits, Number};
 use crate::row_values::truths_of;
 use crate::run::Place;
 use crate::target::{Classes, with_classes};
@@ -36,7 +35,7 @@ struct Inputs<'a, L: Logits> {
     loss: Loss<'a>,
     /// `None` where the gradient takes their place.
     logits: Option<(&'a [L], Blocks<'a>)>,
-    labels: (Labels<'a>, Blocks<'a>),
+    labels: (Labels<'a, L::PerRow>, Blocks<'a>),
     loss_mask: Option<(Vec<bool>, Blocks<'a>)>,
     row_weights: Option<(&'a [f32], Blocks<'a>)>,
 }
@@ -55,9 +54,9 @@ enum Loss<'a> {
     OfEach(CrossEntropyBuilder, &'a [f32], Blocks<'a>),
 }
 
-enum Labels<'a> {
+enum Labels<'a, N> {
     Classes(Classes<'a>),
-    Probabilities(&'a [f32]),
+    Probabilities(&'a [N]),
 }
 
 impl<'a, L: Logits> Batch<'a, L> {
@@ -181,8 +180,7 @@ impl<L: Logits> Inputs<'_, L> {
             }
             Labels::Probabilities(labels) => {
                 let labels = Matrix::new(&labels[range], rows, classes).map_err(text)?;
-                L::run_probabilities(loss, place, labels, request)
-                    .ok_or_else(|| no_logits_of_probabilities_text("logits", L::DTYPE))?
+                place.run_probabilities(loss, labels, request)
             }
         };
         let summary = summary.map_err(|error| match items.len() == self.items {
@@ -220,14 +218,14 @@ impl<'a> Loss<'a> {
     }
 }
 
-impl<'a> Labels<'a> {
+impl<'a, N: Number> Labels<'a, N> {
     fn new(labels: &Buffer<'a>, rows: i64, classes: i64, batch: &'a [i64]) -> Result<(Self, Blocks<'a>)> {
-        if labels.dtype == Dtype::F32 {
+        if labels.dtype == N::DTYPE {
             return Ok((Self::Probabilities(labels.slice()?), Blocks::new(labels, &[rows, classes], batch)?));
         }
         let integers = Classes::read(labels)?;
         let integers =
-            integers.ok_or_else(|| format!("labels are {}, not integers or float32", labels.dtype))?;
+            integers.ok_or_else(|| format!("labels are {}, not integers or {}", labels.dtype, N::DTYPE))?;
         Ok((Self::Classes(integers), Blocks::new(labels, &[rows], batch)?))
     }
 }
