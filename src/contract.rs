@@ -123,12 +123,12 @@
 //! of `f32::MIN_POSITIVE`: a row's length costs nothing, a gap of 700 has a loss of exp(-700), and nothing subnormal is
 //! stored. Exponentials are within [`EXP_F64`] units in the last place. The bound on lse is ([`LSE`] (\|m\| + ln S) +
 //! D) [`U_F64`], because differences x_i - m are not as often exact as those of `f32`. But what multiplies a result
-//! there rounds it. Where there are options, weights, upstream gradients, or a divisor, constants are larger by
-//! [`SCALARS_F64`], and always where targets are probabilities; the reduced loss has an error of [`REDUCED_F64`] [`U_F64`] besides the rows', however many they
-//! are. The error of a z-loss, and of its gradient, is that which lse has by the table, or (D + [`LSE`]) [`U_F64`] where that is
-//! larger. Of a weight above 1, a row's loss is 0 where it is no normal number before the weight.
-//! Scaled and capped logits are within [`transformed_logit_f64`], their derivatives within [`transform_slope_f64`], and both
-//! enter as those of `f32` do.
+//! there rounds it. Where there are options, weights, upstream gradients, or a divisor, and where targets are probabilities,
+//! constants are larger by [`SCALARS_F64`]; the reduced loss has an error of [`REDUCED_F64`] [`U_F64`] besides the rows',
+//! however many they are. The error of a z-loss, and of its gradient, is that which lse has by the table, or
+//! (D + [`LSE`]) [`U_F64`] where that is larger. Of a weight above 1, a row's loss is 0 where it is no normal number before
+//! the weight. Scaled and capped logits are within [`transformed_logit_f64`], their derivatives within
+//! [`transform_slope_f64`], and both enter as those of `f32` do.
 //!
 //! # Bits
 //!

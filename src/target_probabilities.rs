@@ -32,7 +32,7 @@ impl CrossEntropy {
     /// ```
     /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
     ///
-    /// let (logits, q) = ([1.0, 2.0, 3.0], [0.1, 0.2, 0.7]);
+    /// let (logits, q) = ([1.0_f32, 2.0, 3.0], [0.1, 0.2, 0.7]);
     /// let mut grad = [0.0; 3];
     /// let request = Request::new().grad(MatrixMut::new(&mut grad, 1, 3)?);
     /// let ce = CrossEntropy::default();
