@@ -190,6 +190,10 @@ impl<E: Kernels> Passes<E> for Distributions {
     }
 }
 
+/// If the terms of a row but the largest add up to less than this part of it, what rounding a sum with the largest in it costs
+/// would show in the loss, and the largest becomes the pivot. So the logarithm of such a sum is 1 or more.
+const LEAST_REST: f64 = core::f64::consts::E - 1.0;
+
 /// The first pass over a row, whatever its dtype: twice, if the largest logit becomes the pivot, and so without what would
 /// overwrite the logits.
 pub(crate) fn set_statistics<T: Dtype>(
@@ -201,7 +205,7 @@ pub(crate) fn set_statistics<T: Dtype>(
     mut statistics_without: impl FnMut(Entry<T::PerRow>) -> Statistics<T::PerRow>,
 ) {
     let (mut pivot, mut statistics) = (Entry::NONE, statistics_without(Entry::NONE));
-    if statistics.sum - 1.0 < T::PerRow::LEAST_REST
+    if statistics.sum - 1.0 < LEAST_REST
         && let Some(largest) = T::first_equal(job, logits, statistics.max)
     {
         pivot = Entry::new(largest, statistics.max);

@@ -280,6 +280,27 @@ fn one_class_of_probability_1_is_that_class_as_target_even_in_confident_rows() {
     }
 }
 
+/// Exponentials are added in `f32` before they are added in `f64`: a largest one among them would show in the loss.
+#[test]
+fn two_classes_that_have_everything_keep_the_bounds_at_any_gap() {
+    for classes in [2, 5, 16, 32, 64, 100, 128, 200, 3000] {
+        for backend in backends() {
+            let ce = build(&CrossEntropy::builder(), backend, Parallelism::Serial);
+            let rows = 200;
+            let (mut logits, mut q) = (vec![-200.0; rows * classes], vec![0.0; rows * classes]);
+            for row in 0..rows {
+                logits[row * classes] = 0.0;
+                logits[row * classes + classes / 2] = -0.0317 * row as f32;
+                q[row * classes] = 1.0;
+            }
+            let batch = Batch { rows, classes, logits, targets: vec![0; rows] };
+            let call = Call { target_probabilities: Some(&q), ..Call::default() };
+            let found = call.evaluate(&ce, &batch);
+            Expected::of_call(&ce, &batch, call).check(&found, &format!("{classes} classes, {backend}"));
+        }
+    }
+}
+
 #[test]
 fn one_class_of_probability_1_is_that_class_as_target_in_f64_too() {
     let error = 2.0 * (DISTRIBUTION_LOSS + SCALARS_F64) * U_F64;

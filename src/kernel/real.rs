@@ -18,10 +18,6 @@ pub trait Real: Copy + Debug + Default + PartialOrd + From<f32> + Into<f64> + Se
     /// Whether the sum of the rows' losses needs what rounding took from it.
     #[doc(hidden)]
     const NEEDS_LOST: bool;
-    /// Where targets are probabilities: if the terms of a row but the largest add up to less than this part of it, rounding
-    /// would show in the loss, and the largest becomes the pivot.
-    #[doc(hidden)]
-    const LEAST_REST: f64;
 
     /// Rounds to this type. What would be subnormal becomes 0, so that no result depends on how a thread treats
     /// subnormals.
@@ -46,7 +42,6 @@ pub trait Real: Copy + Debug + Default + PartialOrd + From<f32> + Into<f64> + Se
 impl Real for f32 {
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
     const NEEDS_LOST: bool = false;
-    const LEAST_REST: f64 = 1.0 / 64.0;
 
     #[inline(always)]
     fn round(x: f64) -> Self {
@@ -73,8 +68,6 @@ impl Real for f32 {
 impl Real for f64 {
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
     const NEEDS_LOST: bool = true;
-    // The sum has nothing wider than its terms: so that its logarithm is 1 or more.
-    const LEAST_REST: f64 = core::f64::consts::E - 1.0;
 
     #[inline(always)]
     fn round(x: f64) -> Self {
