@@ -27,21 +27,22 @@
 //!
 //! times what is the same for all, the square of the scale, which is in the coefficients.
 
+mod passes;
+
 use core::ops::Range;
 
+use super::Entry;
 use super::affine::{Affine, Shift};
 use super::gaps::{Gaps, weighted_sum};
-use super::groups::{Groups, exp_of_group, group, group_without, rest_without};
-use super::map::{self, Map};
-use super::place::{Columns, Read};
+use super::place::Columns;
 use super::scalar::{self, to_f32};
 use super::statistics::{BLOCK, max, statistics};
 use super::tasks::{AffineTask, Content, FirstEqual};
-use super::transform::{TransformTask, TransformedStatisticsTask, product as normal_product};
-use super::{Entry, exp, vector_at};
+use super::transform::{TransformTask, TransformedStatisticsTask};
 use crate::loss::curvature::{ClassSoftmax, Curvature, Gradient, Slope};
 use crate::loss::{Softmax, Transform};
-use crate::simd::{LANES, Simd, Task};
+use crate::simd::{Simd, Task};
+use passes::{Back, Diagonal, PassTask, Product, sum_of_products, through};
 
 /// A row of logits, and its softmax with the largest of them as the pivot.
 #[derive(Clone, Copy)]
@@ -308,9 +309,12 @@ impl<'a> Point<'a> {
         // As p_i (A v_i + (B - A) a - F r_y), in a unit in which the parenthesis cannot overflow.
         let unit = 2.0 * largest_magnitude(jacobian, outer - jacobian);
         let unit = if focal.is_some() { 2.0 * largest_magnitude(unit, bend) } else { unit };
-        let product = ProductOfBlock {
+        let scaled = Affine::new(self.softmax.scale * unit, Shift::None);
+        let product = Product {
+            x: &[],
             reference: self.reference(),
-            scale: self.softmax.scale * unit,
+            scale: scaled.scale,
+            least: scaled.least,
             of_direction: to_f32(jacobian / unit),
             constant: to_f32((outer - jacobian) / unit * mean - bend / unit * rise_of_target),
         };
@@ -319,14 +323,14 @@ impl<'a> Point<'a> {
             columns = rest;
             let largest = Entry::new(self.largest.class, at_largest).from(range.start);
             let block = self.block(s, range.clone(), memory);
+            let function = Product { x: block.x, ..product };
             if block.slopes.is_empty() {
-                s.vectorize(ProductTask { x: block.x, columns: first, product, largest });
+                s.vectorize(PassTask { columns: first, function, largest });
                 continue;
             }
-            let v = first.from();
-            through(s, &v[..range.len()], block.slopes, block.product);
-            let in_place = Columns::InPlace(&mut *block.product);
-            s.vectorize(ProductTask { x: block.x, columns: in_place, product, largest: Entry::NONE });
+            through(s, &first.from()[..range.len()], block.slopes, block.product);
+            let columns = Columns::InPlace(&mut *block.product);
+            s.vectorize(PassTask { columns, function, largest: Entry::NONE });
             self.back(s, first, block, cap, largest, (range.start, false));
         }
     }
@@ -347,10 +351,14 @@ impl<'a> Point<'a> {
         let outer = outer + bend;
         // As p_i (A + (B - A) p_i).
         let unit = largest_magnitude(jacobian, outer - jacobian);
-        let diagonal = DiagonalOfBlock {
+        let scale = self.softmax.scale;
+        let (probability, scaled) = (Affine::new(scale, Shift::None), Affine::new(scale * unit, Shift::None));
+        let function = Diagonal {
             reference: self.reference(),
-            probability_scale: self.softmax.scale,
-            scale: self.softmax.scale * unit,
+            probability_scale: probability.scale,
+            probability_least: probability.least,
+            scale: scaled.scale,
+            least: scaled.least,
             of_probability: to_f32((outer - jacobian) / unit),
             constant: to_f32(jacobian / unit),
         };
@@ -360,11 +368,11 @@ impl<'a> Point<'a> {
             let largest = Entry::new(self.largest.class, at_largest).from(range.start);
             let block = self.block(s, range.clone(), memory);
             if block.slopes.is_empty() {
-                s.vectorize(DiagonalTask { columns: Columns::Between(block.x, first), diagonal, largest });
+                s.vectorize(PassTask { columns: Columns::Between(block.x, first), function, largest });
                 continue;
             }
             let columns = Columns::Between(block.x, &mut *block.product);
-            s.vectorize(DiagonalTask { columns, diagonal, largest: Entry::NONE });
+            s.vectorize(PassTask { columns, function, largest: Entry::NONE });
             self.back(s, Columns::Between(block.slopes, first), block, cap, largest, (range.start, true));
         }
     }
@@ -396,8 +404,8 @@ impl<'a> Point<'a> {
         } else {
             gradient.fill(0.0);
         }
-        let inverse = to_f32(inverse);
-        s.vectorize(BackTask { columns, x, slopes, product, gradient, inverse, is_diagonal, largest });
+        let function = Back { x, slopes, product, gradient, inverse: to_f32(inverse), is_diagonal };
+        s.vectorize(PassTask { columns, function, largest });
     }
 }
 
@@ -419,292 +427,10 @@ fn column<S: Simd>(s: S, x: &[f32], transform: Option<Transform>, class: usize) 
     Column { class, logit: logit[0], slope: slope[0] }
 }
 
-/// The direction times the derivatives, where there are any.
-#[inline(always)]
-fn through<'a, S: Simd>(s: S, v: &'a [f32], slopes: &[f32], to: &'a mut [f32]) -> &'a [f32] {
-    if slopes.is_empty() {
-        return v;
-    }
-    s.vectorize(ThroughTask { v, slopes, to: &mut *to });
-    to
-}
-
-/// Sum of exp(x - reference) v over all columns but the pivot's.
-#[inline(always)]
-fn sum_of_products<S: Simd>(s: S, x: &[f32], v: &[f32], pivot: Entry, reference: f32) -> f64 {
-    let (x, v) = (Read(x), Read(&v[..x.len()]));
-    let reference = s.splat(reference);
-    let groups = Groups::new(0..x.0.len(), pivot);
-    let mut sums = s.zero_sums();
-    for index in 0..groups.len {
-        let at = groups.at(index);
-        let e = exp_of_group(s, group(s, &x, at), reference);
-        sums = accumulate_products(s, sums, e, group(s, &v, at));
-    }
-    if groups.has_pivot() {
-        let at = groups.pivot_group;
-        let e = exp_of_group(s, group_without(s, &x, at, pivot), reference);
-        sums = accumulate_products(s, sums, e, group(s, &v, at));
-    }
-    let (x, v) = (&x.0[groups.rest..], &v.0[groups.rest..]);
-    if !x.is_empty() {
-        let e = exp_of_group(s, rest_without(s, x, pivot.from(groups.rest)), reference);
-        let mut last = [s.splat(0.0); 4];
-        for i in 0..4 {
-            last[i] = s.load_partial(&v[(i * LANES).min(v.len())..], 0.0);
-        }
-        sums = accumulate_products(s, sums, e, last);
-    }
-    s.sum_lanes(sums)
-}
-
-/// The products go to the `f64` lanes one by one: of both signs, they may be larger than what they add up to.
-#[inline(always)]
-fn accumulate_products<S: Simd>(s: S, mut sums: S::F64, e: [S::F32; 4], v: [S::F32; 4]) -> S::F64 {
-    for i in 0..4 {
-        let e = s.zero_below(e[i], s.splat(exp::LEAST));
-        sums = s.accumulate(sums, s.mul(e, v[i]));
-    }
-    sums
-}
-
 /// A unit for both: no 0, because they are divided by it.
 #[inline(always)]
 fn largest_magnitude(a: f64, b: f64) -> f64 {
     let (a, b) = (a.abs(), b.abs());
     let largest = if a > b { a } else { b };
     if largest == 0.0 { 1.0 } else { largest }
-}
-
-/// [`Point::product`] in numbers.
-#[derive(Clone, Copy)]
-struct ProductOfBlock {
-    reference: f32,
-    scale: f64,
-    of_direction: f32,
-    constant: f32,
-}
-
-/// [`Point::diagonal`] in numbers.
-#[derive(Clone, Copy)]
-struct DiagonalOfBlock {
-    reference: f32,
-    probability_scale: f64,
-    scale: f64,
-    of_probability: f32,
-    constant: f32,
-}
-
-// Each is compiled once for an instruction set.
-
-/// exp(x - reference) (constant + v), times a scale, from a direction v.
-struct ProductTask<'a> {
-    x: &'a [f32],
-    columns: Columns<'a>,
-    product: ProductOfBlock,
-    largest: Entry,
-}
-
-/// p (constant + p), times a scale, from logits.
-struct DiagonalTask<'a> {
-    columns: Columns<'a>,
-    diagonal: DiagonalOfBlock,
-    largest: Entry,
-}
-
-/// A direction times derivatives.
-struct ThroughTask<'a> {
-    v: &'a [f32],
-    slopes: &'a [f32],
-    to: &'a mut [f32],
-}
-
-/// See [`Point::back`].
-struct BackTask<'a> {
-    columns: Columns<'a>,
-    x: &'a [f32],
-    slopes: &'a [f32],
-    product: &'a [f32],
-    /// Times -2 / cap.
-    gradient: &'a [f32],
-    /// 1 / cap
-    inverse: f32,
-    is_diagonal: bool,
-    largest: Entry,
-}
-
-impl Task for ProductTask<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self {
-            x,
-            columns,
-            product: ProductOfBlock { reference, scale, of_direction, constant },
-            largest,
-        } = self;
-        let scaled = Affine::new(scale, Shift::None);
-        let product = Product {
-            x,
-            reference: s.splat(reference),
-            scale: s.splat(scaled.scale),
-            least: s.splat(scaled.least),
-            of_direction: s.splat(of_direction),
-            constant: s.splat(constant),
-        };
-        map::run(s, columns, product, largest);
-    }
-}
-
-impl Task for DiagonalTask<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let DiagonalOfBlock { reference, probability_scale, scale, of_probability, constant } = self.diagonal;
-        let (probability, scaled) =
-            (Affine::new(probability_scale, Shift::None), Affine::new(scale, Shift::None));
-        let diagonal = Diagonal {
-            reference: s.splat(reference),
-            probability_scale: s.splat(probability.scale),
-            probability_least: s.splat(probability.least),
-            scale: s.splat(scaled.scale),
-            least: s.splat(scaled.least),
-            of_probability: s.splat(of_probability),
-            constant: s.splat(constant),
-        };
-        map::run(s, self.columns, diagonal, self.largest);
-    }
-}
-
-impl Task for ThroughTask<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self { v, slopes, to } = self;
-        map::run(s, Columns::Between(v, to), Through { slopes }, Entry::NONE);
-    }
-}
-
-impl Task for BackTask<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self { columns, x, slopes, product, gradient, inverse, is_diagonal, largest } = self;
-        let back = Back { x, slopes, product, gradient, inverse: s.splat(inverse), is_diagonal };
-        map::run(s, columns, back, largest);
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Product<'a, V> {
-    x: &'a [f32],
-    reference: V,
-    scale: V,
-    least: V,
-    of_direction: V,
-    constant: V,
-}
-
-#[derive(Clone, Copy)]
-struct Diagonal<V> {
-    reference: V,
-    probability_scale: V,
-    probability_least: V,
-    scale: V,
-    least: V,
-    of_probability: V,
-    constant: V,
-}
-
-#[derive(Clone, Copy)]
-struct Through<'a> {
-    slopes: &'a [f32],
-}
-
-#[derive(Clone, Copy)]
-struct Back<'a, V> {
-    x: &'a [f32],
-    slopes: &'a [f32],
-    product: &'a [f32],
-    gradient: &'a [f32],
-    inverse: V,
-    is_diagonal: bool,
-}
-
-/// 16 columns; what is past the last is this.
-#[inline(always)]
-fn load<S: Simd>(s: S, x: &[f32], column: usize, filler: f32) -> S::F32 {
-    if column + LANES <= x.len() {
-        s.load(vector_at(x, column))
-    } else {
-        s.load_partial(&x[column..], filler)
-    }
-}
-
-/// Derivatives of tanh, which rounding may have put above 1: their product with the largest number shall be finite.
-#[inline(always)]
-fn load_slopes<S: Simd>(s: S, slopes: &[f32], column: usize) -> S::F32 {
-    let zero = s.splat(0.0);
-    s.sub(zero, s.max(s.splat(-1.0), s.sub(zero, load(s, slopes, column, 0.0))))
-}
-
-impl<S: Simd> Map<S> for Product<'_, S::F32> {
-    const TAKES_FOUR: bool = false;
-
-    #[inline(always)]
-    fn apply(self, s: S, v: S::F32, column: usize) -> S::F32 {
-        let x = load(s, self.x, column, f32::NEG_INFINITY);
-        let e = exp::exp(s, s.sub(x, self.reference));
-        let p = s.mul_at_least(e, self.scale, self.least);
-        let factor = s.mul_add(v, self.of_direction, self.constant);
-        s.zero_below(s.mul(p, factor), s.splat(f32::MIN_POSITIVE))
-    }
-}
-
-impl<S: Simd> Map<S> for Diagonal<S::F32> {
-    const TAKES_FOUR: bool = false;
-
-    #[inline(always)]
-    fn apply(self, s: S, x: S::F32, _: usize) -> S::F32 {
-        let e = exp::exp(s, s.sub(x, self.reference));
-        let p = s.mul_at_least(e, self.probability_scale, self.probability_least);
-        let factor = s.mul_add(p, self.of_probability, self.constant);
-        let product = s.mul(s.mul_at_least(e, self.scale, self.least), factor);
-        s.zero_below(product, s.splat(f32::MIN_POSITIVE))
-    }
-}
-
-impl<S: Simd> Map<S> for Through<'_> {
-    const TAKES_FOUR: bool = false;
-
-    #[inline(always)]
-    fn apply(self, s: S, v: S::F32, column: usize) -> S::F32 {
-        normal_product(s, v, load_slopes(s, self.slopes, column))
-    }
-}
-
-impl<S: Simd> Map<S> for Back<'_, S::F32> {
-    const TAKES_FOUR: bool = false;
-
-    #[inline(always)]
-    fn apply(self, s: S, v: S::F32, column: usize) -> S::F32 {
-        let slope = load_slopes(s, self.slopes, column);
-        let product = load(s, self.product, column, 0.0);
-        let gradient = load(s, self.gradient, column, 0.0);
-        // Infinite where the class is masked.
-        let x = s.max(s.splat(f32::MIN), load(s, self.x, column, 0.0));
-        let t = s.max(s.splat(-1.0), normal_product(s, x, self.inverse));
-        let turned = normal_product(s, t, gradient);
-        // The derivative first, which is at most 1: no step on the way overflows.
-        let (product, turned) = if self.is_diagonal {
-            (normal_product(s, normal_product(s, slope, product), v), normal_product(s, slope, turned))
-        } else {
-            (normal_product(s, slope, product), normal_product(s, normal_product(s, slope, v), turned))
-        };
-        s.zero_below(s.add(product, turned), s.splat(f32::MIN_POSITIVE))
-    }
 }
