@@ -5,16 +5,12 @@ use core::ops::Range;
 use super::number::Number;
 use super::place::Place;
 use super::real::Real;
-use super::statistics::BLOCK;
 use super::{Entry, exp};
 use crate::simd::{LANES, Simd};
 
 /// Four vectors, whose exponentials are added pairwise in `f32` before their sum goes to the `f64` lanes: two roundings
 /// in all, whatever the row's length.
 pub(super) const GROUP: usize = 4 * LANES;
-
-/// How far ahead of the sum the logits are fetched: it computes while memory would idle.
-const FETCH_AHEAD: usize = 2 * BLOCK;
 
 /// In which order groups are taken: whole ones without the pivot first, then the pivot's, then the rest behind the last
 /// whole one. So the loop over the many is the same for every row of the same length, wherever its pivot is: a branch
@@ -63,17 +59,6 @@ pub(super) fn rest_without<S: Simd, T: Number>(s: S, x: &[T], pivot: Entry) -> [
         group[i] = s.with_lane(x, pivot.from(at).lane(), f32::NEG_INFINITY);
     }
     group
-}
-
-/// Starts to bring a group from memory, ahead of the one at `at`. To fetch what is not readable costs more than it gains:
-/// there may be no memory.
-#[inline(always)]
-pub(super) fn fetch<S: Simd, P: Place>(s: S, place: &P, at: usize, readable: usize) {
-    if at + FETCH_AHEAD < readable {
-        for line in 0..GROUP / P::From::PER_LINE {
-            s.prefetch(place.from(), at + FETCH_AHEAD + line * P::From::PER_LINE);
-        }
-    }
 }
 
 #[inline(always)]

@@ -50,6 +50,7 @@ pub(crate) mod curvature;
 pub(crate) mod distillation;
 pub(crate) mod double;
 pub(crate) mod exp;
+mod fetch;
 pub(crate) mod few_classes;
 pub(crate) mod gaps;
 pub(crate) mod groups;

@@ -21,8 +21,6 @@ pub(crate) trait Rounded: Copy + Default + PartialEq + Send + Sync + 'static {
 pub(crate) trait Number: Rounded<Real = f32> {
     /// Whether exponentials can be kept in memory of this type: whether it is `f32`.
     const KEEPS: bool = false;
-    /// Numbers in a cache line.
-    const PER_LINE: usize = 64 / size_of::<Self>();
 
     fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F32;
     /// As [`Simd::load_partial`]. `fill` is a number of this type.

@@ -170,7 +170,7 @@ impl LoadTask<'_, '_> {
             let plane = from.plane(class, positions.clone());
             let (vectors, rest) = plane.as_chunks::<LANES>();
             for (group, x) in vectors.iter().enumerate() {
-                s.prefetch(plane, plane.len() + group * LANES);
+                s.prefetch(plane.as_ptr().wrapping_add(plane.len() + group * LANES));
                 s.store(f.apply(s, s.load(x)), &mut tile[group * count + index]);
             }
             if !rest.is_empty() {

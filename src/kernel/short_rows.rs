@@ -7,11 +7,12 @@
 use super::Entry;
 use super::affine::{self, Affine, Shift};
 use super::alongside::Nothing;
+use super::fetch::Fetch;
 use super::gaps::{Gaps, gaps_of};
 use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
 use super::number::Number;
 use super::place::{Between, Columns, InPlace, Place, Read, RowsOf};
-use super::statistics::{max_of, sum_of};
+use super::statistics::{Search, max_of, sum_of};
 use crate::simd::{Simd, Task};
 
 /// Where the rows are read, and where their exponentials are kept.
@@ -169,10 +170,11 @@ fn statistics<S: Simd, P: Places>(
         let class = rows.class[row];
         let pivot = if class == NO_CLASS { Entry::NONE } else { Entry::new(class, f32::NEG_INFINITY) };
         let len = place.from().len();
-        let readable = all - row * row_stride;
+        let fetch = Fetch::near(all - row * row_stride);
         let reference = s.splat(finite(rows.max[row]));
         let sums = s.zero_sums();
-        let sums = sum_of(s, &mut place, 0..len, readable, pivot, reference, sums, &mut Nothing);
+        let beside = (&mut Nothing, &mut Search::new(s, 0..0, Entry::NONE));
+        let sums = sum_of(s, &mut place, 0..len, pivot, reference, sums, fetch, beside);
         let sum = s.sum_lanes(sums);
         let is_empty = (rows.max[row] == f32::NEG_INFINITY) & !sum.is_nan();
         rows.sum[row] = if is_empty { 0.0 } else { sum };

@@ -14,9 +14,10 @@
 use core::ops::Range;
 
 use super::alongside::{Alongside, KeptRow, Nothing, Scaling};
+use super::fetch::Fetch;
 use super::gaps::{Gaps, gaps_of};
 use super::groups::{
-    GROUP, Groups, differences, exp_of_group, exp_of_pair, fetch, group, group_without, keep, keep_rest,
+    GROUP, Groups, differences, exp_of_group, exp_of_pair, group, group_without, keep, keep_rest,
     rest_without, sum_of_four,
 };
 use super::number::Number;
@@ -131,9 +132,11 @@ fn by_blocks<S: Simd, P: Place, A: Alongside<S>>(
     let mut whole = Statistics::NOTHING;
     let mut sums = s.zero_sums();
     let len = place.from().len();
+    let mut search = Search::new(s, 0..len.min(BLOCK), pivot);
     for (index, start) in (0..len).step_by(BLOCK).enumerate() {
         let end = len.min(start + BLOCK);
-        let max = max_of(s, &place, start..end, pivot);
+        let max = search.finish(s, &place, pivot);
+        search = Search::new(s, end..len.min(end + BLOCK), pivot);
         if max > whole.max {
             if start > 0 {
                 let rise = f64::from(max) - f64::from(whole.max);
@@ -158,7 +161,9 @@ fn by_blocks<S: Simd, P: Place, A: Alongside<S>>(
         whole.weight += sums_of_gaps.weight;
         whole.live += sums_of_gaps.live;
         let readable = len + following;
-        sums = sum_of(s, &mut place, start..end, readable, pivot, reference, sums, &mut alongside);
+        let fetch = if S::IS_ONE_REGISTER { Fetch::far(readable) } else { Fetch::near(readable) };
+        let beside = (&mut alongside, &mut search);
+        sums = sum_of(s, &mut place, start..end, pivot, reference, sums, fetch, beside);
     }
     whole.sum += s.sum_lanes(sums);
     if whole.max == f32::NEG_INFINITY && !whole.sum.is_nan() {
@@ -170,62 +175,86 @@ fn by_blocks<S: Simd, P: Place, A: Alongside<S>>(
 /// The largest logit of some columns.
 #[inline(always)]
 pub(super) fn max_of<S: Simd, P: Place>(s: S, place: &P, columns: Range<usize>, pivot: Entry) -> f32 {
-    let groups = Groups::new(columns, pivot);
-    let mut max = [s.splat(f32::NEG_INFINITY); 8];
-    for pair in 0..groups.len / 2 {
-        let x = group(s, place, groups.at(2 * pair));
-        let y = group(s, place, groups.at(2 * pair + 1));
-        for i in 0..4 {
-            max[i] = s.max(max[i], x[i]);
-            max[i + 4] = s.max(max[i + 4], y[i]);
-        }
-    }
-    if groups.len % 2 == 1 {
-        let x = group(s, place, groups.at(groups.len - 1));
-        for i in 0..4 {
-            max[i] = s.max(max[i], x[i]);
-        }
-    }
-    if groups.has_pivot() {
-        let x = group_without(s, place, groups.pivot_group, pivot);
-        for i in 0..4 {
-            max[i] = s.max(max[i], x[i]);
-        }
-    }
-    if groups.rest < groups.end {
-        let x = rest_without(s, &place.from()[groups.rest..groups.end], pivot.from(groups.rest));
-        for i in 0..4 {
-            max[i] = s.max(max[i], x[i]);
-        }
-    }
-    for half in [4, 2, 1] {
-        for i in 0..half {
-            max[i] = s.max(max[i], max[i + half]);
-        }
-    }
-    s.max_lane(max[0])
+    Search::new(s, columns, pivot).finish(s, place, pivot)
 }
 
-/// The exponentials of some columns, added to the sums. So many numbers are `readable` from the first column on, those
-/// of later rows included.
+/// The largest logit of some columns but the pivot's, found a pair of groups at a time.
+pub(super) struct Search<V> {
+    groups: Groups,
+    /// How many pairs it has gone through.
+    pairs: usize,
+    max: [V; 4],
+}
+
+impl<V: Copy> Search<V> {
+    #[inline(always)]
+    pub(super) fn new<S: Simd<F32 = V>>(s: S, columns: Range<usize>, pivot: Entry) -> Self {
+        Self { groups: Groups::new(columns, pivot), pairs: 0, max: [s.splat(f32::NEG_INFINITY); 4] }
+    }
+
+    /// A pair, if one is left.
+    #[inline(always)]
+    pub(super) fn step<S: Simd<F32 = V>, P: Place>(&mut self, s: S, place: &P) {
+        if self.pairs < self.groups.len / 2 {
+            let x = group(s, place, self.groups.at(2 * self.pairs));
+            let y = group(s, place, self.groups.at(2 * self.pairs + 1));
+            self.take(s, x);
+            self.take(s, y);
+            self.pairs += 1;
+        }
+    }
+
+    /// What is left.
+    #[inline(always)]
+    pub(super) fn finish<S: Simd<F32 = V>, P: Place>(mut self, s: S, place: &P, pivot: Entry) -> f32 {
+        let Groups { len, pivot_group, rest, end, .. } = self.groups;
+        while self.pairs < len / 2 {
+            self.step(s, place);
+        }
+        if len % 2 == 1 {
+            self.take(s, group(s, place, self.groups.at(len - 1)));
+        }
+        if self.groups.has_pivot() {
+            self.take(s, group_without(s, place, pivot_group, pivot));
+        }
+        if rest < end {
+            self.take(s, rest_without(s, &place.from()[rest..end], pivot.from(rest)));
+        }
+        let [a, b, c, d] = self.max;
+        s.max_lane(s.max(s.max(a, b), s.max(c, d)))
+    }
+
+    #[inline(always)]
+    fn take<S: Simd<F32 = V>>(&mut self, s: S, x: [V; 4]) {
+        for i in 0..4 {
+            self.max[i] = s.max(self.max[i], x[i]);
+        }
+    }
+}
+
+/// The exponentials of some columns, added to the sums; along with them another row's second pass, and the search for the
+/// maximum of columns to come. That search is what waits for memory, and the exponentials fill the time.
 #[inline(always)]
 #[expect(clippy::too_many_arguments)]
 pub(super) fn sum_of<S: Simd, P: Place, A: Alongside<S>>(
     s: S,
     place: &mut P,
     columns: Range<usize>,
-    readable: usize,
     pivot: Entry,
     reference: S::F32,
     mut sums: S::F64,
-    alongside: &mut A,
+    fetch: Fetch,
+    (alongside, search): (&mut A, &mut Search<S::F32>),
 ) -> S::F64 {
     alongside.begin(s, columns.clone());
     let groups = Groups::new(columns, pivot);
     for pair in 0..groups.len / 2 {
         let (first, second) = (groups.at(2 * pair), groups.at(2 * pair + 1));
-        fetch(s, place, first, readable);
-        fetch(s, place, second, readable);
+        fetch.pair(s, place, first);
+        // Narrower instruction sets have no registers to spare.
+        if S::IS_ONE_REGISTER {
+            search.step(s, place);
+        }
         let (x, y) = (group(s, place, first), group(s, place, second));
         let [e, f] = exp_of_pair(s, x, y, reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
@@ -236,20 +265,19 @@ pub(super) fn sum_of<S: Simd, P: Place, A: Alongside<S>>(
     }
     if groups.len % 2 == 1 {
         let at = groups.at(groups.len - 1);
-        fetch(s, place, at, readable);
+        fetch.pair(s, place, at);
         let e = exp_of_group(s, group(s, place, at), reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
         keep(s, place, at, e);
     }
     if groups.has_pivot() {
         let at = groups.pivot_group;
-        fetch(s, place, at, readable);
         let e = exp_of_group(s, group_without(s, place, at, pivot), reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
         keep(s, place, at, e);
     }
     if groups.rest < groups.end {
-        fetch(s, place, groups.rest, readable);
+        fetch.pair(s, place, groups.rest);
         let x = rest_without(s, &place.from()[groups.rest..groups.end], pivot.from(groups.rest));
         let e = exp_of_group(s, x, reference);
         sums = s.accumulate(sums, sum_of_four(s, e));

@@ -70,8 +70,10 @@ pub(crate) trait Simd: Doubles + Halves {
     /// Stores past the caches where the instruction set can and `out` is aligned to 64 bytes, else as [`Simd::store`].
     /// [`Simd::fence`] must follow the last one before another thread may read.
     fn stream(self, v: Self::F32, out: &mut [f32; LANES]);
-    /// Starts to bring the cache line of `x[index]` into the first-level cache. `index` may be past the end.
-    fn prefetch<T>(self, x: &[T], index: usize);
+    /// Starts to bring a cache line into the first-level cache. `line` may point anywhere.
+    fn prefetch<T>(self, line: *const T);
+    /// The same into the second-level cache.
+    fn prefetch_to_second_level<T>(self, line: *const T);
     /// Makes earlier [`Simd::stream`]s visible before later stores.
     fn fence(self);
 

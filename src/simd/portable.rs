@@ -62,7 +62,10 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, _: &[T], _: usize) {}
+    fn prefetch<T>(self, _: *const T) {}
+
+    #[inline(always)]
+    fn prefetch_to_second_level<T>(self, _: *const T) {}
 
     #[inline(always)]
     fn fence(self) {}

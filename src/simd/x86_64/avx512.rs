@@ -111,9 +111,15 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, x: &[T], index: usize) {
+    fn prefetch<T>(self, line: *const T) {
         // SAFETY: SSE is part of x86-64; a prefetch of any address is allowed and accesses nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(index).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_to_second_level<T>(self, line: *const T) {
+        // SAFETY: SSE is part of x86-64; a prefetch of any address is allowed and accesses nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
 
     #[inline(always)]
