@@ -4,7 +4,6 @@ mod backward;
 mod kept;
 
 pub(crate) use backward::{Backward, Upstream};
-pub(crate) use kept::OverlappedRows;
 
 use core::ops::Range;
 
@@ -114,14 +113,15 @@ impl<T: Element> Batch<'_, T> {
         self.target_probabilities.and_then(|matrix| matrix.row(row)).unwrap_or_default()
     }
 
-    /// Bytes of logits and wide outputs that a call moves through other memory than the logits' own.
-    pub(crate) fn bytes_out_of_place(&self) -> usize {
+    /// Bytes of logits and wide outputs, where there is an output.
+    pub(crate) fn bytes_with_outputs(&self) -> usize {
         let outputs = [Wide::Gradient, Wide::Probabilities, Wide::LogProbabilities];
         let count = outputs.iter().filter(|&&wide| self.request.wide(wide).is_some()).count();
         let elements = self.rows().saturating_mul(self.logits.as_matrix().row_stride());
         let of_other = self.request.other_grad().map_or(0, OtherGrad::bytes);
-        let moves = if count == 0 && of_other == 0 { 0 } else { count + 1 };
-        elements.saturating_mul(size_of::<T>()).saturating_mul(moves).saturating_add(of_other)
+        let in_place = matches!(self.logits, Logits::Overwrite(..));
+        let matrices = if count == 0 && of_other == 0 && !in_place { 0 } else { count + 1 };
+        elements.saturating_mul(size_of::<T>()).saturating_mul(matrices).saturating_add(of_other)
     }
 }
 

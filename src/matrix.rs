@@ -199,6 +199,15 @@ impl<'a, T> MatrixMut<'a, T> {
         })
     }
 
+    /// Two rows, the second further down, to write both.
+    pub(crate) fn two_rows(&mut self, first: usize, second: usize) -> Option<[&mut [T]; 2]> {
+        let Shape { rows, cols, row_stride } = self.shape;
+        (first < second && second < rows).then(|| {
+            let (before, second) = self.data.split_at_mut(second * row_stride);
+            [&mut before[first * row_stride..][..cols], &mut second[..cols]]
+        })
+    }
+
     /// Three rows, each further down than the one before, to write all of them.
     pub(crate) fn row_and_later_rows(
         &mut self,

@@ -83,16 +83,17 @@ impl Schedule {
         combine: fn(T, T) -> T,
     ) -> T {
         let rows_per_piece = rows_per_piece(batch.rows(), columns);
-        // Outputs past the caches cost least where many rows go to one thread.
+        // Outputs that outgrow the caches cost least where many rows go to one thread.
         let rows_at_once =
             if streaming { batch.rows() / (MOST_IMBALANCE * self.threads()) } else { rows_per_piece };
         let pieces = |batch: B| pieces(batch, rows_per_piece);
         self.by_rows(batch, rows_per_piece, rows_at_once, &pieces, combine)
     }
 
-    /// Whether a batch's outputs should go past the caches: when they would push each other out of the last one.
+    /// Whether a batch's outputs outgrow the caches: when they would push each other, or their own beginning, out of the
+    /// last one. Those out of place should go past them.
     pub(crate) fn streams<T: Element>(self, batch: &Batch<'_, T>) -> bool {
-        batch.bytes_out_of_place() > self.cache_bytes
+        batch.bytes_with_outputs() > self.cache_bytes
     }
 
     /// A task over rows of so many classes that needs nothing but each row. What its pieces return is combined along a
@@ -170,7 +171,7 @@ impl Schedule {
 
     /// The second pass over some columns of a row along with the first over those of another.
     pub(crate) fn overlapped(self, task: OverlappedTask<'_>) -> Statistics {
-        if task.logits.len() <= PIECE { self.instructions.run(task) } else { self.cut_overlapped(task) }
+        if task.rows.len() <= PIECE { self.instructions.run(task) } else { self.cut_overlapped(task) }
     }
 
     pub(crate) fn log_probabilities<T: Number>(self, task: LogProbabilitiesTask<'_, T>) {
@@ -227,7 +228,7 @@ impl Schedule {
     }
 
     fn cut_overlapped(self, task: OverlappedTask<'_>) -> Statistics {
-        let Some(middle) = middle(task.logits.len(), PIECE) else {
+        let Some(middle) = middle(task.rows.len(), PIECE) else {
             let statistics = self.instructions.run(task);
             self.instructions.run(Fence);
             return statistics;

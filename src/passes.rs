@@ -4,7 +4,7 @@ use core::ops::Range;
 use core::slice;
 
 use crate::Element;
-use crate::batch::{Batch, OverlappedRows, Wide};
+use crate::batch::{Batch, Wide};
 use crate::grad::OtherGrad;
 use crate::kernel::affine::Shift;
 use crate::kernel::alongside::KeptRow;
@@ -269,12 +269,13 @@ impl Passes for ShortRows {
 
 /// Longer rows, which go alone, in pieces for several threads.
 ///
-/// With stores past the caches, the second pass over a row goes along with the first over the next, and the last two rows
-/// keep the exponentials of rows in turn.
+/// Of batches that outgrow the caches, the second pass over a row goes along with the first over the next. With stores past
+/// the caches, the last two rows keep the exponentials of rows in turn; in place, each row keeps its own.
 pub(crate) struct LongRows {
     /// The output that keeps exponentials.
     keeps: Option<Wide>,
     streams: bool,
+    in_place: bool,
     overlaps: bool,
     rows: usize,
     /// How many the row has; none, where there is no room for them.
@@ -289,9 +290,10 @@ impl LongRows {
         let blocks = if blocks <= MOST_REFERENCES { blocks } else { 0 };
         let keeps = keeps(job, batch).filter(|_| blocks > 0);
         let has_shift = |wide| wide == Wide::Gradient && !matches!(job.options.gaps::<f32>(), Gaps::None);
-        let overlaps = job.streaming && keeps.is_some_and(|wide| !has_shift(wide) && !batch.overwrites(wide));
+        let overlaps = job.streaming && keeps.is_some_and(|wide| !has_shift(wide));
+        let in_place = keeps.is_some_and(|wide| batch.overwrites(wide));
         let references = [[0.0; MOST_REFERENCES]; 2];
-        Self { keeps, streams: job.streaming, overlaps, rows: batch.rows(), blocks, references }
+        Self { keeps, streams: job.streaming, in_place, overlaps, rows: batch.rows(), blocks, references }
     }
 
     /// The row that keeps this row's exponentials: itself, or one that is written later.
@@ -355,8 +357,9 @@ impl Passes for LongRows {
     }
 
     fn defers(&self, tile: &Range<usize>) -> Option<Wide> {
-        // Exponentials of both rows are kept further down than the first.
-        self.keeps.filter(|_| self.overlaps && tile.end + 2 <= self.rows)
+        // Unless in place, exponentials of both rows are kept further down than the first.
+        let later = if self.in_place { 1 } else { 2 };
+        self.keeps.filter(|_| self.overlaps && tile.end + later <= self.rows)
     }
 
     fn overlapped(
@@ -377,14 +380,13 @@ impl Passes for LongRows {
         let [row_references, references] = self.references_from(row);
         let (following, pivot) = (batch.following(next), batch.pivot(next, lanes.class[0]));
         let Some(rows) = batch.overlapped_rows([row, next], wide, kept_at) else { return };
-        let OverlappedRows { exps, out, logits, kept } = rows;
         let target = match before.class[0] {
             NO_CLASS => Entry::NONE,
             class => Entry::new(class, coefficients.at_target[0]),
         };
         let (max, scale) = (before.max[0], coefficients.exact_scale[0]);
-        let row = KeptRow { exps, out, references: row_references, max, scale, target };
-        let task = OverlappedTask { row, logits, kept, following, pivot, references };
+        let row = KeptRow { references: row_references, max, scale, target };
+        let task = OverlappedTask { row, rows, following, pivot, references };
         lanes.set_statistics(0, &job.schedule.overlapped(task), pivot.value);
     }
 }

@@ -52,7 +52,7 @@ pub(crate) struct Job<'a> {
     pub(crate) factor: f64,
     /// The same for their z-loss.
     pub(crate) z_factor: f64,
-    /// Whether outputs go past the caches.
+    /// Whether the outputs outgrow the caches, so that those out of place go past them.
     pub(crate) streaming: bool,
 }
 

@@ -338,7 +338,8 @@ fn exponentials_kept_in_later_rows_change_no_bit() {
     const MOST_CACHE_PER_CPU: usize = 8 << 20;
     let cache = MOST_CACHE_PER_CPU * std::thread::available_parallelism().map_or(1, usize::from);
     let rows = 11;
-    let row_stride = cache / (2 * size_of::<f32>() * rows) + 1;
+    // In place, so many rows are one buffer; out of place, there are two.
+    let row_stride = cache / (size_of::<f32>() * rows) + 1;
     let mut logits = vec![0.0; (rows - 1) * row_stride + 70_000];
     for backend in backends() {
         for classes in [3, 10, 80, 127, 128, 130, 1000, 2048, 2049, 5000, 70_000] {
@@ -349,15 +350,35 @@ fn exponentials_kept_in_later_rows_change_no_bit() {
             batch.row_mut(rows - 1)[0] = f32::INFINITY;
             batch.targets[6] = IGNORE_INDEX;
             batch.targets[rows - 2] = IGNORE_INDEX;
-            for row in 0..rows {
-                logits[row * row_stride..][..classes].copy_from_slice(batch.row(row));
-            }
-            let far = Matrix::with_row_stride(&logits, rows, classes, row_stride)
-                .expect("the memory is as large as that");
+            let fill = |logits: &mut [f32]| {
+                for row in 0..rows {
+                    logits[row * row_stride..][..classes].copy_from_slice(batch.row(row));
+                }
+            };
             for (variant, builder) in variants(classes) {
                 for parallelism in PARALLELISMS {
                     let ce = build(&builder, backend, parallelism);
                     let expected = Evaluation::of(&ce, &batch);
+                    let context =
+                        format!("{backend}, {classes} classes, {variant}, {parallelism:?}, in place");
+                    for with_lse in [false, true] {
+                        fill(&mut logits);
+                        // With lse, the logits are needed again, and so no exponentials are kept.
+                        let mut lse = vec![0.0; rows];
+                        let request = if with_lse { Request::new().lse(&mut lse) } else { Request::new() };
+                        let x = MatrixMut::with_row_stride(&mut logits, rows, classes, row_stride)
+                            .expect("the memory is as large as that");
+                        let summary =
+                            ce.run_in_place(x, &batch.targets, request).expect("the batch is valid");
+                        assert_eq!(summary.loss.to_bits(), expected.loss.to_bits(), "{context}");
+                        let found: Vec<f32> =
+                            logits.chunks(row_stride).flat_map(|row| &row[..classes]).copied().collect();
+                        assert_same_bits("grad", classes, &found, &expected.grad, &context);
+                    }
+
+                    fill(&mut logits);
+                    let far = Matrix::with_row_stride(&logits, rows, classes, row_stride)
+                        .expect("the memory is as large as that");
                     for layout in [Layout { offset: 0, padding: 0 }, Layout { offset: 3, padding: 5 }] {
                         let mut grad = Buffer::unwritten(rows, classes, layout);
                         let loss = ce.loss_and_grad(far, &batch.targets, grad.matrix_mut());

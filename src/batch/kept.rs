@@ -2,18 +2,10 @@
 
 use core::ops::Range;
 
-use super::{Batch, Wide};
+use super::{Batch, Logits, Wide};
+use crate::kernel::alongside::TwoRows;
 use crate::kernel::place::{Columns, RowsOf};
 use crate::kernel::short_rows;
-
-/// Where a row's exponentials are kept and what becomes of them goes; and the next row's logits, and where its
-/// exponentials are kept.
-pub(crate) struct OverlappedRows<'a> {
-    pub(crate) exps: &'a [f32],
-    pub(crate) out: &'a mut [f32],
-    pub(crate) logits: &'a [f32],
-    pub(crate) kept: &'a mut [f32],
-}
 
 impl Batch<'_> {
     /// Where the first pass reads a row, and keeps its exponentials: in the row `kept` of `wide`.
@@ -75,18 +67,22 @@ impl Batch<'_> {
         self.rows_of(wide, tile).map(|rows| short_rows::Kept { rows, further_down })
     }
 
-    /// For the second pass over one row along with the first over the next. The rows of `wide` that keep their
-    /// exponentials are further down than the first.
+    /// For the second pass over one row along with the first over the next. Unless in place, the rows of `wide` that keep
+    /// their exponentials are further down than the first.
     pub(crate) fn overlapped_rows(
         &mut self,
         [row, next]: [usize; 2],
         wide: Wide,
         [kept_at, next_kept_at]: [usize; 2],
-    ) -> Option<OverlappedRows<'_>> {
+    ) -> Option<TwoRows<'_>> {
+        if self.overwrites(wide) {
+            let Logits::Overwrite(matrix, _) = &mut self.logits else { return None };
+            return matrix.two_rows(row, next).map(|[row, next]| TwoRows::InPlace { row, next });
+        }
         let logits = self.logits.row(next);
         let later = [kept_at.min(next_kept_at), kept_at.max(next_kept_at)];
         let [out, first, last] = self.request.wide_mut(wide)?.row_and_later_rows(row, later)?;
         let (exps, kept) = if kept_at < next_kept_at { (first, last) } else { (last, first) };
-        Some(OverlappedRows { exps, out, logits, kept })
+        Some(TwoRows::Apart { exps, out, logits, kept })
     }
 }

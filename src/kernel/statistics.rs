@@ -13,7 +13,7 @@
 
 use core::ops::Range;
 
-use super::alongside::{Alongside, KeptRow, Nothing, Scaling};
+use super::alongside::{Alongside, KeptRow, Nothing, Scaling, TwoRows};
 use super::fetch::Fetch;
 use super::gaps::{Gaps, gaps_of};
 use super::groups::{
@@ -97,20 +97,28 @@ pub(crate) fn statistics<S: Simd, T: Number>(
     }
 }
 
-/// [`statistics`] of logits whose exponentials are kept, and on the way the second pass over the same columns of
-/// another row.
+/// [`statistics`] of a row whose exponentials are kept, and on the way the second pass over the row before.
 #[inline(always)]
 pub(crate) fn statistics_alongside<S: Simd>(
     s: S,
-    (x, exps): (&[f32], &mut [f32]),
+    rows: TwoRows<'_>,
     following: usize,
     pivot: Entry,
     references: &mut [f32],
     row: KeptRow<'_>,
 ) -> Statistics {
-    let exps = &mut exps[..x.len()];
-    let place = Between::<false, _, _>(x, exps);
-    by_blocks(s, place, following, pivot, Gaps::None, references, Scaling::new(s, row))
+    match rows {
+        TwoRows::Apart { exps, out, logits, kept } => {
+            // One length for each two, which the compiler can see.
+            let place = Between::<false, _, _>(logits, &mut kept[..logits.len()]);
+            let scaling = Scaling::new(s, Between::<true, _, _>(&exps[..out.len()], out), row);
+            by_blocks(s, place, following, pivot, Gaps::None, references, scaling)
+        }
+        TwoRows::InPlace { row: exps, next } => {
+            let scaling = Scaling::new(s, InPlace(exps), row);
+            by_blocks(s, InPlace(next), following, pivot, Gaps::None, references, scaling)
+        }
+    }
 }
 
 /// The largest of a block's logits but the pivot's.

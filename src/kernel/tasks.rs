@@ -1,7 +1,7 @@
 //! The passes over some columns of a row, as tasks: each is compiled once for every instruction set.
 
 use super::affine::{self, Affine, Shift};
-use super::alongside::KeptRow;
+use super::alongside::{KeptRow, TwoRows};
 use super::gaps::Gaps;
 use super::map;
 use super::number::Number;
@@ -58,9 +58,7 @@ pub(crate) enum Content<'a> {
 /// The second pass over some columns of a row, along with the first over the same columns of the next.
 pub(crate) struct OverlappedTask<'a> {
     pub(crate) row: KeptRow<'a>,
-    /// The next row's logits, and where its exponentials are kept.
-    pub(crate) logits: &'a [f32],
-    pub(crate) kept: &'a mut [f32],
+    pub(crate) rows: TwoRows<'a>,
     /// As those of [`StatisticsTask`].
     pub(crate) following: usize,
     pub(crate) pivot: Entry,
@@ -204,16 +202,14 @@ impl OverlappedTask<'_> {
     /// The first `columns` columns, a whole number of blocks, and the others.
     pub(crate) fn split_at(self, columns: usize) -> (Self, Self) {
         let (row, row_rest) = self.row.split_at(columns);
-        let (logits, logits_rest) = self.logits.split_at(columns);
-        let (kept, kept_rest) = self.kept.split_at_mut(columns);
+        let (rows, rows_rest) = self.rows.split_at(columns);
         let (references, references_rest) = self.references.split_at_mut(columns / BLOCK);
-        let (following, pivot) = (logits_rest.len() + self.following, self.pivot.from(columns));
+        let (following, pivot) = (rows_rest.len() + self.following, self.pivot.from(columns));
         (
-            Self { row, logits, kept, following, pivot: self.pivot, references },
+            Self { row, rows, following, pivot: self.pivot, references },
             Self {
                 row: row_rest,
-                logits: logits_rest,
-                kept: kept_rest,
+                rows: rows_rest,
                 following: self.following,
                 pivot,
                 references: references_rest,
@@ -227,8 +223,8 @@ impl Task for OverlappedTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Statistics {
-        let Self { row, logits, kept, following, pivot, references } = self;
-        statistics::statistics_alongside(s, (logits, kept), following, pivot, references, row)
+        let Self { row, rows, following, pivot, references } = self;
+        statistics::statistics_alongside(s, rows, following, pivot, references, row)
     }
 }
 
