@@ -20,7 +20,7 @@ const STEP: usize = 8;
 pub(super) trait Alongside<S: Simd> {
     fn begin(&mut self, s: S, columns: Range<usize>);
     fn step(&mut self, s: S);
-    /// The rest of the block.
+    /// The rest of the block, as far as it need not wait for the next one.
     fn end(&mut self, s: S);
 }
 
@@ -106,8 +106,11 @@ impl TwoRows<'_> {
 pub(super) struct Scaling<'a, P, V> {
     place: P,
     row: KeptRow<'a>,
-    /// Of the block: the columns that are left, and the factors of [`Affine`](super::affine::Affine).
+    /// The columns that are left of this block, and those of the one before that begin a cache line: to store a part of a
+    /// line reads it from memory first.
     columns: Range<usize>,
+    /// What their exponentials are relative to, and the factors of [`Affine`](super::affine::Affine).
+    reference: f32,
     scale: V,
     least: V,
 }
@@ -115,13 +118,16 @@ pub(super) struct Scaling<'a, P, V> {
 impl<'a, P: Place<From = f32, To = f32>, V: Copy> Scaling<'a, P, V> {
     #[inline(always)]
     pub(super) fn new<S: Simd<F32 = V>>(s: S, place: P, row: KeptRow<'a>) -> Self {
-        Self { place, row, columns: 0..0, scale: s.splat(0.0), least: s.splat(0.0) }
+        Self { place, row, columns: 0..0, reference: f32::NAN, scale: s.splat(0.0), least: s.splat(0.0) }
     }
 
-    /// Some columns, fewer than a vector or just one.
+    /// All that are left, if any are: fewer than a vector, or just one.
     #[inline(always)]
-    fn partial<S: Simd<F32 = V>>(&mut self, s: S, end: usize) {
-        let start = self.columns.start;
+    fn rest<S: Simd<F32 = V>>(&mut self, s: S) {
+        let Range { start, end } = self.columns;
+        if start == end {
+            return;
+        }
         let e = s.load_partial(&self.place.from()[start..end], 0.0);
         let y = s.mul_at_least(e, self.scale, self.least);
         let y = s.with_lane(y, self.row.target.from(start).lane(), self.row.target.value);
@@ -156,17 +162,20 @@ impl<S: Simd, P: Place<From = f32, To = f32>> Alongside<S> for Scaling<'_, P, S:
     #[inline(always)]
     fn begin(&mut self, s: S, columns: Range<usize>) {
         let reference = self.row.references[columns.start / BLOCK];
-        let drop = f64::from(reference) - f64::from(self.row.max);
-        let factor = if reference == self.row.max { 1.0 } else { scalar::exp(drop) };
-        let (scale, least) = scale_and_least(self.row.scale * factor);
-        (self.scale, self.least) = (s.splat(scale), s.splat(least));
-        // Whole cache lines from the first line boundary on.
-        let ahead = self.place.to()[columns.start..].as_ptr().addr().wrapping_neg() % 64 / size_of::<f32>();
-        let first_line = columns.end.min(columns.start + ahead);
-        self.columns = columns;
-        if first_line > self.columns.start {
-            self.partial(s, first_line);
+        if reference != self.reference {
+            self.rest(s);
+            let drop = f64::from(reference) - f64::from(self.row.max);
+            let factor = if reference == self.row.max { 1.0 } else { scalar::exp(drop) };
+            let (scale, least) = scale_and_least(self.row.scale * factor);
+            (self.scale, self.least) = (s.splat(scale), s.splat(least));
+            self.reference = reference;
+            // Whole cache lines from the first line boundary on.
+            let first = self.place.to()[columns.start..].as_ptr();
+            let ahead = first.addr().wrapping_neg() % 64 / size_of::<f32>();
+            self.columns = columns.start..columns.end.min(columns.start + ahead);
+            self.rest(s);
         }
+        self.columns.end = columns.end;
     }
 
     #[inline(always)]
@@ -181,8 +190,8 @@ impl<S: Simd, P: Place<From = f32, To = f32>> Alongside<S> for Scaling<'_, P, S:
         while self.columns.len() >= LANES {
             self.whole::<S, 1>(s);
         }
-        if !self.columns.is_empty() {
-            self.partial(s, self.columns.end);
+        if self.columns.end == self.place.to().len() {
+            self.rest(s);
         }
     }
 }
