@@ -35,17 +35,17 @@ pub(super) struct Fetch {
     /// How many numbers there are from the first column on, those of later rows included. To fetch what is not readable
     /// costs more than it gains: there may be no memory.
     readable: usize,
-    /// Whether what comes first needs the columns at once, or from the second-level cache while it computes.
+    /// The next sheaf goes to the first-level cache; or else the one after it to the second-level cache.
     is_near: bool,
 }
 
 impl Fetch {
-    /// For rows whose maximum nothing else goes along with.
+    /// For columns whose maximum is searched all at once, with no arithmetic to fill the time.
     pub(super) fn near(readable: usize) -> Self {
         Self { readable, is_near: true }
     }
 
-    /// For rows whose next block is searched along with the sum of this one.
+    /// For columns that are searched along with the sum of the block before.
     pub(super) fn far(readable: usize) -> Self {
         Self { readable, is_near: false }
     }

@@ -7,6 +7,9 @@
 //!     s = s + e                              four vectors in f32, and then in f64
 //! ```
 //!
+//! On AVX-512 the next block's maximum is searched along with this one's sum: the search waits for memory, and the
+//! exponentials fill the time.
+//!
 //! So every exponential is relative to a maximum of what precedes it, its **reference**, one for each block. They rise a
 //! few times at a row's start and then no more. The second pass scales a block by exp(reference - lse), computed in
 //! `f64`: an exponential costs the same few roundings, whatever it is relative to.
@@ -241,7 +244,7 @@ impl<V: Copy> Search<V> {
 }
 
 /// The exponentials of some columns, added to the sums; along with them another row's second pass, and the search for the
-/// maximum of columns to come. That search is what waits for memory, and the exponentials fill the time.
+/// maximum of columns to come.
 #[inline(always)]
 #[expect(clippy::too_many_arguments)]
 pub(super) fn sum_of<S: Simd, P: Place, A: Alongside<S>>(

@@ -173,7 +173,7 @@ def refused():
     far = target.copy()
     far[5] = 19
     return {
-        "float16 of float64": (ValueError, "not implemented for logits of f64", double, target, {"out": half}),
+        "float16 of float64": (ValueError, "^a gradient of another dtype than the logits' is not implemented for logits of f64", double, target, {"out": half}),
         "added to float16": (ValueError, "logits of f64", double, target, {"grad": half, "accumulate": True}),
         "float64 of float32": (TypeError, f"out is float64; {names}", x, target, {"out": double}),
         "integers": (TypeError, f"out is int32; {names}", x, target, {"out": x.astype("i4")}),
