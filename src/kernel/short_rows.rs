@@ -2,7 +2,9 @@
 //!
 //! A row's maximum ends in a reduction across lanes, and its sum begins with the result. Row by row, the CPU would wait
 //! there: the loops over the columns are short, and all that follows depends on them. So all maxima come first, then all
-//! sums; the steps of different rows do not depend on each other and overlap.
+//! sums; the steps of different rows do not depend on each other and overlap. Where there are registers for both, a longer
+//! row's sum goes along with the search for the next one's maximum: the search waits for memory, and the exponentials fill
+//! the time.
 
 use super::Entry;
 use super::affine::{self, Affine, Shift};
@@ -12,8 +14,12 @@ use super::gaps::{Gaps, gaps_of};
 use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
 use super::number::Number;
 use super::place::{Between, Columns, InPlace, Place, Read, RowsOf};
-use super::statistics::{Search, max_of, sum_of};
+use super::statistics::{Beside, Search, sum_of};
 use crate::simd::{Simd, Task};
+
+/// From how many classes on a row's sum and the search in the next row go along with each other: fewer are soon searched,
+/// and the sum would wait for the search to end.
+const LEAST_ALONG: usize = 256;
 
 /// Where the rows are read, and where their exponentials are kept.
 pub(crate) enum Source<'a, T> {
@@ -59,62 +65,98 @@ pub(crate) struct ScratchAffineTask<'a, T> {
 }
 
 impl<T> Source<'_, T> {
-    /// How many numbers there are from the first row on, those of later tiles included, and from row to row.
     #[inline(always)]
-    fn extent(&self) -> (usize, usize) {
-        match self {
-            Self::Read(logits) | Self::Keep(logits, _) => (logits.data.len(), logits.row_stride),
-            Self::Overwrite(logits) => (logits.data.len(), logits.row_stride),
-        }
+    fn extent(&self) -> Extent {
+        let (readable, row_stride, classes) = match self {
+            Self::Read(x) | Self::Keep(x, _) => (x.data.len(), x.row_stride, x.classes),
+            Self::Overwrite(x) => (x.data.len(), x.row_stride, x.classes),
+        };
+        Extent { readable, row_stride, classes }
     }
+}
+
+/// Of a tile's logits.
+#[derive(Clone, Copy)]
+struct Extent {
+    /// How many numbers there are from the first row on, those of later tiles included.
+    readable: usize,
+    row_stride: usize,
+    classes: usize,
 }
 
 /// [`Source`], one type each.
 trait Places {
-    type Row<'r>: Place
+    type From: Number;
+    type Row<'r>: Place<From = Self::From>
     where
         Self: 'r;
 
-    fn row(&mut self, row: usize) -> Self::Row<'_>;
+    /// A row that is not overwritten yet.
+    fn logits(&self, row: usize) -> &[Self::From];
+
+    /// A row, and the logits of a later one; none, where there is none.
+    fn row_and_later(&mut self, row: usize, later: Option<usize>) -> (Self::Row<'_>, &[Self::From]);
 }
 
 impl<T: Number> Places for RowsOf<&[T]> {
+    type From = T;
     type Row<'r>
         = Read<'r, T>
     where
         Self: 'r;
 
     #[inline(always)]
-    fn row(&mut self, row: usize) -> Read<'_, T> {
-        Read(&self.data[self.columns(row)])
+    fn logits(&self, row: usize) -> &[T] {
+        &self.data[self.columns(row)]
+    }
+
+    #[inline(always)]
+    fn row_and_later(&mut self, row: usize, later: Option<usize>) -> (Read<'_, T>, &[T]) {
+        (Read(self.logits(row)), later.map_or(&[], |later| self.logits(later)))
     }
 }
 
 impl<T: Number> Places for (RowsOf<&[T]>, Kept<'_>) {
+    type From = T;
     type Row<'r>
         = Between<'r, false, T, f32>
     where
         Self: 'r;
 
     #[inline(always)]
-    fn row(&mut self, row: usize) -> Between<'_, false, T, f32> {
+    fn logits(&self, row: usize) -> &[T] {
+        self.0.logits(row)
+    }
+
+    #[inline(always)]
+    fn row_and_later(&mut self, row: usize, later: Option<usize>) -> (Between<'_, false, T, f32>, &[T]) {
         let (logits, Kept { rows, further_down }) = self;
-        let x = &logits.data[logits.columns(row)];
+        let x = logits.logits(row);
         let exps = rows.columns(row + *further_down);
-        Between(x, &mut rows.data[exps][..x.len()])
+        let later = later.map_or(&[][..], |later| logits.logits(later));
+        (Between(x, &mut rows.data[exps][..x.len()]), later)
     }
 }
 
 impl Places for RowsOf<&mut [f32]> {
+    type From = f32;
     type Row<'r>
         = InPlace<'r, f32>
     where
         Self: 'r;
 
     #[inline(always)]
-    fn row(&mut self, row: usize) -> InPlace<'_, f32> {
+    fn logits(&self, row: usize) -> &[f32] {
+        &self.data[self.columns(row)]
+    }
+
+    #[inline(always)]
+    fn row_and_later(&mut self, row: usize, later: Option<usize>) -> (InPlace<'_, f32>, &[f32]) {
         let columns = self.columns(row);
-        InPlace(&mut self.data[columns])
+        let Some(later) = later else { return (InPlace(&mut self.data[columns]), &[]) };
+        let later = self.columns(later);
+        let (before, after) = self.data.split_at_mut(later.start);
+        (InPlace(&mut before[columns]), &after[..later.len()])
     }
 }
 
@@ -134,51 +176,102 @@ impl<T: Number> Task for StatisticsTask<'_, T> {
     }
 }
 
-/// The rows' statistics; the [extent](Source::extent) says what may be fetched ahead.
 #[inline(always)]
-fn statistics<S: Simd, P: Places>(
+fn statistics<S: Simd, P: Places>(s: S, mut places: P, extent: Extent, gaps: Gaps<'_>, rows: &mut RowLanes) {
+    if S::IS_ONE_REGISTER && extent.classes >= LEAST_ALONG {
+        let mut search = search_of(s, &places, rows, 0);
+        for row in 0..rows.len {
+            finish_search(s, &places, search, gaps, rows, row);
+            search = search_of(s, &places, rows, row + 1);
+            sum_row(s, &mut places, extent, rows, row, Some(&mut search));
+        }
+    } else {
+        for row in 0..rows.len {
+            let search = search_of(s, &places, rows, row);
+            finish_search(s, &places, search, gaps, rows, row);
+        }
+        for row in 0..rows.len {
+            sum_row(s, &mut places, extent, rows, row, None);
+        }
+    }
+}
+
+/// The search for a row's maximum, before its first step; in no row, where there is none that counts.
+#[inline(always)]
+fn search_of<S: Simd, P: Places>(s: S, places: &P, rows: &RowLanes, row: usize) -> Search<S::F32> {
+    if !is_counted(rows, row) {
+        return Search::new(s, 0..0, Entry::NONE);
+    }
+    let x = places.logits(row);
+    Search::new(s, 0..x.len(), pivot_of(x, rows.class[row]))
+}
+
+#[inline(always)]
+fn is_counted(rows: &RowLanes, row: usize) -> bool {
+    row < rows.len && rows.counts[row]
+}
+
+#[inline(always)]
+fn pivot_of<T: Number>(x: &[T], class: usize) -> Entry {
+    if class == NO_CLASS { Entry::NONE } else { Entry::new(class, x[class].to_f32()) }
+}
+
+/// What a row has besides its sum.
+#[inline(always)]
+fn finish_search<S: Simd, P: Places>(
     s: S,
-    mut places: P,
-    (all, row_stride): (usize, usize),
+    places: &P,
+    search: Search<S::F32>,
     gaps: Gaps<'_>,
     rows: &mut RowLanes,
+    row: usize,
 ) {
-    for row in 0..rows.len {
-        if !rows.counts[row] {
-            continue;
-        }
-        let place = places.row(row);
-        let x = place.from();
-        let class = rows.class[row];
-        let pivot = if class == NO_CLASS { Entry::NONE } else { Entry::new(class, x[class].to_f32()) };
-        let max = max_of(s, &place, 0..x.len(), pivot);
-        rows.target_logit[row] = pivot.value;
-        rows.max[row] = max;
-        let has_earlier_equal =
-            max == pivot.value && Number::contains(&x[..pivot.columns_before(x.len())], pivot.value);
-        rows.contender[row] = if has_earlier_equal { f32::NEG_INFINITY } else { pivot.value };
-        if class != NO_CLASS {
-            let sums = gaps_of(s, &place, 0..x.len(), pivot, gaps, finite(max));
-            (rows.gap[row], rows.weight[row], rows.live[row]) = (sums.gap, sums.weight, sums.live);
-        }
+    if !is_counted(rows, row) {
+        return;
     }
-    for row in 0..rows.len {
-        if !rows.counts[row] {
-            continue;
-        }
-        let mut place = places.row(row);
-        let class = rows.class[row];
-        let pivot = if class == NO_CLASS { Entry::NONE } else { Entry::new(class, f32::NEG_INFINITY) };
-        let len = place.from().len();
-        let fetch = Fetch::near(all - row * row_stride);
-        let reference = s.splat(finite(rows.max[row]));
-        let sums = s.zero_sums();
-        let beside = (&mut Nothing, &mut Search::new(s, 0..0, Entry::NONE));
-        let sums = sum_of(s, &mut place, 0..len, pivot, reference, sums, fetch, beside);
-        let sum = s.sum_lanes(sums);
-        let is_empty = (rows.max[row] == f32::NEG_INFINITY) & !sum.is_nan();
-        rows.sum[row] = if is_empty { 0.0 } else { sum };
+    let (x, class) = (places.logits(row), rows.class[row]);
+    let (place, pivot) = (Read(x), pivot_of(x, class));
+    let max = search.finish(s, &place, pivot);
+    rows.target_logit[row] = pivot.value;
+    rows.max[row] = max;
+    let has_earlier_equal =
+        max == pivot.value && Number::contains(&x[..pivot.columns_before(x.len())], pivot.value);
+    rows.contender[row] = if has_earlier_equal { f32::NEG_INFINITY } else { pivot.value };
+    if class != NO_CLASS {
+        let sums = gaps_of(s, &place, 0..x.len(), pivot, gaps, finite(max));
+        (rows.gap[row], rows.weight[row], rows.live[row]) = (sums.gap, sums.weight, sums.live);
     }
+}
+
+/// A row's sum, along with the search in the next, if that has one.
+#[inline(always)]
+fn sum_row<S: Simd, P: Places>(
+    s: S,
+    places: &mut P,
+    extent: Extent,
+    rows: &mut RowLanes,
+    row: usize,
+    search: Option<&mut Search<S::F32>>,
+) {
+    if !is_counted(rows, row) {
+        return;
+    }
+    let later = (search.is_some() && is_counted(rows, row + 1)).then_some(row + 1);
+    let (mut place, later) = places.row_and_later(row, later);
+    let pivot = match rows.class[row] {
+        NO_CLASS => Entry::NONE,
+        class => Entry::new(class, f32::NEG_INFINITY),
+    };
+    let len = place.from().len();
+    let fetch = Fetch::near(extent.readable - row * extent.row_stride);
+    let (reference, sums) = (s.splat(finite(rows.max[row])), s.zero_sums());
+    let mut nowhere = Search::new(s, 0..0, Entry::NONE);
+    let search = search.unwrap_or(&mut nowhere);
+    let beside = Beside { alongside: &mut Nothing, search, other_row: Some(later) };
+    let sums = sum_of(s, &mut place, 0..len, pivot, reference, sums, fetch, beside);
+    let sum = s.sum_lanes(sums);
+    let is_empty = (rows.max[row] == f32::NEG_INFINITY) & !sum.is_nan();
+    rows.sum[row] = if is_empty { 0.0 } else { sum };
 }
 
 /// Any finite number will do where all logits are -inf.

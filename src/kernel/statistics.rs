@@ -173,7 +173,7 @@ fn by_blocks<S: Simd, P: Place, A: Alongside<S>>(
         whole.live += sums_of_gaps.live;
         let readable = len + following;
         let fetch = if S::IS_ONE_REGISTER { Fetch::far(readable) } else { Fetch::near(readable) };
-        let beside = (&mut alongside, &mut search);
+        let beside = Beside { alongside: &mut alongside, search: &mut search, other_row: None };
         sums = sum_of(s, &mut place, start..end, pivot, reference, sums, fetch, beside);
     }
     whole.sum += s.sum_lanes(sums);
@@ -205,7 +205,7 @@ impl<V: Copy> Search<V> {
 
     /// A pair, if one is left.
     #[inline(always)]
-    pub(super) fn step<S: Simd<F32 = V>, P: Place>(&mut self, s: S, place: &P) {
+    fn step<S: Simd<F32 = V>, P: Place>(&mut self, s: S, place: &P) {
         if self.pairs < self.groups.len / 2 {
             let x = group(s, place, self.groups.at(2 * self.pairs));
             let y = group(s, place, self.groups.at(2 * self.pairs + 1));
@@ -243,8 +243,17 @@ impl<V: Copy> Search<V> {
     }
 }
 
-/// The exponentials of some columns, added to the sums; along with them another row's second pass, and the search for the
-/// maximum of columns to come.
+/// What goes along with a sum, a step each time.
+pub(super) struct Beside<'a, A, T, V> {
+    /// Another row's second pass.
+    pub(super) alongside: &'a mut A,
+    /// For the maximum of columns to come.
+    pub(super) search: &'a mut Search<V>,
+    /// Where they are, if not in the same row.
+    pub(super) other_row: Option<&'a [T]>,
+}
+
+/// The exponentials of some columns, added to the sums.
 #[inline(always)]
 #[expect(clippy::too_many_arguments)]
 pub(super) fn sum_of<S: Simd, P: Place, A: Alongside<S>>(
@@ -255,7 +264,7 @@ pub(super) fn sum_of<S: Simd, P: Place, A: Alongside<S>>(
     reference: S::F32,
     mut sums: S::F64,
     fetch: Fetch,
-    (alongside, search): (&mut A, &mut Search<S::F32>),
+    Beside { alongside, search, other_row }: Beside<'_, A, P::From, S::F32>,
 ) -> S::F64 {
     alongside.begin(s, columns.clone());
     let groups = Groups::new(columns, pivot);
@@ -264,7 +273,10 @@ pub(super) fn sum_of<S: Simd, P: Place, A: Alongside<S>>(
         fetch.pair(s, place, first);
         // Narrower instruction sets have no registers to spare.
         if S::IS_ONE_REGISTER {
-            search.step(s, place);
+            match other_row {
+                Some(x) => search.step(s, &Read(x)),
+                None => search.step(s, place),
+            }
         }
         let (x, y) = (group(s, place, first), group(s, place, second));
         let [e, f] = exp_of_pair(s, x, y, reference);
