@@ -106,6 +106,19 @@ pub(super) fn exp_of_group<S: Simd>(s: S, x: [S::F32; 4], reference: S::F32) -> 
     exp_of_four(s, differences(s, x, reference))
 }
 
+/// [`exp_of_group`] where only the first `len` columns are there: of the others, which are -inf, it is 0, and vectors that
+/// have no column are not computed.
+#[inline(always)]
+pub(super) fn exp_of_rest<S: Simd>(s: S, x: [S::F32; 4], len: usize, reference: S::F32) -> [S::F32; 4] {
+    if len <= 2 * LANES {
+        let [a, b] = exp::exp_of_each(s, [s.sub(x[0], reference), s.sub(x[1], reference)]);
+        let zero = s.splat(0.0);
+        [a, b, zero, zero]
+    } else {
+        exp_of_group(s, x, reference)
+    }
+}
+
 /// exp(d) of a group.
 #[inline(always)]
 pub(super) fn exp_of_four<S: Simd>(s: S, d: [S::F32; 4]) -> [S::F32; 4] {

@@ -20,8 +20,8 @@ use super::alongside::{Alongside, KeptRow, Nothing, Scaling, TwoRows};
 use super::fetch::Fetch;
 use super::gaps::{Gaps, gaps_of};
 use super::groups::{
-    GROUP, Groups, differences, exp_of_group, exp_of_pair, group, group_without, keep, keep_rest,
-    rest_without, sum_of_four,
+    GROUP, Groups, differences, exp_of_group, exp_of_pair, exp_of_rest, group, group_without, keep,
+    keep_rest, rest_without, sum_of_four,
 };
 use super::number::Number;
 use super::place::{Between, Columns, InPlace, Place, Read};
@@ -302,7 +302,7 @@ pub(super) fn sum_of<S: Simd, P: Place, A: Alongside<S>>(
     if groups.rest < groups.end {
         fetch.pair(s, place, groups.rest);
         let x = rest_without(s, &place.from()[groups.rest..groups.end], pivot.from(groups.rest));
-        let e = exp_of_group(s, x, reference);
+        let e = exp_of_rest(s, x, groups.end - groups.rest, reference);
         sums = s.accumulate(sums, sum_of_four(s, e));
         keep_rest(s, place, groups.rest..groups.end, e);
     }
