@@ -117,6 +117,7 @@ mod softmax;
 mod target_probabilities;
 mod targets;
 mod transformed;
+mod tree;
 
 pub use backend::{BUILD, Backend};
 pub use builder::CrossEntropyBuilder;

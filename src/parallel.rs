@@ -16,6 +16,7 @@ use crate::kernel::tasks::{
 use crate::kernel::transform::{TransformedStatisticsTask, TransformedTask};
 use crate::rows::{Dtype, Job, Totals, rows_per_tile};
 use crate::simd::Task;
+use crate::tree::Tree;
 
 /// Elements that a thread takes at a time: some 15 us of work, several times what it costs to hand it over.
 pub(crate) const PIECE: usize = 1 << 16;
@@ -36,9 +37,10 @@ pub enum Parallelism {
     /// The rayon pool that the call is made in, where there is enough work for more than one thread. Without the
     /// feature `rayon`, the calling thread alone.
     ///
-    /// A training loop should run in the pool as a whole, by `rayon::scope(|_| train())` or `ThreadPool::install`. For a
-    /// call from outside, rayon puts the caller to sleep and hands the call to the pool, whose threads may need
-    /// milliseconds to get a CPU each.
+    /// A training loop should run in the pool as a whole, by `rayon::scope(|_| train())` or `ThreadPool::install`: to wake
+    /// its threads for a call from outside takes tens of microseconds, and milliseconds where they do not get a CPU
+    /// each. In pools of up to 8 threads the caller takes its part of such a call meanwhile, or all of it where that is
+    /// done sooner; in larger ones, and where rows have more than 65,536 classes, it sleeps until the pool is done.
     #[default]
     Rayon,
 }
@@ -82,6 +84,11 @@ impl Schedule {
         pieces: &(impl Fn(B, usize) -> T + Sync),
         combine: fn(T, T) -> T,
     ) -> T {
+        // Each of the row's passes would be handed over by itself.
+        #[cfg(feature = "rayon")]
+        if batch.rows() == 1 && columns > PIECE && self.is_called_from_outside() {
+            return rayon::scope(|_| self.run_pieces(batch, columns, streaming, pieces, combine));
+        }
         let rows_per_piece = rows_per_piece(batch.rows(), columns);
         // Outputs that outgrow the caches cost least where many rows go to one thread.
         let rows_at_once =
@@ -127,14 +134,13 @@ impl Schedule {
         piece: &(impl Fn(B) -> T + Sync),
         combine: fn(T, T) -> T,
     ) -> T {
-        let middle = middle(batch.rows(), rows_per_piece).filter(|_| batch.rows() > rows_at_once);
-        let Some(middle) = middle else { return piece(batch) };
-        let (first, second) = batch.split_at(middle);
-        let (first, second) = self.join(
-            || self.by_rows(first, rows_per_piece, rows_at_once, piece, combine),
-            || self.by_rows(second, rows_per_piece, rows_at_once, piece, combine),
-        );
-        combine(first, second)
+        Tree { rows_per_piece, rows_at_once, piece, combine }.run(self, batch)
+    }
+
+    /// Whether the calling thread is none of the pool's, and there is work for the pool.
+    #[cfg(feature = "rayon")]
+    pub(crate) fn is_called_from_outside(self) -> bool {
+        self.parallelism == Parallelism::Rayon && rayon::current_thread_index().is_none()
     }
 
     pub(crate) fn threads(self) -> usize {
