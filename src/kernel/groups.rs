@@ -122,13 +122,7 @@ pub(super) fn exp_of_rest<S: Simd>(s: S, x: [S::F32; 4], len: usize, reference: 
 /// exp(d) of a group.
 #[inline(always)]
 pub(super) fn exp_of_four<S: Simd>(s: S, d: [S::F32; 4]) -> [S::F32; 4] {
-    if S::IS_ONE_REGISTER {
-        exp::exp_of_each(s, d)
-    } else {
-        let [a, b] = exp::exp_of_each(s, [d[0], d[1]]);
-        let [c, d] = exp::exp_of_each(s, [d[2], d[3]]);
-        [a, b, c, d]
-    }
+    exp::exp_of_each(s, d)
 }
 
 /// [`exp_of_group`] of two groups.
