@@ -61,6 +61,35 @@ impl Avx2 {
     }
 }
 
+impl Avx2 {
+    /// Stores the first lanes of a register, all of them at most: 4, 2 and 1, because a masked store takes AMD's CPUs as
+    /// long as some twenty of others.
+    #[inline(always)]
+    fn store_few(self, v: __m256, out: &mut [f32]) {
+        // SAFETY: `self` exists, so the instructions do; registers' bytes are as many floats.
+        unsafe {
+            if let Some((all, _)) = out.split_first_chunk_mut() {
+                *all = core::mem::transmute::<__m256, [f32; HALF]>(v);
+                return;
+            }
+            let mut lanes = _mm256_castps256_ps128(v);
+            let (four, rest) = out.as_chunks_mut();
+            if let [four] = four {
+                *four = core::mem::transmute::<__m128, [f32; 4]>(lanes);
+                lanes = _mm256_extractf128_ps::<1>(v);
+            }
+            let (two, one) = rest.as_chunks_mut();
+            if let [two] = two {
+                [*two, _] = core::mem::transmute::<__m128, [[f32; 2]; 2]>(lanes);
+                lanes = _mm_movehl_ps(lanes, lanes);
+            }
+            if let [one] = one {
+                *one = _mm_cvtss_f32(lanes);
+            }
+        }
+    }
+}
+
 /// Where the second half of a slice starts; its end, where the slice is shorter than that.
 #[inline(always)]
 fn second_half(len: usize) -> usize {
@@ -117,15 +146,13 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn store_partial(self, v: [__m256; 2], out: &mut [f32]) {
-        let [low, high] = self.mask_of(out.len());
-        let (first, second) = out.split_at_mut(second_half(out.len()));
-        // SAFETY: `self` exists, so the instructions do; the masks stop at the slice's end, and masked lanes are not
-        // accessed.
-        unsafe {
-            _mm256_maskstore_ps(first.as_mut_ptr(), low, v[0]);
-            _mm256_maskstore_ps(second.as_mut_ptr(), high, v[1]);
-        }
+    fn store_partial(self, [low, high]: [__m256; 2], out: &mut [f32]) {
+        let Some((first, rest)) = out.split_first_chunk_mut::<HALF>() else {
+            return self.store_few(low, out);
+        };
+        // SAFETY: a register's bytes are 8 floats.
+        *first = unsafe { core::mem::transmute::<__m256, [f32; HALF]>(low) };
+        self.store_few(high, rest);
     }
 
     #[inline(always)]
