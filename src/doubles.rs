@@ -27,8 +27,7 @@ impl Dtype for f64 {
         let is_distribution = batch.target_probabilities.is_some();
         let needs_logits = |wide| is_distribution || has_slopes && wide == Wide::Gradient;
         let keeps = keeps(job, &batch).filter(|&wide| !needs_logits(wide));
-        let mut passes = Doubles { keeps, transform };
-        run_passes(job, batch, &mut passes, rows_per_piece)
+        run_passes(job, batch, |_, _| Doubles { keeps, transform }, rows_per_piece)
     }
 
     fn round_gradient(job: &Job<'_>, _: Option<&OtherGrad<'_>>, task: CoefficientsTask<'_, Self>) {

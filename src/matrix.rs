@@ -268,9 +268,12 @@ mod tests {
         for (row, later) in [(0, 1), (0, 3), (1, 2), (2, 3)] {
             let (to, from) = matrix.row_and_later_row(row, later).unwrap();
             assert_eq!((&to[..], from), (&row_of(row)[..], &row_of(later)[..]));
+            let two = matrix.two_rows(row, later).unwrap();
+            assert_eq!(two.map(|row| row.to_vec()), [row, later].map(|row| row_of(row).to_vec()));
         }
         for (row, later) in [(0, 0), (1, 0), (3, 3), (0, 4), (3, 4)] {
             assert!(matrix.row_and_later_row(row, later).is_none(), "{row} and {later}");
+            assert!(matrix.two_rows(row, later).is_none(), "{row} and {later}");
         }
         for rows @ [row, second, third] in [[0, 1, 2], [1, 2, 3], [0, 2, 3]] {
             let found = matrix.row_and_later_rows(row, [second, third]).unwrap();

@@ -89,19 +89,15 @@ impl<T: Kernels> Dtype for T {
     fn run_piece(job: &Job<'_>, batch: Batch<'_, Self>, rows_per_piece: usize) -> Totals {
         let classes = batch.classes();
         if batch.target_probabilities.is_some() {
-            let mut passes = Distributions::new(&batch);
-            run_passes(job, batch, &mut passes, rows_per_piece)
+            run_passes(job, batch, Distributions::new, rows_per_piece)
         } else if job.options.transform::<f32>().is_some() || batch.request.other_grad().is_some() {
             transformed::run(job, batch, rows_per_piece)
         } else if classes <= few_classes::MOST {
-            let mut passes = T::few_classes(job, &batch);
-            run_passes(job, batch, &mut passes, rows_per_piece)
+            run_passes(job, batch, T::few_classes, rows_per_piece)
         } else if classes <= BLOCK {
-            let mut passes = T::short_rows(job, &batch);
-            run_passes(job, batch, &mut passes, rows_per_piece)
+            run_passes(job, batch, T::short_rows, rows_per_piece)
         } else {
-            let mut passes = T::long_rows(job, &batch);
-            run_passes(job, batch, &mut passes, rows_per_piece)
+            run_passes(job, batch, T::long_rows, rows_per_piece)
         }
     }
 

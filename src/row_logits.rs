@@ -5,9 +5,11 @@ use crate::kernel::Entry;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::number::Number;
 use crate::kernel::place::Columns;
-use crate::kernel::statistics::{BLOCK, Statistics};
+use crate::kernel::statistics::Statistics;
 use crate::kernel::tasks::{AffineTask, FirstEqual, LogProbabilitiesTask, Rank, SpreadTask, StatisticsTask};
-use crate::kernel::transform::{Function, TransformTask, TransformedStatisticsTask, TransformedTask};
+use crate::kernel::transform::{
+    Function, PART, TransformTask, TransformedSpreadTask, TransformedStatisticsTask, TransformedTask,
+};
 use crate::loss::{Options, Transform};
 use crate::parallel::Schedule;
 use crate::rows::Job;
@@ -71,7 +73,7 @@ impl<'a, T: Number> RowLogits<'a, T> {
             return instructions.run(FirstEqual { x: self.x, value });
         };
         let mut found = None;
-        self.each_block(transform, |start, x| {
+        self.each_part(transform, |start, x| {
             found = instructions.run(FirstEqual { x, value }).map(|index| start + index);
             found.is_none()
         });
@@ -83,7 +85,7 @@ impl<'a, T: Number> RowLogits<'a, T> {
         let (instructions, class) = (self.schedule.instructions, self.entry(class));
         let Some(transform) = self.transform else { return instructions.run(Rank { x: self.x, class }) };
         let mut rank = 0;
-        self.each_block(transform, |start, x| {
+        self.each_part(transform, |start, x| {
             rank += instructions.run(Rank { x, class: class.from(start) });
             true
         });
@@ -92,24 +94,20 @@ impl<'a, T: Number> RowLogits<'a, T> {
 
     /// The sum of exp(x - max) (max - x) of all columns but the pivot.
     pub(crate) fn spread(&self, max: f32, pivot: Entry) -> f64 {
-        let Some(transform) = self.transform else {
-            return self.schedule.spread(SpreadTask { x: self.x, max, pivot });
-        };
-        let mut spread = 0.0;
-        self.each_block(transform, |start, x| {
-            spread += self.schedule.spread(SpreadTask { x, max, pivot: pivot.from(start) });
-            true
-        });
-        spread
+        let Self { schedule, transform, x } = *self;
+        match transform {
+            None => schedule.spread(SpreadTask { x, max, pivot }),
+            Some(transform) => schedule.instructions.run(TransformedSpreadTask { transform, x, max, pivot }),
+        }
     }
 
-    /// Hands transformed blocks over, with the column where each starts, as long as `next` returns true.
-    fn each_block(&self, transform: Transform, mut next: impl FnMut(usize, &[f32]) -> bool) {
-        let mut block = [0.0; BLOCK];
-        for (index, x) in self.x.chunks(BLOCK).enumerate() {
-            let block = &mut block[..x.len()];
-            self.schedule.instructions.run(TransformTask::of_block(Some(transform), x, block, &mut []));
-            if !next(index * BLOCK, block) {
+    /// Hands transformed columns over, with the first of them, as long as `next` returns true.
+    fn each_part(&self, transform: Transform, mut next: impl FnMut(usize, &[f32]) -> bool) {
+        let mut part = [0.0; PART];
+        for (index, x) in self.x.chunks(PART).enumerate() {
+            let part = &mut part[..x.len()];
+            self.schedule.instructions.run(TransformTask::of_block(Some(transform), x, part, &mut []));
+            if !next(index * PART, part) {
                 return;
             }
         }

@@ -126,17 +126,21 @@ pub(crate) trait Dtype: Element + Rounded<Real = Self::PerRow> {
 }
 
 /// All rows of a batch. The losses add up along the tree that would have cut the rows into pieces of `rows_per_piece`.
-pub(crate) fn run_passes<T: Dtype, P: Passes<T>>(
+///
+/// A function of its own for each kind of passes, which alone takes their memory on the stack.
+#[inline(never)]
+pub(crate) fn run_passes<'b, T: Dtype, P: Passes<T>>(
     job: &Job<'_>,
-    mut batch: Batch<'_, T>,
-    passes: &mut P,
+    mut batch: Batch<'b, T>,
+    passes: impl FnOnce(&Job<'_>, &Batch<'b, T>) -> P,
     rows_per_piece: usize,
 ) -> Totals {
+    let mut passes = passes(job, &batch);
     let rows = 0..batch.rows();
     let mut scalars = Scalars::default();
     let first_tile = 0..rows_per_tile(batch.classes());
     let mut previous = passes.defers(&first_tile).map(|_| Scalars::default());
-    let (scalars, previous, batch) = (&mut scalars, previous.as_mut(), &mut batch);
+    let (scalars, previous, batch, passes) = (&mut scalars, previous.as_mut(), &mut batch, &mut passes);
     let totals = Tiles { job, batch, passes, rows_per_piece, scalars, previous, deferred: None }.pieces(rows);
     if job.streaming {
         job.schedule.instructions.run(Fence);
@@ -178,6 +182,13 @@ impl<L: Real> Default for Scalars<L> {
 }
 
 impl<L: Real> Scalars<L> {
+    /// For a tile of fewer rows. A function of its own, which alone takes the memory for new ones on the stack.
+    #[inline(never)]
+    fn clear(&mut self) {
+        self.lanes = RowLanes::default();
+        self.results = Results::default();
+    }
+
     fn output(&self, wide: Wide) -> Output<'_, L> {
         Output { wide, lanes: &self.lanes, coefficients: &self.coefficients }
     }
@@ -206,10 +217,10 @@ impl<T: Dtype, P: Passes<T>> Tiles<'_, '_, T, P> {
             mem::swap(scalars, previous);
             (deferred, &**previous)
         });
-        let Scalars { lanes, results, ignores, .. } = &mut **scalars;
-        if tile.len() < lanes.len {
-            (*lanes, *results) = Default::default();
+        if tile.len() < scalars.lanes.len {
+            scalars.clear();
         }
+        let Scalars { lanes, ignores, .. } = &mut **scalars;
         batch.look_up(tile.clone(), job, lanes);
         match deferred {
             Some(((before, wide), previous)) => {
@@ -225,6 +236,7 @@ impl<T: Dtype, P: Passes<T>> Tiles<'_, '_, T, P> {
         }
 
         let terms = batch.has_targets().then_some(&job.terms);
+        let Scalars { lanes, results, .. } = &mut **scalars;
         instructions.run(ResultsTask { rows: lanes, terms, results });
         self.narrow(tile.clone());
 

@@ -112,8 +112,8 @@ macro_rules! shard_elements {
                 fn finish(job: &Job<'_>, first_column: usize, rows: Finished<'_, Self>) -> Totals {
                     let columns = rows.batch.classes();
                     let pieces = |rows: Finished<'_, Self>, rows_per_piece| {
-                        let mut passes = FinishedRows { states: rows.states, first_column };
-                        rows::run_passes(job, rows.batch, &mut passes, rows_per_piece)
+                        let passes = FinishedRows { states: rows.states, first_column };
+                        rows::run_passes(job, rows.batch, |_, _| passes, rows_per_piece)
                     };
                     job.schedule.run_pieces(rows, columns, job.streaming, &pieces, Totals::add)
                 }

@@ -137,7 +137,7 @@ pub(crate) struct Distributions {
 }
 
 impl Distributions {
-    pub(crate) fn new<E: Kernels>(batch: &Batch<'_, E>) -> Self {
+    pub(crate) fn new<E: Kernels>(_: &Job<'_>, batch: &Batch<'_, E>) -> Self {
         let classes = batch.classes();
         let blocks = if classes <= BLOCK { 0 } else { classes.div_ceil(BLOCK) };
         Self {

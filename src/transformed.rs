@@ -26,26 +26,12 @@ use crate::simd::LANES;
 pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
     let classes = batch.classes();
     if classes <= few_classes::MOST {
-        run_few_classes(job, batch, rows_per_piece)
+        run_passes(job, batch, FewClasses::new, rows_per_piece)
     } else if classes <= BLOCK {
-        run_short_rows(job, batch, rows_per_piece)
+        run_passes(job, batch, ShortRows::new, rows_per_piece)
     } else {
-        run_passes(job, batch, &mut LongRows, rows_per_piece)
+        run_passes(job, batch, |_, _| LongRows, rows_per_piece)
     }
-}
-
-// Functions of their own, for each to take no more than its own memory on the stack.
-
-#[inline(never)]
-fn run_few_classes<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
-    let mut passes = FewClasses::new(job, &batch);
-    run_passes(job, batch, &mut passes, rows_per_piece)
-}
-
-#[inline(never)]
-fn run_short_rows<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
-    let mut passes = ShortRows::new(job, &batch);
-    run_passes(job, batch, &mut passes, rows_per_piece)
 }
 
 /// Few classes, as a tile of `f32`.

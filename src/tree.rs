@@ -28,7 +28,18 @@ impl<T: Send, P> Tree<'_, T, P> {
     where
         P: Fn(B) -> T + Sync,
     {
-        let Some(middle) = self.middle(batch.rows()) else { return (self.piece)(batch) };
+        match self.middle(batch.rows()) {
+            None => (self.piece)(batch),
+            Some(middle) => self.cut_branch(schedule, batch, middle),
+        }
+    }
+
+    /// Not inlined: a piece needs no stack for two branches.
+    #[inline(never)]
+    fn cut_branch<B: SplitRows>(&self, schedule: Schedule, batch: B, middle: usize) -> T
+    where
+        P: Fn(B) -> T + Sync,
+    {
         let (first, second) = batch.split_at(middle);
         let (first, second) =
             schedule.join(|| self.run_branch(schedule, first), || self.run_branch(schedule, second));
@@ -92,6 +103,17 @@ mod from_outside {
         if schedule.threads() > MOST_THREADS {
             return tree.run_branch(schedule, batch);
         }
+        run_shares(tree, schedule, batch)
+    }
+
+    /// Not inlined: few pieces need no stack for shares.
+    #[inline(never)]
+    fn run_shares<B: SplitRows, T: Send, P: Fn(B) -> T + Sync>(
+        tree: &Tree<'_, T, P>,
+        schedule: Schedule,
+        batch: B,
+    ) -> T {
+        let (rows, alone) = (batch.rows(), Schedule { parallelism: Parallelism::Serial, ..schedule });
         let mut rows_of_shares = [0; MOST_SHARES];
         let shares = cut(tree, rows, &mut rows_of_shares);
         let rest = Mutex::new(Rest { taken: 0, rows: Some(batch) });

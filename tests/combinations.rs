@@ -9,6 +9,7 @@ use support::backends;
 use support::batch::{Batch, IGNORE_INDEX, Random};
 use support::bounds::{Expected, Rounding};
 use support::covering::pairwise;
+use support::curvature::{CurvatureCall, Problem};
 use support::double_bounds::{self, Shares};
 use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation, assert_same_bits};
@@ -218,6 +219,18 @@ impl Case {
         builder.build().expect("the options are valid")
     }
 
+    /// With a direction in each row.
+    fn problem(&self, seed: u64) -> Problem {
+        Problem {
+            upstream: self.upstream.clone(),
+            upstream_scalar: self.upstream_scalar,
+            row_weights: self.row_weights.clone(),
+            loss_mask: self.loss_mask.clone(),
+            denominator: self.denominator,
+            ..Problem::of_batch(self.batch.clone(), seed)
+        }
+    }
+
     fn call(&self) -> Call<'_> {
         Call {
             target_probabilities: self.target_probabilities.as_deref(),
@@ -335,6 +348,21 @@ fn every_pair_of_options_keeps_the_bounds_in_shards() {
             let found = split.evaluate_call(&call, &ce, &case.batch);
             found.assert_no_subnormal(&context);
             expected.check(&found, &context);
+        }
+    }
+}
+
+/// On logits of `f32`, as all of second order: those of another dtype are numbers that it has. `tests/curvature.rs` has all
+/// combinations of what the loss is made of, for more numbers of classes.
+#[test]
+fn every_pair_of_options_keeps_the_bounds_of_second_derivatives_on_every_backend() {
+    for (seed, mut case) in cases_of(TargetKind::Classes, usize::MAX).enumerate() {
+        let problem = case.problem(seed as u64);
+        let call = CurvatureCall { in_place: case.place == Place::In, ..CurvatureCall::default() };
+        for backend in backends() {
+            case.backend = backend;
+            let ce = case.cross_entropy();
+            call.evaluate(&ce, &problem).check(&ce, &problem, &format!("{backend}, {}", case.name));
         }
     }
 }

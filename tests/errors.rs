@@ -342,6 +342,9 @@ fn weights_of_another_number_than_the_classes() {
             let builder = CrossEntropy::builder().weight(vec![1.0; actual]).label_smoothing(smoothing);
             assert_every_call_fails(&builder, (2, classes), &[0_u8; 2], &error, &message);
         }
+        // Without rows no class has a weight.
+        let ce = CrossEntropy::builder().weight(vec![1.0; actual]).reduction(Reduction::Sum).build().unwrap();
+        assert_eq!(ce.loss(matrix(&[], 0, classes), &[] as &[u8]), Ok(0.0));
     }
 }
 

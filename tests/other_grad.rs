@@ -218,6 +218,15 @@ fn the_last_of_two_gradients_that_a_request_names_is_the_one() {
     ce.run(x, &[0_u8], Request::new().accumulate_as(b).grad(a)).expect("the batch is valid");
     assert_eq!(second[0], before);
     assert!(first[0] < 0.0);
+    // Written, though the one before was to be added.
+    let written = first;
+    second = [9.0; 3];
+    let (a, b) = (
+        MatrixMut::new(&mut first, 1, 3).expect("the shape fits"),
+        MatrixMut::new(&mut second, 1, 3).expect("the shape fits"),
+    );
+    ce.run(x, &[0_u8], Request::new().accumulate(a).grad_as(b)).expect("the batch is valid");
+    assert_eq!(second, written);
 }
 
 #[test]

@@ -418,6 +418,11 @@ fn what_is_wrong_is_named_and_nothing_is_written() {
         let error = Error::InvalidTargetProbability { row: 1, column: 1, probability: probability.into() };
         refuse(&plain, Matrix::new(&q, 2, 3).unwrap(), error);
     }
+    // However many there are, the first is named.
+    let [q, of_two_rows] = [[-1.0, -2.0, 0.5, 0.5, 0.5, 0.5], [0.5, -1.0, 0.5, -2.0, 0.5, 0.5]];
+    let error = |column| Error::InvalidTargetProbability { row: 0, column, probability: -1.0 };
+    refuse(&plain, Matrix::new(&q, 2, 3).unwrap(), error(0));
+    refuse(&plain, Matrix::new(&of_two_rows, 2, 3).unwrap(), error(1));
     for probability in [-0.1, f64::INFINITY, -f64::MIN_POSITIVE, -5e-324, 1e39, f64::NAN] {
         let logits = [0.0; 6];
         let (mut grad, mut losses) = ([7.0; 6], [7.0; 2]);
@@ -440,6 +445,10 @@ fn what_is_wrong_is_named_and_nothing_is_written() {
     let others = plain.clone().label_smoothing(0.1).smoothing(Smoothing::OtherClasses);
     refuse(&others, good, Error::NeedsClasses { argument: "smoothing" });
     refuse(&plain.clone().focal_gamma(2.0), good, Error::NeedsClasses { argument: "focal_gamma" });
+    // Over which classes nothing is spread does not matter.
+    let nothing = plain.smoothing(Smoothing::OtherClasses).build().unwrap();
+    let of_all = CrossEntropy::default().run_probabilities(x, good, Request::new());
+    assert_eq!(nothing.run_probabilities(x, good, Request::new()), of_all);
 
     let mut ranks = [7; 2];
     let request = Request::new().target_ranks(&mut ranks);

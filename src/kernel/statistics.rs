@@ -313,8 +313,19 @@ pub(super) fn sum_of<S: Simd, P: Place, A: Alongside<S>>(
 /// The sum of exp(x - max) (max - x) of all columns but the pivot.
 #[inline(always)]
 pub(crate) fn spread<S: Simd, T: Number>(s: S, x: &[T], max: f32, pivot: Entry) -> f64 {
+    s.sum_lanes(add_spread(s, x, max, pivot, s.zero_sums()))
+}
+
+/// The same on top of sums. Where columns are cut at whole groups, it is the same sum.
+#[inline(always)]
+pub(super) fn add_spread<S: Simd, T: Number>(
+    s: S,
+    x: &[T],
+    max: f32,
+    pivot: Entry,
+    mut sums: S::F64,
+) -> S::F64 {
     let reference = s.splat(if max == f32::NEG_INFINITY { 0.0 } else { max });
-    let mut sums = s.zero_sums();
     for start in (0..x.len()).step_by(GROUP) {
         let group = rest_without(s, &x[start..x.len().min(start + GROUP)], pivot.from(start));
         let d = differences(s, group, reference);
@@ -326,5 +337,5 @@ pub(crate) fn spread<S: Simd, T: Number>(s: S, x: &[T], max: f32, pivot: Entry) 
         }
         sums = s.accumulate(sums, sum_of_four(s, terms));
     }
-    s.sum_lanes(sums)
+    sums
 }

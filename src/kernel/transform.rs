@@ -16,7 +16,7 @@ use super::affine::Shift;
 use super::gaps::Gaps;
 use super::number::Number;
 use super::place::{Columns, RowsOf};
-use super::statistics::{BLOCK, Statistics};
+use super::statistics::{BLOCK, Statistics, add_spread};
 use super::tanh::{tanh, tanh_and_slope};
 use super::tasks::{AffineTask, Content, LogProbabilitiesTask, StatisticsTask};
 use crate::loss::Transform;
@@ -66,6 +66,15 @@ pub(crate) struct TransformedStatisticsTask<'a, T> {
     pub(crate) gaps: Gaps<'a>,
 }
 
+/// [`SpreadTask`](super::tasks::SpreadTask) of a row, transformed.
+pub(crate) struct TransformedSpreadTask<'a, T> {
+    pub(crate) transform: Transform,
+    pub(crate) x: &'a [T],
+    pub(crate) max: f32,
+    /// Transformed.
+    pub(crate) pivot: Entry,
+}
+
 /// An output as wide as the row, of some columns, by way of the transformed logits.
 pub(crate) struct TransformedTask<'a, F, T = F> {
     pub(crate) transform: Option<Transform>,
@@ -85,7 +94,7 @@ pub(crate) enum Function<'a> {
 
 /// Columns that are transformed, become an output, and go where it belongs. Few, because they are on the stack: no sum
 /// depends on how many they are.
-const PART: usize = 512;
+pub(crate) const PART: usize = 512;
 
 /// Products below count as 0. A CPU that makes zeros of subnormals may make one of a product that would round up to the
 /// smallest normal number: so that is below, and the next.
@@ -293,6 +302,29 @@ impl<T: Number> Task for TransformedStatisticsTask<'_, T> {
                 gaps: gaps.from(start),
                 references: &mut [],
             }));
+        }
+        whole
+    }
+}
+
+impl<T: Number> Task for TransformedSpreadTask<'_, T> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let Self { transform, x, max, pivot } = self;
+        let mut part = [0.0; PART];
+        let mut whole = 0.0;
+        for start in (0..x.len()).step_by(BLOCK) {
+            let end = x.len().min(start + BLOCK);
+            let mut sums = s.zero_sums();
+            for start in (start..end).step_by(PART) {
+                let x = &x[start..end.min(start + PART)];
+                let part = &mut part[..x.len()];
+                s.vectorize(TransformTask::of_block(Some(transform), x, part, &mut []));
+                sums = add_spread(s, part, max, pivot.from(start), sums);
+            }
+            whole += s.sum_lanes(sums);
         }
         whole
     }

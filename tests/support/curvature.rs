@@ -54,7 +54,12 @@ const DIRECTION_KINDS: usize = 7;
 impl Problem {
     /// Rows of every kind, along directions of every kind. The directions of ignored rows are NaN.
     pub fn random(rows: usize, classes: usize, seed: u64) -> Self {
-        let batch = Batch::random(rows, classes, seed);
+        Self::of_batch(Batch::random(rows, classes, seed), seed)
+    }
+
+    /// The same of these rows.
+    pub fn of_batch(batch: Batch, seed: u64) -> Self {
+        let Batch { rows, classes, .. } = batch;
         let mut random = Random::new(seed ^ 0xd1ec);
         let mut direction = Vec::with_capacity(rows * classes);
         for row in 0..rows {
@@ -139,7 +144,7 @@ impl Problem {
 
     fn counts(&self, ce: &CrossEntropy, row: usize) -> bool {
         let is_masked = self.loss_mask.as_ref().is_some_and(|mask| !mask[row]);
-        !is_masked && ce.ignore_index() != Some(self.batch.targets[row])
+        !is_masked && !ce.ignore_indices().contains(&self.batch.targets[row])
     }
 
     fn row_weight(&self, row: usize) -> f64 {

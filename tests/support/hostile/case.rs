@@ -38,6 +38,8 @@ pub struct Case {
     pub dtype_of_gradient: Option<other_grad::Dtype>,
     /// The teacher's logits, of a distillation.
     pub teacher: Vec<f32>,
+    /// In the place of the targets of a loss. Shards have none.
+    pub target_probabilities: Option<Vec<f32>>,
     /// For what else there is to choose.
     pub seed: u64,
 }
@@ -69,6 +71,9 @@ type OptionOfLoss = fn(CrossEntropyBuilder, &mut Bytes<'_>, usize) -> CrossEntro
 
 /// Weights of classes and of rows.
 const WEIGHTS: [f32; 8] = [1.0, 0.0, 0.3, 2.5, 1e-3, 1e3, 7.0, 0.999];
+
+/// As targets: what is left of 1, subnormal ones, and more than all.
+const PROBABILITIES: [f32; 9] = [1.0, 0.0, 0.3, 1e-3, 1e-30, 1e-45, 0.999, 3.0, 1e4];
 
 /// Add an option here, at the end. Where bytes have ended, it is the first value: the default.
 const OPTIONS: &[OptionOfLoss] = &[
@@ -128,6 +133,13 @@ impl Case {
         };
         let others = other_grad::Dtype::ALL;
         let dtype_of_gradient = header.below(2 * others.len()).checked_sub(others.len()).map(|i| others[i]);
+        let has_probabilities = header.below(4) == 3 && !matches!(kind, Kind::Distillation { .. });
+        // What is refused without classes as targets.
+        let builder = if has_probabilities {
+            builder.smoothing(Smoothing::AllClasses).focal_gamma(0.0)
+        } else {
+            builder
+        };
         let ignored = builder.clone().build().expect("the options are valid").ignore_indices().to_vec();
 
         let mut batch =
@@ -143,6 +155,13 @@ impl Case {
                 push_teacher(&mut teacher, batch.row(row), rows_of);
             }
         }
+        let target_probabilities = has_probabilities.then(|| {
+            let mut probabilities = Vec::with_capacity(rows * classes);
+            for _ in 0..rows {
+                push_probabilities(&mut probabilities, classes, rows_of);
+            }
+            probabilities
+        });
         let teacher = (dtype.rounded)(Batch { logits: teacher, ..batch.clone() }).logits;
         let batch = (dtype.rounded)(batch);
         Self {
@@ -159,6 +178,7 @@ impl Case {
             kind,
             dtype_of_gradient,
             teacher,
+            target_probabilities,
             seed,
         }
     }
@@ -187,7 +207,7 @@ impl Case {
     pub fn call(&self) -> Call<'_> {
         let Inputs { upstream, upstream_scalar, row_weights, loss_mask, denominator } = &self.inputs;
         Call {
-            target_probabilities: None,
+            target_probabilities: self.target_probabilities.as_deref(),
             upstream: upstream.as_deref(),
             upstream_scalar: *upstream_scalar,
             row_weights: row_weights.as_deref(),
@@ -274,6 +294,29 @@ fn push_row(logits: &mut Vec<f32>, classes: usize, bytes: &mut Bytes<'_>) {
     for _ in 0..kind / 8 % 4 {
         let at = start + bytes.below(classes);
         logits[at] = bytes.number();
+    }
+}
+
+/// One class, all alike, none, or any numbers; some chosen one by one.
+fn push_probabilities(probabilities: &mut Vec<f32>, classes: usize, bytes: &mut Bytes<'_>) {
+    let kind = bytes.byte();
+    let start = probabilities.len();
+    match kind % 4 {
+        0 => {
+            let one = bytes.below(classes);
+            probabilities.extend((0..classes).map(|class| f32::from(class == one)));
+        }
+        1 => probabilities.extend(vec![1.0 / classes as f32; classes]),
+        2 => {
+            let mut random = Random::new(bytes.seed());
+            let most = bytes.pick(&PROBABILITIES);
+            probabilities.extend((0..classes).map(|_| random.between(0.0, most)));
+        }
+        _ => probabilities.extend(vec![0.0; classes]),
+    }
+    for _ in 0..kind / 4 % 4 {
+        let at = start + bytes.below(classes);
+        probabilities[at] = bytes.pick(&PROBABILITIES);
     }
 }
 
