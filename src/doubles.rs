@@ -14,6 +14,7 @@ use crate::kernel::lanes::{CoefficientsTask, NO_CLASS, RowLanes};
 use crate::kernel::place::Columns;
 use crate::kernel::statistics::Statistics;
 use crate::loss::Transform;
+use crate::parallel::Schedule;
 use crate::passes::{Output, Passes, gaps_of, keeps};
 use crate::rows::{Dtype, Job, Totals, run_passes};
 use crate::target_probabilities::set_statistics;
@@ -27,7 +28,7 @@ impl Dtype for f64 {
         let is_distribution = batch.target_probabilities.is_some();
         let needs_logits = |wide| is_distribution || has_slopes && wide == Wide::Gradient;
         let keeps = keeps(job, &batch).filter(|&wide| !needs_logits(wide));
-        let mut passes = Doubles { keeps, transform };
+        let mut passes = Doubles { keeps, transform, first_column: 0 };
         run_passes(job, batch, &mut passes, rows_per_piece)
     }
 
@@ -70,21 +71,18 @@ impl Dtype for f64 {
 }
 
 /// Exponentials are kept in the row that they become, where an output has room for them.
-struct Doubles {
-    keeps: Option<Wide>,
-    transform: Option<Transform<f64>>,
+pub(crate) struct Doubles {
+    pub(crate) keeps: Option<Wide>,
+    pub(crate) transform: Option<Transform<f64>>,
+    /// The class of the first column: not 0, where the columns are those of a shard.
+    pub(crate) first_column: usize,
 }
 
 impl Doubles {
-    fn transformed(&self, job: &Job<'_>, x: f64) -> f64 {
+    pub(crate) fn transformed(&self, schedule: Schedule, x: f64) -> f64 {
         let mut to = [x];
         if let Some(transform) = self.transform {
-            job.schedule.instructions.run(TransformTask {
-                transform,
-                from: &[x],
-                to: &mut to,
-                slopes: &mut [],
-            });
+            schedule.instructions.run(TransformTask { transform, from: &[x], to: &mut to, slopes: &mut [] });
         }
         to[0]
     }
@@ -126,7 +124,7 @@ impl Passes<f64> for Doubles {
             }
             let pivot = match lanes.class[lane] {
                 NO_CLASS => Entry::NONE,
-                class => Entry::new(class, self.transformed(job, x[class])),
+                class => Entry::new(class, self.transformed(job.schedule, x[class])),
             };
             let gaps = if lanes.class[lane] == NO_CLASS { Gaps::None } else { gaps };
             let columns = match self.keeps {
@@ -155,14 +153,14 @@ impl Passes<f64> for Doubles {
             let weights = match distribution {
                 Some(probabilities) => Gaps::Distribution(job.options.distribution(probabilities)),
                 None if lanes.class[lane] == NO_CLASS => Gaps::None,
-                None => output.gaps(job),
+                None => output.gaps(job).from(self.first_column),
             };
             let mut target = Entry::NONE;
             if lanes.class[lane] != NO_CLASS {
-                target = Entry::new(lanes.class[lane], coefficients.at_target[lane]);
-                if is_gradient {
-                    let x = batch.logits.row(row)[lanes.class[lane]];
-                    target.value = self.gradient(job, x, target.value);
+                target = Entry::new(lanes.class[lane], coefficients.at_target[lane]).from(self.first_column);
+                let column = lanes.class[lane].checked_sub(self.first_column);
+                if is_gradient && let Some(x) = column.and_then(|column| batch.logits.row(row).get(column)) {
+                    target.value = self.gradient(job, *x, target.value);
                 }
             }
             let columns = if is_kept {

@@ -18,8 +18,8 @@ use support::shards::{Order, Split};
 use support::variants::{DTYPES, Dtype, VARIANTS, Variant};
 use support::{PARALLELISMS, fused_backends};
 use xent::{
-    BUILD, Backend, CrossEntropy, Distillation, Element, Matrix, MatrixMut, Parallelism, Request,
-    ShardElement, Softmax,
+    BUILD, Backend, CrossEntropy, Distillation, DistillationElement, Element, Matrix, MatrixMut, Parallelism,
+    Request, Softmax,
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden.txt");
@@ -383,7 +383,7 @@ impl Convert for half::f16 {
 }
 
 /// From a teacher whose logits are random ones.
-fn distillation<T: Convert + ShardElement>(
+fn distillation<T: Convert + DistillationElement>(
     backend: Backend,
     parallelism: Parallelism,
     batch: &Batch,

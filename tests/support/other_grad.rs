@@ -9,7 +9,7 @@ use super::evaluation::Call;
 use super::halves::{Half, HalfBuffer, narrow};
 #[cfg(feature = "half")]
 use half::{bf16, f16};
-use xent::{CrossEntropy, Distillation, GradElement, Matrix, MatrixMut, ShardElement, Summary};
+use xent::{CrossEntropy, Distillation, DistillationElement, GradElement, Matrix, MatrixMut, Summary};
 
 /// A dtype that both can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl Asked<'_> {
         }
     }
 
-    fn run_on<T: ShardElement, G: GradElement>(
+    fn run_on<T: DistillationElement, G: GradElement>(
         &self,
         of_f32: fn(&[f32]) -> Vec<T>,
         grad: MatrixMut<'_, G>,
