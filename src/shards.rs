@@ -13,6 +13,9 @@ use crate::{CrossEntropy, Error, Matrix, MatrixMut, Request, RowState, ShardStat
 /// The loss of a batch whose columns are split over shards, or made chunk by chunk: see [`RowState`]. By
 /// [`CrossEntropy::shards`].
 ///
+/// `S` is what a row's columns amount to: [`RowState`], or [`RowStateF64`](crate::RowStateF64) for logits of `f64`. It follows
+/// from the first call.
+///
 /// It has the targets of all rows and the number of all classes; its calls get some columns of every row, and say which.
 /// Every option of the [`CrossEntropy`] works and means what it means for whole rows: label smoothing spreads over the
 /// classes of all shards, class weights are those of all classes, and the mean divides by the weights of all rows.

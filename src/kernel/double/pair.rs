@@ -110,7 +110,7 @@ pub(crate) fn plus_log1p(x: f64, y: Pair) -> f64 {
 mod tests {
     use super::super::exp::double_double::DoubleDouble;
     use super::*;
-    use crate::contract::U_F64;
+    use crate::contract::{MERGE_F64, U_F64};
 
     fn exact(Pair { high, low }: Pair) -> DoubleDouble {
         DoubleDouble::sum(high, low)
@@ -125,7 +125,7 @@ mod tests {
             let found = Lifted::product_with_exp(Pair::new(1.0, 0.0), Pair::half_difference(drop, 0.0));
             let lift = DoubleDouble::from(Lifted::POWER);
             let e = DoubleDouble::from(-drop).exp() * lift;
-            let share = ((exact(found.0) - e) / e).high.abs() / (drop.min(0.25) * U_F64 + 1e-30);
+            let share = ((exact(found.0) - e) / e).high.abs() / (drop.min(MERGE_F64) * U_F64 + 1e-30);
             if share > worst.0 {
                 worst = (share, drop);
             }
