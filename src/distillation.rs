@@ -184,8 +184,7 @@ impl Distillation {
     ///
     /// # Errors
     /// Those of [`Distillation::loss`]; those of [`CrossEntropy::run`] that concern the request; and
-    /// [`Error::NotOfDistillation`] for any other output, [`Error::NotImplemented`] for a gradient of another dtype than the
-    /// logits. No output has then been written.
+    /// [`Error::NotOfDistillation`] for any other output. No output has then been written.
     pub fn run<E: DistillationElement>(
         &self,
         student: Matrix<'_, E>,

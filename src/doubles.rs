@@ -26,7 +26,8 @@ impl Dtype for f64 {
         // pivot.
         let has_slopes = transform.is_some_and(|it: Transform<f64>| it.has_slopes());
         let is_distribution = batch.target_probabilities.is_some();
-        let needs_logits = |wide| is_distribution || has_slopes && wide == Wide::Gradient;
+        let has_room = batch.request.other_grad().is_none();
+        let needs_logits = |wide| is_distribution || wide == Wide::Gradient && (has_slopes || !has_room);
         let keeps = keeps(job, &batch).filter(|&wide| !needs_logits(wide));
         let mut passes = Doubles { keeps, transform, first_column: 0 };
         run_passes(job, batch, &mut passes, rows_per_piece)
@@ -163,12 +164,6 @@ impl Passes<f64> for Doubles {
                     target.value = self.gradient(job, *x, target.value);
                 }
             }
-            let columns = if is_kept {
-                batch.wide_row(row, wide).map(Columns::InPlace)
-            } else {
-                batch.columns(row, wide, false)
-            };
-            let Some(columns) = columns else { return };
             let affine = Affine {
                 max: (!is_kept).then_some(lanes.max[lane]),
                 scale: coefficients.scale[lane],
@@ -177,7 +172,43 @@ impl Passes<f64> for Doubles {
                 weights,
             };
             let transform = self.transform.filter(|_| !is_kept);
+            let adds = batch.adds(wide);
+            if let Some((grad, x)) = batch.other_grad(row, wide) {
+                let to = |first: usize, grad_of_columns: &[f64]| {
+                    grad.write_doubles(row, first, grad_of_columns, adds);
+                };
+                by_way_of_doubles(job, x, transform, affine, target, to);
+                continue;
+            }
+            let columns = if is_kept {
+                batch.wide_row(row, wide).map(Columns::InPlace)
+            } else {
+                batch.columns(row, wide, false)
+            };
+            let Some(columns) = columns else { return };
             job.schedule.instructions.run(AffineTask { columns, transform, is_gradient, affine, target });
         }
+    }
+}
+
+/// The gradient of a row, some columns at a time in memory of its own, from where `write` takes it with the first of them.
+fn by_way_of_doubles(
+    job: &Job<'_>,
+    x: &[f64],
+    transform: Option<Transform<f64>>,
+    affine: Affine<'_>,
+    target: Entry<f64>,
+    mut write: impl FnMut(usize, &[f64]),
+) {
+    /// 4 KiB of them.
+    const COLUMNS: usize = 512;
+    let mut grad = [0.0; COLUMNS];
+    for (index, x) in x.chunks(COLUMNS).enumerate() {
+        let (first, grad) = (index * COLUMNS, &mut grad[..x.len()]);
+        let columns = Columns::Between(x, &mut *grad);
+        let affine = Affine { weights: affine.weights.from(first), ..affine };
+        let target = target.from(first);
+        job.schedule.instructions.run(AffineTask { columns, transform, is_gradient: true, affine, target });
+        write(first, grad);
     }
 }

@@ -15,7 +15,7 @@ use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation, assert_same_bits};
 #[cfg(feature = "half")]
 use support::halves::{self, Half};
-use support::other_grad::{self, gradient_as};
+use support::other_grad::{self, assert_rounded_once, gradient_as};
 use support::shards::Split;
 #[cfg(feature = "half")]
 use xent::contract::U;
@@ -244,8 +244,8 @@ impl Dtype {
         }
     }
 
-    /// Where there is no call for `f64`, `f32` takes its place.
-    fn not_double(self) -> other_grad::Dtype {
+    /// As one of logits whose gradient may have another; that of `f64` has checks of its own.
+    fn of_logits(self) -> other_grad::Dtype {
         match self {
             Self::F32 | Self::F64 => other_grad::Dtype::F32,
             #[cfg(feature = "half")]
@@ -306,6 +306,9 @@ fn every_pair_of_options_keeps_the_bounds() {
             let found = doubles::evaluate(&call, &ce, &batch);
             found.assert_no_subnormal(&case.name);
             double_bounds::check(&ce, &batch, &call, &found, false, &mut shares, &case.name);
+            if let Some(grad) = case.dtype_of_gradient {
+                assert_rounded_once(grad, &call, &ce, &batch, &found.grad, &case.name);
+            }
             continue;
         }
         let (mut found, rounding) = case.dtype.evaluate(&call, &ce, &case.batch);
@@ -314,7 +317,7 @@ fn every_pair_of_options_keeps_the_bounds() {
         expected.check(&found, &case.name);
         if let Some(grad) = case.dtype_of_gradient {
             let summary;
-            let dtypes = (case.dtype.not_double(), grad);
+            let dtypes = (case.dtype.of_logits(), grad);
             (found.grad, summary) = gradient_as(dtypes, &call, &ce, &case.batch, None);
             assert_eq!(summary.loss.to_bits(), found.loss.to_bits(), "{}", case.name);
             expected.with_gradient_rounded(grad.rounding()).check(&found, &case.name);

@@ -35,7 +35,7 @@ struct Arena {
 
 impl Arena {
     fn new() -> Self {
-        let wide = || Pages::new(MOST_CLASSES * 17 * size_of::<f32>());
+        let wide = || Pages::new(MOST_CLASSES * 17 * size_of::<f64>());
         Self { logits: wide(), grad: wide(), probabilities: wide(), narrow: wide(), targets: wide() }
     }
 }
@@ -182,6 +182,11 @@ where
 #[test]
 fn no_call_on_f32_reaches_beyond_its_slices() {
     check_dtype::<f32>(<[f32]>::to_vec);
+}
+
+#[test]
+fn no_call_on_f64_reaches_beyond_its_slices() {
+    check_dtype::<f64>(|x| x.iter().map(|&x| f64::from(x)).collect());
 }
 
 #[cfg(feature = "half")]

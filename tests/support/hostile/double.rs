@@ -5,6 +5,7 @@ use super::{in_another_way, on_another_backend};
 use crate::support::double_bounds::{self, Shares};
 use crate::support::double_shards::evaluate_shards;
 use crate::support::doubles::{Doubles, evaluate};
+use crate::support::other_grad::assert_rounded_once;
 use crate::support::shards::Split;
 
 /// The same as of logits of `f32`.
@@ -14,6 +15,9 @@ pub fn check(case: &Case, factor: f64) {
     let found = evaluate(&call, &ce, &batch);
     found.assert_no_subnormal("hostile");
     double_bounds::check(&ce, &batch, &call, &found, false, &mut Shares::default(), "hostile");
+    if let Some(grad) = case.dtype_of_gradient {
+        assert_rounded_once(grad, &call, &ce, &batch, &found.grad, "hostile, gradient of another dtype");
+    }
     if case.is_repeated {
         let again = evaluate(&in_another_way(case), &on_another_backend(case).cross_entropy(), &batch);
         assert!(again.bits() == found.bits(), "in another way");
