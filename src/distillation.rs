@@ -1,5 +1,6 @@
 //! A student's softmax against a teacher's.
 
+mod element;
 mod rows;
 
 use crate::batch::{Batch, Logits, Wide};
@@ -8,8 +9,9 @@ use crate::request::check_shape;
 use crate::rows::Totals;
 use crate::{
     Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Error, Matrix, MatrixMut, Parallelism, Reduction,
-    Request, ShardElement, Summary,
+    Request, Summary,
 };
+pub use element::DistillationElement;
 pub(crate) use rows::Rows;
 use rows::Settings;
 
@@ -142,7 +144,7 @@ impl Distillation {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-    pub fn loss<E: ShardElement>(
+    pub fn loss<E: DistillationElement>(
         &self,
         student: Matrix<'_, E>,
         teacher: Matrix<'_, E>,
@@ -154,7 +156,7 @@ impl Distillation {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-    pub fn loss_and_grad<E: ShardElement>(
+    pub fn loss_and_grad<E: DistillationElement>(
         &self,
         student: Matrix<'_, E>,
         teacher: Matrix<'_, E>,
@@ -167,7 +169,7 @@ impl Distillation {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-    pub fn loss_and_grad_in_place<E: ShardElement>(
+    pub fn loss_and_grad_in_place<E: DistillationElement>(
         &self,
         student: MatrixMut<'_, E>,
         teacher: Matrix<'_, E>,
@@ -182,9 +184,8 @@ impl Distillation {
     ///
     /// # Errors
     /// Those of [`Distillation::loss`]; those of [`CrossEntropy::run`] that concern the request; and
-    /// [`Error::NotOfDistillation`] for any other output, [`Error::NotImplemented`] for a gradient of another dtype than the
-    /// logits. No output has then been written.
-    pub fn run<E: ShardElement>(
+    /// [`Error::NotOfDistillation`] for any other output. No output has then been written.
+    pub fn run<E: DistillationElement>(
         &self,
         student: Matrix<'_, E>,
         teacher: Matrix<'_, E>,
@@ -197,7 +198,7 @@ impl Distillation {
     ///
     /// # Errors
     /// The same, and [`Error::GradTwice`] if the request names a gradient of its own.
-    pub fn run_in_place<E: ShardElement>(
+    pub fn run_in_place<E: DistillationElement>(
         &self,
         student: MatrixMut<'_, E>,
         teacher: Matrix<'_, E>,
@@ -229,7 +230,7 @@ impl Distillation {
         self.ce.backend()
     }
 
-    fn run_logits<E: ShardElement>(
+    fn run_logits<E: DistillationElement>(
         &self,
         student: Logits<'_, E>,
         teacher: Matrix<'_, E>,
@@ -251,7 +252,7 @@ impl Distillation {
     }
 
     /// Checks all but the outputs, and counts.
-    pub(crate) fn check<E: ShardElement>(
+    pub(crate) fn check<E: DistillationElement>(
         &self,
         (rows, classes): (usize, usize),
         teacher: Matrix<'_, E>,
@@ -271,7 +272,7 @@ impl Distillation {
 }
 
 /// None but those that there are.
-fn check_outputs<E: ShardElement>(request: &Request<'_, E>) -> Result<(), Error> {
+fn check_outputs<E: DistillationElement>(request: &Request<'_, E>) -> Result<(), Error> {
     let outputs = &request.row_outputs;
     let asked = [
         ("probabilities", request.probabilities.is_some()),

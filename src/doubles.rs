@@ -14,6 +14,7 @@ use crate::kernel::lanes::{CoefficientsTask, NO_CLASS, RowLanes};
 use crate::kernel::place::Columns;
 use crate::kernel::statistics::Statistics;
 use crate::loss::Transform;
+use crate::parallel::Schedule;
 use crate::passes::{Output, Passes, gaps_of, keeps};
 use crate::rows::{Dtype, Job, Totals, run_passes};
 use crate::target_probabilities::set_statistics;
@@ -25,9 +26,10 @@ impl Dtype for f64 {
         // pivot.
         let has_slopes = transform.is_some_and(|it: Transform<f64>| it.has_slopes());
         let is_distribution = batch.target_probabilities.is_some();
-        let needs_logits = |wide| is_distribution || has_slopes && wide == Wide::Gradient;
+        let has_room = batch.request.other_grad().is_none();
+        let needs_logits = |wide| is_distribution || wide == Wide::Gradient && (has_slopes || !has_room);
         let keeps = keeps(job, &batch).filter(|&wide| !needs_logits(wide));
-        run_passes(job, batch, |_, _| Doubles { keeps, transform }, rows_per_piece)
+        run_passes(job, batch, |_, _| Doubles { keeps, transform, first_column: 0 }, rows_per_piece)
     }
 
     fn round_gradient(job: &Job<'_>, _: Option<&OtherGrad<'_>>, task: CoefficientsTask<'_, Self>) {
@@ -69,21 +71,18 @@ impl Dtype for f64 {
 }
 
 /// Exponentials are kept in the row that they become, where an output has room for them.
-struct Doubles {
-    keeps: Option<Wide>,
-    transform: Option<Transform<f64>>,
+pub(crate) struct Doubles {
+    pub(crate) keeps: Option<Wide>,
+    pub(crate) transform: Option<Transform<f64>>,
+    /// The class of the first column: not 0, where the columns are those of a shard.
+    pub(crate) first_column: usize,
 }
 
 impl Doubles {
-    fn transformed(&self, job: &Job<'_>, x: f64) -> f64 {
+    pub(crate) fn transformed(&self, schedule: Schedule, x: f64) -> f64 {
         let mut to = [x];
         if let Some(transform) = self.transform {
-            job.schedule.instructions.run(TransformTask {
-                transform,
-                from: &[x],
-                to: &mut to,
-                slopes: &mut [],
-            });
+            schedule.instructions.run(TransformTask { transform, from: &[x], to: &mut to, slopes: &mut [] });
         }
         to[0]
     }
@@ -125,7 +124,7 @@ impl Passes<f64> for Doubles {
             }
             let pivot = match lanes.class[lane] {
                 NO_CLASS => Entry::NONE,
-                class => Entry::new(class, self.transformed(job, x[class])),
+                class => Entry::new(class, self.transformed(job.schedule, x[class])),
             };
             let gaps = if lanes.class[lane] == NO_CLASS { Gaps::None } else { gaps };
             let columns = match self.keeps {
@@ -154,22 +153,16 @@ impl Passes<f64> for Doubles {
             let weights = match distribution {
                 Some(probabilities) => Gaps::Distribution(job.options.distribution(probabilities)),
                 None if lanes.class[lane] == NO_CLASS => Gaps::None,
-                None => output.gaps(job),
+                None => output.gaps(job).from(self.first_column),
             };
             let mut target = Entry::NONE;
             if lanes.class[lane] != NO_CLASS {
-                target = Entry::new(lanes.class[lane], coefficients.at_target[lane]);
-                if is_gradient {
-                    let x = batch.logits.row(row)[lanes.class[lane]];
-                    target.value = self.gradient(job, x, target.value);
+                target = Entry::new(lanes.class[lane], coefficients.at_target[lane]).from(self.first_column);
+                let column = lanes.class[lane].checked_sub(self.first_column);
+                if is_gradient && let Some(x) = column.and_then(|column| batch.logits.row(row).get(column)) {
+                    target.value = self.gradient(job, *x, target.value);
                 }
             }
-            let columns = if is_kept {
-                batch.wide_row(row, wide).map(Columns::InPlace)
-            } else {
-                batch.columns(row, wide, false)
-            };
-            let Some(columns) = columns else { return };
             let affine = Affine {
                 max: (!is_kept).then_some(lanes.max[lane]),
                 scale: coefficients.scale[lane],
@@ -178,7 +171,43 @@ impl Passes<f64> for Doubles {
                 weights,
             };
             let transform = self.transform.filter(|_| !is_kept);
+            let adds = batch.adds(wide);
+            if let Some((grad, x)) = batch.other_grad(row, wide) {
+                let to = |first: usize, grad_of_columns: &[f64]| {
+                    grad.write_doubles(row, first, grad_of_columns, adds);
+                };
+                by_way_of_doubles(job, x, transform, affine, target, to);
+                continue;
+            }
+            let columns = if is_kept {
+                batch.wide_row(row, wide).map(Columns::InPlace)
+            } else {
+                batch.columns(row, wide, false)
+            };
+            let Some(columns) = columns else { return };
             job.schedule.instructions.run(AffineTask { columns, transform, is_gradient, affine, target });
         }
+    }
+}
+
+/// The gradient of a row, some columns at a time in memory of its own, from where `write` takes it with the first of them.
+fn by_way_of_doubles(
+    job: &Job<'_>,
+    x: &[f64],
+    transform: Option<Transform<f64>>,
+    affine: Affine<'_>,
+    target: Entry<f64>,
+    mut write: impl FnMut(usize, &[f64]),
+) {
+    /// 4 KiB of them.
+    const COLUMNS: usize = 512;
+    let mut grad = [0.0; COLUMNS];
+    for (index, x) in x.chunks(COLUMNS).enumerate() {
+        let (first, grad) = (index * COLUMNS, &mut grad[..x.len()]);
+        let columns = Columns::Between(x, &mut *grad);
+        let affine = Affine { weights: affine.weights.from(first), ..affine };
+        let target = target.from(first);
+        job.schedule.instructions.run(AffineTask { columns, transform, is_gradient: true, affine, target });
+        write(first, grad);
     }
 }

@@ -12,15 +12,15 @@ use crate::kernel::real::Real;
 /// | `f64` | `f64` | `f64` |
 /// | `half::bf16`, `half::f16` (feature `half`) | the same | `f32` |
 ///
-/// [`Request::grad_as`](crate::Request::grad_as) has the gradient in another dtype than the logits, but for `f64`.
+/// [`Request::grad_as`](crate::Request::grad_as) has the gradient in another dtype than the logits: `f32`, or 16 bits.
 ///
 /// Arithmetic is `f32`, and sums are `f64`; but for `f64`, whose arithmetic is its own and whose sums carry their rounding
 /// errors along. See [`contract`](crate::contract) for the bounds and for what is stored.
 ///
 /// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
-/// [`Planes`](crate::Planes) and [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) take `f32` alone;
-/// [`Shards`](crate::Shards) and [`Distillation`](crate::Distillation) all but `f64`. The types say so: such a call does not
-/// compile.
+/// [`Planes`](crate::Planes) and [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) take `f32` alone, and
+/// [`Distillation`](crate::Distillation) all but `f64`. The types say so: such a call does not compile.
+/// [`Shards`](crate::Shards) take all, those of `f64` with states of their own: [`RowStateF64`](crate::RowStateF64).
 ///
 /// ```compile_fail,E0277
 /// use xent::{Distillation, Matrix};
@@ -71,10 +71,6 @@ pub(crate) mod sealed {
     /// Functions of one type each, so that the kernels are compiled with this crate and not with its users.
     #[allow(private_interfaces)]
     pub trait Element: Copy + Debug + Default + Send + Sync + 'static {
-        /// Whether there is no gradient in another dtype.
-        #[doc(hidden)]
-        const GRAD_HAS_ITS_DTYPE: bool;
-
         #[doc(hidden)]
         fn run(schedule: Schedule, job: &Job<'_>, batch: Batch<'_, Self>) -> Totals
         where
@@ -86,7 +82,7 @@ pub(crate) mod sealed {
 }
 
 macro_rules! elements {
-    ($per_row:ty, $grad_has_its_dtype:literal: $($element:ty),+) => {
+    ($per_row:ty: $($element:ty),+) => {
         $(
             impl Element for $element {
                 type PerRow = $per_row;
@@ -94,8 +90,6 @@ macro_rules! elements {
 
             #[allow(private_interfaces)]
             impl sealed::Element for $element {
-                const GRAD_HAS_ITS_DTYPE: bool = $grad_has_its_dtype;
-
                 fn run(
                     schedule: crate::parallel::Schedule,
                     job: &crate::rows::Job<'_>,
@@ -115,7 +109,7 @@ macro_rules! elements {
     };
 }
 
-elements!(f32, false: f32);
-elements!(f64, true: f64);
+elements!(f32: f32);
+elements!(f64: f64);
 #[cfg(feature = "half")]
-elements!(f32, false: half::bf16, half::f16);
+elements!(f32: half::bf16, half::f16);

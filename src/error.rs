@@ -182,11 +182,12 @@ pub enum Error {
     },
     /// A call in place was given another gradient to write as well.
     GradTwice,
-    /// A loss with this option is not implemented for such calls.
+    /// A loss with this option is not implemented for such calls. At present there are none; bindings that offer less than
+    /// the crate may say so with it.
     NotImplemented {
         /// The option's name.
         option: &'static str,
-        /// What it is not implemented for: `"logits of f64"`.
+        /// What it is not implemented for.
         calls: &'static str,
     },
     /// The temperature of a distillation is not a number from 1e-37 to 1e37, which `f32` holds together with its inverse.

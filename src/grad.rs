@@ -180,6 +180,12 @@ impl OtherGrad<'_> {
         })
     }
 
+    /// Writes columns of a row from `first` on that were computed in `f64`, or adds them to what is there; each is rounded
+    /// once.
+    pub(crate) fn write_doubles(&mut self, row: usize, first: usize, x: &[f64], adds: bool) {
+        of_each!(self, matrix => write_doubles(matrix, row, first, x, adds));
+    }
+
     /// Runs the task with the target's own value rounded to the dtype of the gradient.
     pub(crate) fn coefficients<T: Rounded<Real = f32>>(&self, job: &Job<'_>, task: CoefficientsTask<'_, T>) {
         let instructions = job.schedule.instructions;
@@ -210,4 +216,12 @@ fn columns<'a, F, T>(
 
 fn fill<T: Number>(matrix: &mut MatrixMut<'_, T>, row: usize, value: f32) {
     matrix.row_mut(row).unwrap_or_default().fill(T::from_f32(value));
+}
+
+fn write_doubles<T: Number>(matrix: &mut MatrixMut<'_, T>, row: usize, first: usize, x: &[f64], adds: bool) {
+    let to = &mut matrix.row_mut(row).unwrap_or_default()[first..];
+    for (to, &x) in to.iter_mut().zip(x) {
+        let x = if adds { f64::from(to.to_f32()) + x } else { x };
+        *to = T::from_f32(T::round(x));
+    }
 }

@@ -87,8 +87,8 @@ impl<'a, T: Element> Request<'a, T> {
 
     /// The gradient as [`grad`](Self::grad) has it, in another dtype than the logits: `f32` for logits of 16 bits, to be
     /// summed up or clipped before it is rounded; or 16 bits for logits of `f32`, half the bytes for a backward pass in
-    /// mixed precision. It is rounded once. For the dtype of the logits themselves `grad` is faster. Logits of `f64` have
-    /// no other gradient: a call with one is an [`Error::NotImplemented`].
+    /// mixed precision. It is rounded once; that of logits of `f64`, which is computed in `f64`, too. For the dtype of the
+    /// logits themselves `grad` is faster. Logits of `f64` alone have a gradient of `f64`.
     ///
     /// ```
     /// # #[cfg(feature = "half")] {
@@ -108,7 +108,8 @@ impl<'a, T: Element> Request<'a, T> {
     }
 
     /// The same, added to what the matrix holds, as [`accumulate`](Self::accumulate) does: gradients of `f32` for logits of
-    /// 16 bits lose nothing that many small steps would add.
+    /// 16 bits lose nothing that many small steps would add. That of logits of `f64` is added in `f64`, and the sum alone is
+    /// rounded to the dtype of the gradient.
     pub fn accumulate_as<G: GradElement>(self, grad: MatrixMut<'a, G>) -> Self {
         Self { grad: Some(Grad::Other(G::gradient(grad))), accumulates: true, ..self }
     }
@@ -298,9 +299,6 @@ impl<'a, T: Element> Request<'a, T> {
             if let Some(actual) = actual {
                 check_shape(argument, (rows, classes), actual)?;
             }
-        }
-        if T::GRAD_HAS_ITS_DTYPE && self.other_grad().is_some() {
-            return Err(Error::NotImplemented { option: "grad_as", calls: "logits of f64" });
         }
         self.row_outputs.check(rows)
     }

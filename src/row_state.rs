@@ -5,7 +5,8 @@ use core::mem::size_of;
 use crate::kernel::scalar::{exp, log1p_and_reciprocal};
 use crate::kernel::statistics::Statistics;
 
-/// What some columns of a row of logits amount to: 56 bytes, whatever their number.
+/// What some columns of a row of logits amount to: 56 bytes, whatever their number. For logits of `f64` there is
+/// [`RowStateF64`](crate::RowStateF64).
 ///
 /// A vocabulary that is split over threads, processes or machines has a part of every row in each of them, and none has a
 /// row. Each summarises its own columns in a state ([`Shards::summarise`](crate::Shards::summarise)), the states are
@@ -28,7 +29,7 @@ use crate::kernel::statistics::Statistics;
 /// use xent::{CrossEntropy, Matrix, RowState};
 ///
 /// let ce = CrossEntropy::default();
-/// let row = [1.0, 2.0, 3.0, 4.0, 5.0];
+/// let row = [1.0_f32, 2.0, 3.0, 4.0, 5.0];
 /// let shards = ce.shards(&[3_u8], row.len());
 ///
 /// let (mut left, mut right) = ([RowState::EMPTY], [RowState::EMPTY]);
@@ -233,9 +234,9 @@ impl RowState {
 
 /// Where a row's target is from some columns.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum TargetColumn {
+pub(crate) enum TargetColumn<L = f32> {
     Before,
     /// And its logit.
-    Among(f32),
+    Among(L),
     Behind,
 }

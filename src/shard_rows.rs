@@ -6,51 +6,54 @@
 use core::f64::consts::E;
 use core::ops::Range;
 
-use crate::Element;
 use crate::batch::Batch;
-use crate::distillation::Rows;
 use crate::kernel::Entry;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::RowLanes;
+use crate::kernel::real::Real;
 use crate::kernel::statistics::Statistics;
 use crate::kernel::tasks::Content;
 use crate::loss::Options;
 use crate::parallel::{Schedule, SplitRows};
 use crate::passes::{Kernels, Output, Passes};
 use crate::row_logits::RowLogits;
-use crate::row_state::{RowState, TargetColumn};
+use crate::row_state::TargetColumn;
 use crate::rows::{self, Job, Totals};
+use crate::shard_state::sealed::ShardState as _;
+use crate::{Element, RowState, RowStateF64, ShardState};
 
 /// Columns of rows, and the states that they are merged into.
-pub(crate) struct Unsummarised<'a, T: Element> {
+pub(crate) struct Unsummarised<'a, T: ShardElement> {
     pub(crate) batch: Batch<'a, T>,
-    pub(crate) states: &'a mut [RowState],
+    pub(crate) states: &'a mut [T::State],
 }
 
 /// Columns of rows whose states are complete.
-pub(crate) struct Finished<'a, T: Element> {
+pub(crate) struct Finished<'a, T: ShardElement> {
     pub(crate) batch: Batch<'a, T>,
-    pub(crate) states: &'a [RowState],
+    pub(crate) states: &'a [T::State],
 }
 
-/// The dtypes that logits of shards and of a [`Distillation`](crate::Distillation) may have, those that are computed in
-/// `f32`: `f32` itself, and with the feature `half` `half::bf16` and `half::f16`.
-pub trait ShardElement: Element<PerRow = f32> + sealed::ShardElement {}
+/// The dtypes that logits of shards may have, and what their states are: all of [`Element`]'s.
+pub trait ShardElement:
+    Element<PerRow = <<Self as ShardElement>::State as ShardState>::Real> + sealed::ShardElement
+{
+    /// [`RowState`], or [`RowStateF64`] for `f64`.
+    type State: ShardState;
+}
 
 mod sealed {
-    use super::{Finished, Job, Rows, Schedule, Summarise, Totals, Unsummarised};
+    use super::{Finished, Job, Summarise, Totals, Unsummarised};
 
     #[allow(private_interfaces)]
     pub trait ShardElement: crate::Element {
         #[doc(hidden)]
-        fn summarise(summarise: Summarise<'_>, rows: Unsummarised<'_, Self>);
+        fn summarise(summarise: Summarise<'_>, rows: Unsummarised<'_, Self>)
+        where
+            Self: super::ShardElement;
 
         #[doc(hidden)]
-        fn finish(job: &Job<'_>, first_column: usize, rows: Finished<'_, Self>) -> Totals;
-
-        /// The sum of the rows' losses.
-        #[doc(hidden)]
-        fn run_distillation(schedule: Schedule, rows: Rows<'_, Self>) -> f64
+        fn finish(job: &Job<'_>, first_column: usize, rows: Finished<'_, Self>) -> Totals
         where
             Self: super::ShardElement;
     }
@@ -66,12 +69,12 @@ pub(crate) struct Summarise<'a> {
 }
 
 /// The passes over columns of rows whose states are complete.
-pub(crate) struct FinishedRows<'a> {
-    pub(crate) states: &'a [RowState],
+pub(crate) struct FinishedRows<'a, S> {
+    pub(crate) states: &'a [S],
     pub(crate) first_column: usize,
 }
 
-impl<T: Element> SplitRows for Unsummarised<'_, T> {
+impl<T: ShardElement> SplitRows for Unsummarised<'_, T> {
     fn rows(&self) -> usize {
         self.batch.rows()
     }
@@ -83,7 +86,7 @@ impl<T: Element> SplitRows for Unsummarised<'_, T> {
     }
 }
 
-impl<T: Element> SplitRows for Finished<'_, T> {
+impl<T: ShardElement> SplitRows for Finished<'_, T> {
     fn rows(&self) -> usize {
         self.batch.rows()
     }
@@ -95,17 +98,20 @@ impl<T: Element> SplitRows for Finished<'_, T> {
     }
 }
 
-/// Functions of one type each, so that the kernels are compiled with this crate and not with its users.
+/// Functions of one type each, so that the kernels are compiled with this crate and not with its users. A state, and how a
+/// row's columns become one.
 macro_rules! shard_elements {
-    ($($element:ty),+) => {
+    ($state:ty, $row:ident: $($element:ty),+) => {
         $(
-            impl ShardElement for $element {}
+            impl ShardElement for $element {
+                type State = $state;
+            }
 
             #[allow(private_interfaces)]
             impl sealed::ShardElement for $element {
                 fn summarise(summarise: Summarise<'_>, rows: Unsummarised<'_, Self>) {
                     let columns = rows.batch.classes();
-                    let pieces = |rows: Unsummarised<'_, Self>, _| summarise.run(rows);
+                    let pieces = |rows: Unsummarised<'_, Self>, _| summarise.run(rows, Summarise::$row);
                     summarise.schedule.run_pieces(rows, columns, false, &pieces, |(), ()| ());
                 }
 
@@ -115,40 +121,40 @@ macro_rules! shard_elements {
                         let passes = FinishedRows { states: rows.states, first_column };
                         rows::run_passes(job, rows.batch, |_, _| passes, rows_per_piece)
                     };
-                    job.schedule.run_pieces(rows, columns, job.streaming, &pieces, Totals::add)
-                }
-
-                fn run_distillation(schedule: Schedule, rows: Rows<'_, Self>) -> f64 {
-                    let classes = rows.classes();
-                    schedule.run_rows(rows, classes, |first, second| first + second)
+                    let totals = job.schedule.run_pieces(rows, columns, job.streaming, &pieces, Totals::add);
+                    if <Self as Element>::PerRow::NEEDS_LOST { totals.with_lost() } else { totals }
                 }
             }
         )+
     };
 }
 
-shard_elements!(f32);
+shard_elements!(RowState, row: f32);
+shard_elements!(RowStateF64, row_of_doubles: f64);
 #[cfg(feature = "half")]
-shard_elements!(half::bf16, half::f16);
+shard_elements!(RowState, row: half::bf16, half::f16);
 
 impl Summarise<'_> {
-    /// Merges every row's columns into its state.
-    fn run<T: Kernels>(&self, rows: Unsummarised<'_, T>) {
+    /// Merges every row's columns into its state, with `row` to make that of the columns.
+    fn run<T: ShardElement>(
+        &self,
+        rows: Unsummarised<'_, T>,
+        row_of: impl Fn(&Self, &Batch<'_, T>, usize, usize) -> T::State,
+    ) {
         let Unsummarised { batch, states } = rows;
         let Some(targets) = batch.targets else { return };
         for (row, state) in states.iter_mut().enumerate() {
             let class = targets.class(row, &self.options.ignore_indices);
             *state = state.merge(match class.filter(|_| batch.request.inputs.may_count(row)) {
-                Some(class) => {
-                    let logits = RowLogits::new(self.schedule, self.options, batch.logits.row(row));
-                    self.row(logits, batch.following(row), class)
-                }
-                None => RowState::unread(batch.classes()),
+                Some(class) => row_of(self, &batch, row, class),
+                None => T::State::unread(batch.classes()),
             });
         }
     }
 
-    fn row<T: Kernels>(&self, logits: RowLogits<'_, T>, following: usize, class: usize) -> RowState {
+    fn row<T: Kernels>(&self, batch: &Batch<'_, T>, row: usize, class: usize) -> RowState {
+        let logits = RowLogits::new(self.schedule, self.options, batch.logits.row(row));
+        let following = batch.following(row);
         let x = logits.columns();
         let (target, pivot) = match class.checked_sub(self.first_column) {
             None => (TargetColumn::Before, Entry::NONE),
@@ -187,7 +193,7 @@ fn has_dominant_other_near_zero(statistics: &Statistics, pivot: Entry) -> bool {
     statistics.max.abs() < 1.0 && statistics.sum < E && pivot.value < statistics.max
 }
 
-impl<T: Kernels> Passes<T> for FinishedRows<'_> {
+impl<T: Kernels> Passes<T> for FinishedRows<'_, RowState> {
     fn statistics(&mut self, _: &Job<'_>, _: &mut Batch<'_, T>, tile: Range<usize>, lanes: &mut RowLanes) {
         for (lane, state) in self.states[tile].iter().enumerate() {
             lanes.set_statistics(lane, &state.statistics(), state.target_logit());

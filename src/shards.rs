@@ -2,16 +2,19 @@
 
 use crate::batch::{Batch, Logits, Wide};
 use crate::cross_entropy::Census;
-use crate::kernel::scalar::to_f32;
+use crate::kernel::real::Real;
 use crate::row_inputs::RowInputs;
 use crate::row_outputs::RowOutputs;
 use crate::rows::Totals;
 use crate::shard_rows::{Finished, ShardElement, Summarise, Unsummarised};
 use crate::targets::Targets;
-use crate::{CrossEntropy, Error, Matrix, MatrixMut, Request, RowState, Summary, Target};
+use crate::{CrossEntropy, Error, Matrix, MatrixMut, Request, RowState, ShardState, Summary, Target};
 
 /// The loss of a batch whose columns are split over shards, or made chunk by chunk: see [`RowState`]. By
 /// [`CrossEntropy::shards`].
+///
+/// `S` is what a row's columns amount to: [`RowState`], or [`RowStateF64`](crate::RowStateF64) for logits of `f64`. It follows
+/// from the first call.
 ///
 /// It has the targets of all rows and the number of all classes; its calls get some columns of every row, and say which.
 /// Every option of the [`CrossEntropy`] works and means what it means for whole rows: label smoothing spreads over the
@@ -21,7 +24,7 @@ use crate::{CrossEntropy, Error, Matrix, MatrixMut, Request, RowState, Summary, 
 /// use xent::{CrossEntropy, Matrix, MatrixMut, RowState};
 ///
 /// let ce = CrossEntropy::builder().label_smoothing(0.1).build()?;
-/// let logits = [1.0, 2.0, 3.0, 4.0, 0.5, 0.0, -0.5, -1.0]; // 2 x 4
+/// let logits = [1.0_f32, 2.0, 3.0, 4.0, 0.5, 0.0, -0.5, -1.0]; // 2 x 4
 /// let targets = [3_u8, 0];
 ///
 /// // Each shard summarises its own columns: 0 and 1, or 2 and 3.
@@ -49,25 +52,25 @@ use crate::{CrossEntropy, Error, Matrix, MatrixMut, Request, RowState, Summary, 
 /// for shards of hundreds of columns and more.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
-pub struct Shards<'a> {
+pub struct Shards<'a, S: ShardState = RowState> {
     ce: &'a CrossEntropy,
     targets: Targets<'a>,
     classes: usize,
-    inputs: RowInputs<'a>,
+    inputs: RowInputs<'a, S::Real>,
 }
 
 impl CrossEntropy {
     /// The loss of rows of `classes` logits that are split over shards, or made chunk by chunk. `targets` has one class
     /// below `classes`, or an ignored index, for each row: the calls check that.
-    pub fn shards<'a, T: Target>(&'a self, targets: &'a [T], classes: usize) -> Shards<'a> {
+    pub fn shards<'a, T: Target, S: ShardState>(&'a self, targets: &'a [T], classes: usize) -> Shards<'a, S> {
         Shards { ce: self, targets: Targets::new(targets), classes, inputs: RowInputs::default() }
     }
 }
 
 /// What rows bring along, the same for all calls. It is checked by them.
-impl<'a> Shards<'a> {
+impl<'a, S: ShardState> Shards<'a, S> {
     /// [`Request::upstream`].
-    pub fn upstream(mut self, upstream: &'a [f32]) -> Self {
+    pub fn upstream(mut self, upstream: &'a [S::Real]) -> Self {
         self.inputs.upstream = Some(upstream);
         self
     }
@@ -100,20 +103,20 @@ impl<'a> Shards<'a> {
 /// The calls. Their arguments are checked before the first write. Besides the errors that each names, all return those of
 /// [`CrossEntropy::loss`] for targets, classes and class weights, and those of [`CrossEntropy::run`] for what rows bring
 /// along.
-impl Shards<'_> {
+impl<S: ShardState> Shards<'_, S> {
     /// The state of each row's columns `first_column..first_column + logits.cols()`, which `logits` has.
     ///
     /// # Errors
     /// [`Error::LengthMismatch`] (states, and targets as compared with the rows of `logits`) and
     /// [`Error::ColumnsOutOfRange`].
-    pub fn summarise<E: ShardElement>(
+    pub fn summarise<E: ShardElement<State = S>>(
         &self,
         logits: Matrix<'_, E>,
         first_column: usize,
-        states: &mut [RowState],
+        states: &mut [S],
     ) -> Result<(), Error> {
         self.check(logits, first_column, states)?;
-        states.fill(RowState::EMPTY);
+        states.fill(S::EMPTY);
         self.accumulate(logits, first_column, states)
     }
 
@@ -126,7 +129,7 @@ impl Shards<'_> {
     /// // Logits are made 1000 at a time, in one buffer.
     /// let (classes, targets, ce) = (50_000, [7_u8], CrossEntropy::default());
     /// let shards = ce.shards(&targets, classes);
-    /// let (mut chunk, mut states) = ([0.0; 1000], [RowState::EMPTY]);
+    /// let (mut chunk, mut states) = ([0.0_f32; 1000], [RowState::EMPTY]);
     /// for first in (0..classes).step_by(chunk.len()) {
     ///     for (i, x) in chunk.iter_mut().enumerate() {
     ///         *x = ((first + i) as f32).sin();
@@ -139,11 +142,11 @@ impl Shards<'_> {
     ///
     /// # Errors
     /// Those of [`Shards::summarise`].
-    pub fn accumulate<E: ShardElement>(
+    pub fn accumulate<E: ShardElement<State = S>>(
         &self,
         logits: Matrix<'_, E>,
         first_column: usize,
-        states: &mut [RowState],
+        states: &mut [S],
     ) -> Result<(), Error> {
         self.check(logits, first_column, states)?;
         let Self { ce, targets, .. } = *self;
@@ -159,7 +162,7 @@ impl Shards<'_> {
     ///
     /// # Errors
     /// [`Error::LengthMismatch`] (states) and [`Error::IncompleteState`].
-    pub fn finish(&self, states: &[RowState]) -> Result<Summary, Error> {
+    pub fn finish(&self, states: &[S]) -> Result<Summary, Error> {
         self.finish_rows(states, RowOutputs::default())
     }
 
@@ -167,7 +170,7 @@ impl Shards<'_> {
     ///
     /// # Errors
     /// Those of [`Shards::finish`], and [`Error::LengthMismatch`] (losses).
-    pub fn losses(&self, states: &[RowState], losses: &mut [f32]) -> Result<Summary, Error> {
+    pub fn losses(&self, states: &[S], losses: &mut [S::Real]) -> Result<Summary, Error> {
         self.finish_rows(states, RowOutputs { losses: Some(losses), ..RowOutputs::default() })
     }
 
@@ -177,8 +180,8 @@ impl Shards<'_> {
     /// Those of [`Shards::finish`], and [`Error::LengthMismatch`] (target_log_probabilities).
     pub fn target_log_probabilities(
         &self,
-        states: &[RowState],
-        target_log_probabilities: &mut [f32],
+        states: &[S],
+        target_log_probabilities: &mut [S::Real],
     ) -> Result<(), Error> {
         let target_log_probabilities = Some(target_log_probabilities);
         self.finish_rows(states, RowOutputs { target_log_probabilities, ..RowOutputs::default() }).map(drop)
@@ -188,14 +191,14 @@ impl Shards<'_> {
     ///
     /// # Errors
     /// Those of [`Shards::finish`], and [`Error::LengthMismatch`] (lse).
-    pub fn lse(&self, states: &[RowState], lse: &mut [f32]) -> Result<(), Error> {
+    pub fn lse(&self, states: &[S], lse: &mut [S::Real]) -> Result<(), Error> {
         self.check_finished(states)?;
         let (expected, actual) = (self.rows(), lse.len());
         if actual != expected {
             return Err(Error::LengthMismatch { argument: "lse", expected, actual });
         }
         for (row, (lse, state)) in lse.iter_mut().zip(states).enumerate() {
-            *lse = if self.counts(row) { to_f32(state.lse()) } else { 0.0 };
+            *lse = if self.counts(row) { Real::round(state.lse()) } else { Real::round(0.0) };
         }
         Ok(())
     }
@@ -206,11 +209,11 @@ impl Shards<'_> {
     /// # Errors
     /// [`Error::LengthMismatch`] (states, and targets as compared with the rows of `logits`), [`Error::ShapeMismatch`],
     /// [`Error::ColumnsOutOfRange`] and [`Error::IncompleteState`].
-    pub fn grad<E: ShardElement>(
+    pub fn grad<E: ShardElement<State = S>>(
         &self,
         logits: Matrix<'_, E>,
         first_column: usize,
-        states: &[RowState],
+        states: &[S],
         grad: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
         self.grad_of(Logits::Keep(logits), first_column, states, self.request().grad(grad))
@@ -220,11 +223,11 @@ impl Shards<'_> {
     ///
     /// # Errors
     /// Those of [`Shards::grad`].
-    pub fn accumulate_grad<E: ShardElement>(
+    pub fn accumulate_grad<E: ShardElement<State = S>>(
         &self,
         logits: Matrix<'_, E>,
         first_column: usize,
-        states: &[RowState],
+        states: &[S],
         grad: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
         self.grad_of(Logits::Keep(logits), first_column, states, self.request().accumulate(grad))
@@ -234,11 +237,11 @@ impl Shards<'_> {
     ///
     /// # Errors
     /// Those of [`Shards::grad`].
-    pub fn grad_in_place<E: ShardElement>(
+    pub fn grad_in_place<E: ShardElement<State = S>>(
         &self,
         logits: MatrixMut<'_, E>,
         first_column: usize,
-        states: &[RowState],
+        states: &[S],
     ) -> Result<(), Error> {
         self.grad_of(Logits::Overwrite(logits, Wide::Gradient), first_column, states, self.request())
     }
@@ -251,28 +254,28 @@ impl Shards<'_> {
         self.inputs.may_count(row) && self.targets.class(row, &self.ce.options.ignore_indices).is_some()
     }
 
-    fn request<'b, E: ShardElement>(&self) -> Request<'b, E>
+    fn request<'b, E: ShardElement<State = S>>(&self) -> Request<'b, E>
     where
         Self: 'b,
     {
         Request { inputs: self.inputs, ..Request::new() }
     }
 
-    fn finish_rows(&self, states: &[RowState], row_outputs: RowOutputs<'_>) -> Result<Summary, Error> {
+    fn finish_rows(&self, states: &[S], row_outputs: RowOutputs<'_, S::Real>) -> Result<Summary, Error> {
         let census = self.check_finished(states)?;
         row_outputs.check(self.rows())?;
         // None of the columns: their states say it all.
-        let logits = Logits::Keep(Matrix::<f32>::new(&[], self.rows(), 0)?);
+        let logits = Logits::Keep(Matrix::<S::Real>::new(&[], self.rows(), 0)?);
         let request = Request { row_outputs, ..self.request() };
         let totals = self.run(&census, logits, 0, states, request);
         Ok(self.ce.summary(totals, &census, &self.inputs))
     }
 
-    fn grad_of<E: ShardElement>(
+    fn grad_of<E: ShardElement<State = S>>(
         &self,
         logits: Logits<'_, E>,
         first_column: usize,
-        states: &[RowState],
+        states: &[S],
         request: Request<'_, E>,
     ) -> Result<(), Error> {
         let matrix = logits.as_matrix();
@@ -283,12 +286,12 @@ impl Shards<'_> {
         Ok(())
     }
 
-    fn run<E: ShardElement>(
+    fn run<E: ShardElement<State = S>>(
         &self,
         census: &Census,
         logits: Logits<'_, E>,
         first_column: usize,
-        states: &[RowState],
+        states: &[S],
         mut request: Request<'_, E>,
     ) -> Totals {
         let Self { ce, targets, classes, .. } = *self;
@@ -300,12 +303,7 @@ impl Shards<'_> {
     }
 
     /// Checks all but what only complete states can be, and outputs.
-    fn check<E>(
-        &self,
-        logits: Matrix<'_, E>,
-        first_column: usize,
-        states: &[RowState],
-    ) -> Result<Census, Error> {
+    fn check<E>(&self, logits: Matrix<'_, E>, first_column: usize, states: &[S]) -> Result<Census, Error> {
         let Self { ce, targets, classes, ref inputs } = *self;
         let cols = logits.cols();
         if targets.len() != logits.rows() {
@@ -319,7 +317,7 @@ impl Shards<'_> {
         ce.check(self.rows(), classes, targets, inputs)
     }
 
-    fn check_states(&self, states: &[RowState]) -> Result<(), Error> {
+    fn check_states(&self, states: &[S]) -> Result<(), Error> {
         let (expected, actual) = (self.rows(), states.len());
         if actual == expected {
             Ok(())
@@ -329,7 +327,7 @@ impl Shards<'_> {
     }
 
     /// Checks that every row's state has all columns.
-    fn check_finished(&self, states: &[RowState]) -> Result<Census, Error> {
+    fn check_finished(&self, states: &[S]) -> Result<Census, Error> {
         let Self { ce, targets, classes, ref inputs } = *self;
         self.check_states(states)?;
         let census = ce.check(self.rows(), classes, targets, inputs)?;

@@ -11,11 +11,12 @@ use support::bounds::{Expected, Rounding};
 use support::covering::pairwise;
 use support::curvature::{CurvatureCall, Problem};
 use support::double_bounds::{self, Shares};
+use support::double_shards::evaluate_shards;
 use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation, assert_same_bits};
 #[cfg(feature = "half")]
 use support::halves::{self, Half};
-use support::other_grad::{self, gradient_as};
+use support::other_grad::{self, assert_rounded_once, gradient_as};
 use support::shards::Split;
 #[cfg(feature = "half")]
 use xent::contract::U;
@@ -81,8 +82,7 @@ const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::F64];
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Dtype {
     F32,
-    /// Its outputs are compared with numbers of twice the precision. Where it has no such call at all, in shards, this is
-    /// `f32` once more.
+    /// Its outputs are compared with numbers of twice the precision.
     F64,
     #[cfg(feature = "half")]
     Bf16,
@@ -257,8 +257,8 @@ impl Dtype {
         }
     }
 
-    /// Where there is no call for `f64`, `f32` takes its place.
-    fn not_double(self) -> other_grad::Dtype {
+    /// As one of logits whose gradient may have another; that of `f64` has checks of its own.
+    fn of_logits(self) -> other_grad::Dtype {
         match self {
             Self::F32 | Self::F64 => other_grad::Dtype::F32,
             #[cfg(feature = "half")]
@@ -319,6 +319,9 @@ fn every_pair_of_options_keeps_the_bounds() {
             let found = doubles::evaluate(&call, &ce, &batch);
             found.assert_no_subnormal(&case.name);
             double_bounds::check(&ce, &batch, &call, &found, false, &mut shares, &case.name);
+            if let Some(grad) = case.dtype_of_gradient {
+                assert_rounded_once(grad, &call, &ce, &batch, &found.grad, &case.name);
+            }
             continue;
         }
         let (mut found, rounding) = case.dtype.evaluate(&call, &ce, &case.batch);
@@ -327,7 +330,7 @@ fn every_pair_of_options_keeps_the_bounds() {
         expected.check(&found, &case.name);
         if let Some(grad) = case.dtype_of_gradient {
             let summary;
-            let dtypes = (case.dtype.not_double(), grad);
+            let dtypes = (case.dtype.of_logits(), grad);
             (found.grad, summary) = gradient_as(dtypes, &call, &ce, &case.batch, None);
             assert_eq!(summary.loss.to_bits(), found.loss.to_bits(), "{}", case.name);
             expected.with_gradient_rounded(grad.rounding()).check(&found, &case.name);
@@ -338,6 +341,7 @@ fn every_pair_of_options_keeps_the_bounds() {
 
 #[test]
 fn every_pair_of_options_keeps_the_bounds_in_shards() {
+    let mut shares = Shares::default();
     for (seed, case) in cases_of(TargetKind::Classes, usize::MAX).enumerate() {
         let (ce, call) = (case.cross_entropy(), case.call());
         let expected = Expected::of_call(&ce, &case.batch, call);
@@ -345,11 +349,19 @@ fn every_pair_of_options_keeps_the_bounds_in_shards() {
         for most_shards in [1, 3, 9] {
             let split = Split::random(case.batch.classes, most_shards, &mut random);
             let context = format!("{split:?}, {}", case.name);
+            if case.dtype == Dtype::F64 {
+                let batch = Doubles::near(&case.batch);
+                let found = evaluate_shards(&split, &call, &ce, &batch);
+                found.assert_no_subnormal(&context);
+                double_bounds::check(&ce, &batch, &call, &found, false, &mut shares, &context);
+                continue;
+            }
             let found = split.evaluate_call(&call, &ce, &case.batch);
             found.assert_no_subnormal(&context);
             expected.check(&found, &context);
         }
     }
+    shares.print();
 }
 
 /// On logits of `f32`, as all of second order: those of another dtype are numbers that it has. `tests/curvature.rs` has all

@@ -738,9 +738,10 @@ fn what_logits_of_f64_refuse_with_probabilities_as_targets() {
     refuse(&plain.clone().weight([1.0; 2]), of(&q), false, error);
 
     let mut grad = [SENTINEL; 6];
-    let request = Request::new().grad_as(matrix_mut(&mut grad, 2, 3));
+    let request = Request::new().grad_as(matrix_mut(&mut grad, 3, 2));
     let result = CrossEntropy::default().run_probabilities(of(&x), of(&q), request);
-    assert_eq!(result, Err(Error::NotImplemented { option: "grad_as", calls: "logits of f64" }));
+    let error = Error::ShapeMismatch { argument: "grad", expected: (2, 3), actual: (3, 2) };
+    assert_eq!(result, Err(error));
     assert_untouched("grad", &grad);
 }
 

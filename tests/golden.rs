@@ -9,6 +9,7 @@ mod support;
 use core::fmt::Write;
 use std::fs;
 use support::batch::{Batch, Random};
+use support::double_shards::{evaluate_shards, states};
 use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation};
 use support::families::FAMILIES;
@@ -18,8 +19,8 @@ use support::shards::{Order, Split};
 use support::variants::{DTYPES, Dtype, VARIANTS, Variant};
 use support::{PARALLELISMS, fused_backends};
 use xent::{
-    BUILD, Backend, CrossEntropy, Distillation, Element, Matrix, MatrixMut, Parallelism, Request,
-    ShardElement, Softmax,
+    BUILD, Backend, CrossEntropy, Distillation, DistillationElement, Element, Matrix, MatrixMut, Parallelism,
+    Request, Softmax,
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden.txt");
@@ -65,6 +66,7 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("gradient added to what is there", added),
     ("gradient of another dtype", of_another_dtype),
     ("shards", shards),
+    ("shards, f64", shards_of_doubles),
     ("planes", planes),
     ("planes, transformed", transformed_planes),
     ("distillation, f32", distillation::<f32>),
@@ -336,6 +338,20 @@ fn shards(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut 
     }
 }
 
+fn shards_of_doubles(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
+    let (ce, batch) = (plain(batch.classes, backend, parallelism), Doubles::near(batch));
+    let (first, second) = (batch.classes / 3, batch.classes / 2);
+    for kind in 0..Order::KINDS {
+        let ranges = vec![0..first, first..second, second..batch.classes];
+        let split = Split::new(ranges, Order::of_kind(kind, 1));
+        for state in states(&split, &ce, &batch) {
+            state.to_le_bytes().as_chunks().0.iter().for_each(|word| hash.add(u64::from_le_bytes(*word)));
+        }
+        let found = evaluate_shards(&split, &Call::default(), &ce, &batch);
+        found.bits().into_iter().for_each(|bits| hash.add(bits));
+    }
+}
+
 /// The rows as positions of one image.
 fn planes(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
     add_planes(&plain(batch.classes, backend, parallelism), batch, hash);
@@ -383,7 +399,7 @@ impl Convert for half::f16 {
 }
 
 /// From a teacher whose logits are random ones.
-fn distillation<T: Convert + ShardElement>(
+fn distillation<T: Convert + DistillationElement>(
     backend: Backend,
     parallelism: Parallelism,
     batch: &Batch,

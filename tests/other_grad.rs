@@ -6,8 +6,9 @@ use support::batch::{Batch, IGNORE_INDEX, Random};
 use support::bounds::Rounding;
 use support::buffer::Layout;
 use support::distillation::Pair;
+use support::doubles::{self, Doubles, Found};
 use support::evaluation::{Call, assert_same_bits};
-use support::other_grad::{Dtype, distilled_as, gradient_as};
+use support::other_grad::{Dtype, distilled_as, gradient_as, gradient_of_doubles_as};
 use support::{PARALLELISMS, backends};
 use xent::{
     CrossEntropy, CrossEntropyBuilder, Distillation, Error, Matrix, MatrixMut, Reduction, Request, Smoothing,
@@ -142,6 +143,61 @@ fn what_is_added_is_the_gradient_of_f32_and_the_sum_is_rounded() {
     });
 }
 
+/// For logits of `f64` the whole of the gradient is that of `f64`, and rounded once: at the target too, and with what it is
+/// added to.
+#[test]
+fn the_gradient_of_f64_logits_is_that_of_f64_rounded_once() {
+    for backend in backends() {
+        for (rows, classes) in
+            [(19, 1), (37, 3), (20, 64), (11, 130), (5, 511), (5, 512), (5, 513), (3, 2049)]
+        {
+            let narrow = batch(rows, classes);
+            let mut random = Random::new(classes as u64);
+            let mut doubles = Doubles::near(&narrow);
+            // Gradients far below the normal numbers of every dtype are among these.
+            for x in doubles.logits.iter_mut().filter(|x| x.is_finite()) {
+                *x *= [1.0, 3.0, 6.0][random.below(3)];
+            }
+            for (index, builder) in losses().into_iter().enumerate() {
+                let ce = builder.backend(backend).build().expect("the backend is available");
+                let q = narrow.distributions(&mut random);
+                for target_probabilities in [None, Some(&q[..])] {
+                    if target_probabilities.is_some() && index == 2 {
+                        // Live classes are of targets that are classes.
+                        continue;
+                    }
+                    let call = Call { target_probabilities, ..Call::default() };
+                    let context = format!("{backend}, {rows} x {classes}, loss {index}");
+                    for grad in Dtype::ALL {
+                        let context = format!("{grad:?}, {context}");
+                        check_doubles(&ce, &doubles, &call, grad, &context);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn check_doubles(ce: &CrossEntropy, doubles: &Doubles, call: &Call<'_>, dtype: Dtype, context: &str) {
+    let Found { grad: exact, summary, .. } = doubles::evaluate(call, ce, doubles);
+    let mut random = Random::new(8);
+    let before: Vec<f32> = exact.iter().map(|_| dtype.round(0.1 * random.normal())).collect();
+    for before in [None, Some(&before[..])] {
+        let (found, of_other) = gradient_of_doubles_as(dtype, call, ce, doubles, before);
+        assert_eq!(of_other.loss.to_bits(), summary.loss.to_bits(), "{context}");
+        for (i, (&found, &exact)) in found.iter().zip(&exact).enumerate() {
+            let counts = call.target_probabilities.is_some() || i >= doubles.classes;
+            let expected = match before {
+                None => dtype.round_once(exact),
+                Some(before) if !counts => before[i],
+                Some(before) => dtype.round_once(f64::from(before[i]) + exact),
+            };
+            let is_same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+            assert!(is_same, "{found:e} instead of {expected:e}, of {exact:e}, entry {i}, {context}");
+        }
+    }
+}
+
 /// Where both rows are confident of a class, its gradient is rounded once to the dtype that it has.
 #[test]
 fn a_distillation_has_the_same_gradient_in_every_dtype() {
@@ -243,8 +299,8 @@ fn errors_are_those_of_any_gradient() {
         ce.run_in_place(MatrixMut::new(&mut logits, 1, 2).expect("the shape fits"), &[0_u8], request);
     assert_eq!(in_place, Err(Error::GradTwice));
     let doubles = Matrix::new(&[1.0_f64, 2.0, 0.5], 1, 3).expect("the shape fits");
-    let request = Request::new().grad_as(MatrixMut::new(&mut grad, 1, 3).expect("the shape fits"));
-    let expected = Error::NotImplemented { option: "grad_as", calls: "logits of f64" };
+    let request = Request::new().grad_as(MatrixMut::new(&mut grad, 2, 2).expect("the shape fits"));
+    let expected = Error::ShapeMismatch { argument: "grad", expected: (1, 3), actual: (2, 2) };
     assert_eq!(ce.run(doubles, &[0_u8], request), Err(expected));
     assert_eq!(grad, [7.0; 4]);
 }

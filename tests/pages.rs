@@ -14,8 +14,8 @@ use support::batch::{Batch, Random};
 use support::halves::narrow;
 
 use xent::{
-    CrossEntropy, Matrix, MatrixMut, Parallelism, PlanesMut, PlanesRequest, Reduction, Request, RowState,
-    ShardElement, Softmax,
+    CrossEntropy, Matrix, MatrixMut, Parallelism, PlanesMut, PlanesRequest, Reduction, Request, ShardElement,
+    ShardState, Softmax,
 };
 
 /// Both sides of every vector, block and transposition.
@@ -35,7 +35,7 @@ struct Arena {
 
 impl Arena {
     fn new() -> Self {
-        let wide = || Pages::new(MOST_CLASSES * 17 * size_of::<f32>());
+        let wide = || Pages::new(MOST_CLASSES * 17 * size_of::<f64>());
         Self { logits: wide(), grad: wide(), probabilities: wide(), narrow: wide(), targets: wide() }
     }
 }
@@ -53,7 +53,7 @@ fn losses(classes: usize, backend: xent::Backend) -> Vec<CrossEntropy> {
 /// Every call on logits of this type, at this edge.
 fn call_everything<E>(ce: &CrossEntropy, batch: &Batch, x: &[E], edge: Edge, arena: &mut Arena)
 where
-    E: ShardElement + Pod + PartialEq + core::fmt::Debug,
+    E: ShardElement<PerRow: Pod> + Pod + PartialEq + core::fmt::Debug,
 {
     let (rows, classes) = (batch.rows, batch.classes);
     let Arena { logits, grad, probabilities, narrow, targets } = arena;
@@ -109,7 +109,7 @@ where
     }
 
     // In shards of which one is the whole.
-    let mut states = vec![RowState::EMPTY; rows];
+    let mut states = vec![E::State::EMPTY; rows];
     let shards = ce.shards(targets, classes);
     shards.summarise(view, 0, &mut states).expect("the shard is valid");
     let out = MatrixMut::new(grad.slice::<E>(rows * classes, edge), rows, classes).expect("it fits");
@@ -156,7 +156,10 @@ fn call_softmax<E: ShardElement + Pod>(
     }
 }
 
-fn check_dtype<E: ShardElement + Pod + PartialEq + core::fmt::Debug>(narrow: fn(&[f32]) -> Vec<E>) {
+fn check_dtype<E>(narrow: fn(&[f32]) -> Vec<E>)
+where
+    E: ShardElement<PerRow: Pod> + Pod + PartialEq + core::fmt::Debug,
+{
     let mut arena = Arena::new();
     for classes in 1..=MOST_CLASSES {
         for rows in ROWS {
@@ -179,6 +182,11 @@ fn check_dtype<E: ShardElement + Pod + PartialEq + core::fmt::Debug>(narrow: fn(
 #[test]
 fn no_call_on_f32_reaches_beyond_its_slices() {
     check_dtype::<f32>(<[f32]>::to_vec);
+}
+
+#[test]
+fn no_call_on_f64_reaches_beyond_its_slices() {
+    check_dtype::<f64>(|x| x.iter().map(|&x| f64::from(x)).collect());
 }
 
 #[cfg(feature = "half")]

@@ -50,16 +50,16 @@ impl<L: Real> Distribution<'_, L> {
         let smoothed = self.probabilities[class].into() * self.keep.into() + self.spread.into();
         smoothed * self.weights.map_or(1.0, |weights| f64::from(weights[class]))
     }
-}
 
-impl Distribution<'_> {
-    /// The same of the classes from `class` on.
+    /// Those of the classes from `class` on.
     #[inline(always)]
     pub(crate) fn from(self, class: usize) -> Self {
         let weights = self.weights.map(|weights| &weights[class..]);
         Self { probabilities: &self.probabilities[class..], weights, ..self }
     }
+}
 
+impl Distribution<'_> {
     /// What 16 classes from `class` on weigh. What is past the last is unspecified.
     #[inline(always)]
     pub(super) fn load<S: Simd>(self, s: S, class: usize) -> S::F32 {
@@ -95,6 +95,19 @@ impl<L> Gaps<'_, L> {
     #[inline(always)]
     pub(crate) fn is_live(&self) -> bool {
         matches!(self, Gaps::LiveEqual | Gaps::LiveWeighted(_))
+    }
+}
+
+impl<L: Real> Gaps<'_, L> {
+    /// Those of the classes from `class` on.
+    #[inline(always)]
+    pub(crate) fn from(self, class: usize) -> Self {
+        match self {
+            Gaps::Weighted(weights) => Gaps::Weighted(&weights[class..]),
+            Gaps::LiveWeighted(weights) => Gaps::LiveWeighted(&weights[class..]),
+            Gaps::Distribution(distribution) => Gaps::Distribution(distribution.from(class)),
+            gaps => gaps,
+        }
     }
 }
 
@@ -139,17 +152,6 @@ impl Gaps<'_> {
             Gaps::Equal | Gaps::LiveEqual => s.splat(1.0),
             Gaps::Weighted(weights) | Gaps::LiveWeighted(weights) => s.load(vector_at(weights, class)),
             Gaps::Distribution(distribution) => distribution.load(s, class),
-        }
-    }
-
-    /// The same of the classes from `class` on.
-    #[inline(always)]
-    pub(crate) fn from(self, class: usize) -> Self {
-        match self {
-            Gaps::Weighted(weights) => Gaps::Weighted(&weights[class..]),
-            Gaps::LiveWeighted(weights) => Gaps::LiveWeighted(&weights[class..]),
-            Gaps::Distribution(distribution) => Gaps::Distribution(distribution.from(class)),
-            gaps => gaps,
         }
     }
 }

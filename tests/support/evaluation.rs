@@ -4,7 +4,7 @@ use super::batch::Batch;
 use super::buffer::{Buffer, Layout};
 use core::ops::Range;
 use xent::reference::{self, Outcome};
-use xent::{CrossEntropy, Element, Error, Matrix, MatrixMut, Request, ShardElement, Summary};
+use xent::{CrossEntropy, Element, Error, Matrix, MatrixMut, Request, Summary};
 
 /// How a call is made.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,7 +70,7 @@ impl<'a> Call<'a> {
     }
 
     /// With the batch's targets or with probabilities.
-    pub fn run<T: ShardElement>(
+    pub fn run<T: Element<PerRow = f32>>(
         &self,
         ce: &CrossEntropy,
         logits: Matrix<'_, T>,
@@ -83,7 +83,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    pub fn run_in_place<T: ShardElement>(
+    pub fn run_in_place<T: Element<PerRow = f32>>(
         &self,
         ce: &CrossEntropy,
         logits: MatrixMut<'_, T>,

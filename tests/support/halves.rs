@@ -9,10 +9,12 @@ use super::shards::Split;
 use core::fmt::Debug;
 use core::ops::Range;
 use half::{bf16, f16};
-use xent::{CrossEntropy, Element, Matrix, MatrixMut, ShardElement, contract};
+use xent::{CrossEntropy, DistillationElement, Matrix, MatrixMut, RowState, ShardElement, contract};
 
 /// A 16-bit dtype.
-pub trait Half: Element<PerRow = f32> + ShardElement + bytemuck::Pod + Debug + PartialEq {
+pub trait Half:
+    ShardElement<State = RowState> + DistillationElement + bytemuck::Pod + Debug + PartialEq
+{
     const NAME: &'static str;
     const ROUNDING: Rounding;
     const OF_LOGITS: other_grad::Dtype;
@@ -201,7 +203,7 @@ pub fn evaluate<T: Half>(call: &Call<'_>, ce: &CrossEntropy, batch: &Batch) -> E
 }
 
 /// Every output that there is of shards, and those of whole rows for the others.
-pub fn evaluate_shards<T: Half + ShardElement>(
+pub fn evaluate_shards<T: Half>(
     split: &Split,
     call: &Call<'_>,
     ce: &CrossEntropy,
@@ -214,7 +216,8 @@ pub fn evaluate_shards<T: Half + ShardElement>(
         HalfBuffer::<T>::holding(&elements, rows, range.len(), call.logits)
     };
     let parts: Vec<_> = split.ranges.iter().map(columns_of).collect();
-    let states = split.merged(rows, |part, states, accumulates| {
+    let garbage = RowState::from_le_bytes([0xa5; RowState::BYTES]);
+    let states = split.merged(rows, garbage, |part, states, accumulates| {
         let (columns, first_column) = (parts[part].matrix(), split.ranges[part].start);
         let summarised = match accumulates {
             true => shards.accumulate(columns, first_column, states),

@@ -12,6 +12,8 @@ pub mod curvature;
 pub mod distillation;
 pub mod double_bounds;
 pub mod double_double;
+pub mod double_rows;
+pub mod double_shards;
 pub mod doubles;
 pub mod evaluation;
 pub mod families;

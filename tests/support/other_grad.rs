@@ -4,12 +4,13 @@ use super::batch::Batch;
 use super::bounds::Rounding;
 use super::buffer::Buffer;
 use super::distillation::Pair;
+use super::doubles::{Doubles, near, request, widened};
 use super::evaluation::Call;
 #[cfg(feature = "half")]
 use super::halves::{Half, HalfBuffer, narrow};
 #[cfg(feature = "half")]
 use half::{bf16, f16};
-use xent::{CrossEntropy, Distillation, GradElement, Matrix, MatrixMut, ShardElement, Summary};
+use xent::{CrossEntropy, Distillation, DistillationElement, GradElement, Matrix, MatrixMut, Summary};
 
 /// A dtype that both can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,136 @@ impl Dtype {
             Self::F16 => f16::from_f32(x).to_f32(),
         }
     }
+}
+
+impl Dtype {
+    /// To the nearest, and of two as near to the even one: found among the neighbours of a number that is near. 0, where that
+    /// would be a subnormal `f32`.
+    pub fn round_once(self, x: f64) -> f32 {
+        let near = self.round(x as f32);
+        let candidates = [self.next(near, -1), near, self.next(near, 1)];
+        if x.is_nan() || near.is_infinite() {
+            return near;
+        }
+        let distance = |y: f32| (f64::from(y) - x).abs();
+        let mut best = near;
+        for y in candidates.into_iter().filter(|y| y.is_finite()) {
+            let (closer, as_close) = (distance(y) < distance(best), distance(y) == distance(best));
+            if closer || as_close && self.is_even(y) && !self.is_even(best) {
+                best = y;
+            }
+        }
+        if best.abs() < f32::MIN_POSITIVE { 0.0 } else { best }
+    }
+
+    /// Whether the last bit of a number of this dtype is 0.
+    fn is_even(self, y: f32) -> bool {
+        let bits = match self {
+            Self::F32 => y.to_bits(),
+            #[cfg(feature = "half")]
+            Self::Bf16 => u32::from(bf16::from_f32(y).to_bits()),
+            #[cfg(feature = "half")]
+            Self::F16 => u32::from(f16::from_f32(y).to_bits()),
+        };
+        bits & 1 == 0
+    }
+
+    /// The number of this dtype so many steps of its last bit away.
+    fn next(self, y: f32, steps: i32) -> f32 {
+        match self {
+            Self::F32 => f32::from_bits(y.to_bits().wrapping_add_signed(steps)),
+            #[cfg(feature = "half")]
+            Self::Bf16 => {
+                let bits = bf16::from_f32(y).to_bits().wrapping_add_signed(steps as i16);
+                bf16::from_bits(bits).to_f32()
+            }
+            #[cfg(feature = "half")]
+            Self::F16 => {
+                let bits = f16::from_f32(y).to_bits().wrapping_add_signed(steps as i16);
+                f16::from_bits(bits).to_f32()
+            }
+        }
+    }
+}
+
+/// Checks that a call on logits of `f64` has a gradient of another dtype that is its own, `exact`, rounded once.
+pub fn assert_rounded_once(
+    grad: Dtype,
+    call: &Call<'_>,
+    ce: &CrossEntropy,
+    batch: &Doubles,
+    exact: &[f64],
+    context: &str,
+) {
+    let (found, _) = gradient_of_doubles_as(grad, call, ce, batch, None);
+    for (i, (&found, &exact)) in found.iter().zip(exact).enumerate() {
+        let expected = grad.round_once(exact);
+        let is_same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+        assert!(is_same, "{found:e} instead of {expected:e}, of {exact:e}, entry {i}, {grad:?}, {context}");
+    }
+}
+
+/// A call on logits of `f64` whose gradient has another dtype; added to what is `before`, if anything is.
+pub fn gradient_of_doubles_as(
+    grad: Dtype,
+    call: &Call<'_>,
+    ce: &CrossEntropy,
+    batch: &Doubles,
+    before: Option<&[f32]>,
+) -> (Vec<f32>, Summary) {
+    let (rows, classes, layout) = (batch.rows, batch.classes, call.outputs);
+    match grad {
+        Dtype::F32 => {
+            let mut out = match before {
+                Some(before) => Buffer::holding(before, rows, classes, layout),
+                None => Buffer::unwritten(rows, classes, layout),
+            };
+            let summary = run_doubles(call, ce, batch, out.matrix_mut(), before.is_some());
+            out.assert_canaries_live("grad");
+            (out.elements(), summary)
+        }
+        #[cfg(feature = "half")]
+        Dtype::Bf16 => run_doubles_to_half::<bf16>(call, ce, batch, before),
+        #[cfg(feature = "half")]
+        Dtype::F16 => run_doubles_to_half::<f16>(call, ce, batch, before),
+    }
+}
+
+#[cfg(feature = "half")]
+fn run_doubles_to_half<G: Half + GradElement>(
+    call: &Call<'_>,
+    ce: &CrossEntropy,
+    batch: &Doubles,
+    before: Option<&[f32]>,
+) -> (Vec<f32>, Summary) {
+    let (rows, classes, layout) = (batch.rows, batch.classes, call.outputs);
+    let mut out = match before {
+        Some(before) => HalfBuffer::<G>::holding(before, rows, classes, layout),
+        None => HalfBuffer::unwritten(rows, classes, layout),
+    };
+    let summary = run_doubles(call, ce, batch, out.matrix_mut(), before.is_some());
+    (out.elements("grad"), summary)
+}
+
+fn run_doubles<G: GradElement>(
+    call: &Call<'_>,
+    ce: &CrossEntropy,
+    batch: &Doubles,
+    grad: MatrixMut<'_, G>,
+    adds: bool,
+) -> Summary {
+    let upstream = widened(call.upstream);
+    let request = request(call, upstream.as_deref());
+    let request = if adds { request.accumulate_as(grad) } else { request.grad_as(grad) };
+    let logits = Matrix::new(&batch.logits, batch.rows, batch.classes).expect("the shape fits");
+    let summary = match call.target_probabilities.map(near) {
+        Some(q) => {
+            let q = Matrix::new(&q, batch.rows, batch.classes).expect("the shape fits");
+            ce.run_probabilities(logits, q, request)
+        }
+        None => ce.run(logits, &batch.targets, request),
+    };
+    summary.expect("the batch is valid")
 }
 
 /// A call on logits of one dtype whose gradient has another; added to what is `before`, if anything is.
@@ -128,7 +259,7 @@ impl Asked<'_> {
         }
     }
 
-    fn run_on<T: ShardElement, G: GradElement>(
+    fn run_on<T: DistillationElement, G: GradElement>(
         &self,
         of_f32: fn(&[f32]) -> Vec<T>,
         grad: MatrixMut<'_, G>,

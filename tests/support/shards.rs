@@ -4,7 +4,7 @@ use super::batch::{Batch, Random};
 use super::buffer::{Buffer, Layout};
 use super::evaluation::{Call, Evaluation};
 use core::ops::Range;
-use xent::{CrossEntropy, MatrixMut, RowState, Shards};
+use xent::{CrossEntropy, MatrixMut, RowState, ShardState, Shards};
 
 /// How rows are cut, and their states merged.
 #[derive(Clone, Debug)]
@@ -35,10 +35,10 @@ impl Order {
     }
 
     /// The whole of some states of one row.
-    pub fn merge(self, mut states: Vec<RowState>) -> RowState {
+    pub fn merge<S: ShardState>(self, mut states: Vec<S>) -> S {
         match self {
-            Self::Forward | Self::Accumulated => states.into_iter().fold(RowState::EMPTY, RowState::merge),
-            Self::Backward => states.into_iter().rev().fold(RowState::EMPTY, RowState::merge),
+            Self::Forward | Self::Accumulated => states.into_iter().fold(S::EMPTY, S::merge),
+            Self::Backward => states.into_iter().rev().fold(S::EMPTY, S::merge),
             Self::Random(seed) => {
                 let mut random = Random::new(seed);
                 while states.len() > 1 {
@@ -95,7 +95,8 @@ impl Split {
     fn states_of_call(&self, call: &Call<'_>, ce: &CrossEntropy, batch: &Batch) -> Vec<RowState> {
         let shards = call.shards(ce, batch);
         let columns = self.shards_of(batch, call.logits);
-        self.merged(batch.rows, |part, states, accumulates| {
+        let garbage = RowState::from_le_bytes([0xa5; RowState::BYTES]);
+        self.merged(batch.rows, garbage, |part, states, accumulates| {
             let (columns, first_column) = (columns[part].matrix(), self.ranges[part].start);
             let summarised = match accumulates {
                 true => shards.accumulate(columns, first_column, states),
@@ -105,16 +106,20 @@ impl Split {
         })
     }
 
-    /// The state of each row. `summarise` writes those of a shard, or adds it to what they are.
-    pub fn merged(&self, rows: usize, summarise: impl Fn(usize, &mut [RowState], bool)) -> Vec<RowState> {
+    /// The state of each row. `summarise` writes those of a shard over `garbage`, or adds it to what they are.
+    pub fn merged<S: ShardState>(
+        &self,
+        rows: usize,
+        garbage: S,
+        summarise: impl Fn(usize, &mut [S], bool),
+    ) -> Vec<S> {
         let parts = 0..self.ranges.len();
         if self.order == Order::Accumulated {
-            let mut states = vec![RowState::EMPTY; rows];
+            let mut states = vec![S::EMPTY; rows];
             parts.for_each(|part| summarise(part, &mut states, true));
             return states;
         }
         // Whatever was in the memory of the states.
-        let garbage = RowState::from_le_bytes([0xa5; RowState::BYTES]);
         let states_of_part = |part| {
             let mut states = vec![garbage; rows];
             summarise(part, &mut states, false);

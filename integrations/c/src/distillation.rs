@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use xent::{Distillation, Request, ShardElement, Summary};
+use xent::{Distillation, DistillationElement, Request, Summary};
 
 use crate::dtype::{Scalar, with_narrow_element};
 use crate::handle;
@@ -132,7 +132,7 @@ unsafe fn run(
 
 /// # Safety
 /// The caller's promise about both logits.
-unsafe fn run_elements<E: ShardElement + Scalar>(
+unsafe fn run_elements<E: DistillationElement + Scalar>(
     distillation: &Distillation,
     mut memory: Memory,
     student: Logits,

@@ -347,7 +347,7 @@ unsafe fn grad_of(
 
 /// # Safety
 /// The caller's promise about all arguments.
-unsafe fn grad_of_element<E: ShardElement + Scalar>(
+unsafe fn grad_of_element<E: ShardElement<State = RowState> + Scalar>(
     cross_entropy: *const xent_cross_entropy,
     shards: *const xent_shards,
     mut memory: Memory,

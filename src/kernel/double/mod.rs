@@ -8,6 +8,7 @@
 //! sums     pairwise groups of four, then lanes with an error term each            sums.rs
 //! pass 1   maximum of the whole row, then exponentials relative to it, kept       statistics.rs
 //! scalars  exp, log1p and 1 / (1 + y) as sums of two numbers, rounded once        scalar.rs
+//! shards   sums of two numbers that merge                                         pair.rs
 //! pass 2   as that of f32                                                         affine.rs
 //! logits   scaled and capped, in each pass anew                                   transform.rs
 //! ```
@@ -18,6 +19,7 @@
 pub(crate) mod affine;
 pub(crate) mod backward;
 pub(crate) mod exp;
+pub(crate) mod pair;
 mod place;
 pub(crate) mod scalar;
 pub(crate) mod search;

@@ -32,7 +32,7 @@ pub(super) const EXP_Q: [f64; 11] = [
 ];
 
 /// Below this, nothing is known of what rounding lost: it may be subnormal.
-const LEAST_SPLIT: f64 = 1e-250;
+pub(super) const LEAST_SPLIT: f64 = 1e-250;
 
 /// `x`; 0 where that is subnormal, and of all that is NaN the same.
 #[inline(always)]
@@ -51,14 +51,14 @@ pub(super) fn two_sum(a: f64, b: f64) -> (f64, f64) {
 
 /// The same where |a| >= |b|.
 #[inline(always)]
-fn fast_two_sum(a: f64, b: f64) -> (f64, f64) {
+pub(super) fn fast_two_sum(a: f64, b: f64) -> (f64, f64) {
     let sum = a + b;
     (sum, b - (sum - a))
 }
 
 /// a b, and what rounding it lost. Neither is above 1e300.
 #[inline(always)]
-fn two_product(a: f64, b: f64) -> (f64, f64) {
+pub(super) fn two_product(a: f64, b: f64) -> (f64, f64) {
     let ((a_high, a_low), (b_high, b_low)) = (split(a), split(b));
     let product = a * b;
     let lost = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low;
@@ -75,15 +75,15 @@ fn split(x: f64) -> (f64, f64) {
 
 /// (high + low) 2^exponent, high + low between 0.7 and 1.5.
 #[derive(Clone, Copy, Debug)]
-struct Exp {
-    high: f64,
-    low: f64,
-    exponent: f64,
+pub(super) struct Exp {
+    pub(super) high: f64,
+    pub(super) low: f64,
+    pub(super) exponent: f64,
 }
 
 /// exp(x + x_low) for x <= 0 and a small `x_low`; about exp([`FURTHEST`]) below that; NaN for NaN.
 #[inline(always)]
-fn exp(x: f64, x_low: f64) -> Exp {
+pub(super) fn exp(x: f64, x_low: f64) -> Exp {
     /// 2^53 times the exponential of this is no normal number.
     const FURTHEST: f64 = -800.0;
     const ROUND: f64 = 6_755_399_441_055_744.0;
@@ -127,7 +127,7 @@ impl Exp {
 
 /// ln(1 + y) as a sum of two numbers, and 1 / (1 + y), for finite y >= 0 as a sum of two numbers; NaN for NaN.
 #[inline(always)]
-fn log1p_and_reciprocal(y: f64, y_low: f64) -> ((f64, f64), f64) {
+pub(super) fn log1p_and_reciprocal(y: f64, y_low: f64) -> ((f64, f64), f64) {
     const SQRT_HALF_BITS: u64 = 0x3fe6_a09e_667f_3bcd;
     let (u, u_low) = two_sum(1.0, y);
     let u_low = u_low + y_low;

@@ -24,6 +24,23 @@ pub(crate) struct StatisticsTask<'a> {
     pub(crate) gaps: Gaps<'a, f64>,
 }
 
+/// The same, and what rounding took from the sums.
+pub(crate) struct SummedTask<'a>(pub(crate) StatisticsTask<'a>);
+
+/// What [`SummedTask`] finds.
+pub(crate) struct Summed {
+    pub(crate) statistics: Statistics<f64>,
+    pub(crate) lost: Lost,
+}
+
+/// What rounding took from sums: no more than half a unit in their last place.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Lost {
+    pub(crate) sum: f64,
+    pub(crate) gap: f64,
+    pub(crate) weight: f64,
+}
+
 /// The sum of exp(x - max) (max - x) of all columns but the pivot.
 pub(crate) struct SpreadTask<'a> {
     pub(crate) x: &'a [f64],
@@ -37,9 +54,18 @@ impl Task for StatisticsTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Statistics<f64> {
-        match self.transform {
-            None => self.run_with(s, Plain),
-            Some(transform) => s.vectorize(Transformed(self, transform)),
+        SummedTask(self).run(s).statistics
+    }
+}
+
+impl Task for SummedTask<'_> {
+    type Output = Summed;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Summed {
+        match self.0.transform {
+            None => self.0.run_with(s, Plain),
+            Some(transform) => s.vectorize(Transformed(self.0, transform)),
         }
     }
 }
@@ -48,17 +74,17 @@ impl Task for StatisticsTask<'_> {
 struct Transformed<'a>(StatisticsTask<'a>, Transform<f64>);
 
 impl Task for Transformed<'_> {
-    type Output = Statistics<f64>;
+    type Output = Summed;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Statistics<f64> {
+    fn run<S: Simd>(self, s: S) -> Summed {
         self.0.run_with(s, self.1)
     }
 }
 
 impl StatisticsTask<'_> {
     #[inline(always)]
-    fn run_with<S: Simd>(self, s: S, load: impl Load) -> Statistics<f64> {
+    fn run_with<S: Simd>(self, s: S, load: impl Load) -> Summed {
         let Self { columns, pivot, gaps, .. } = self;
         match columns {
             Columns::Read(x) => statistics(s, Read(x), load, pivot, gaps),
@@ -78,7 +104,7 @@ fn statistics<S: Simd, P: Place>(
     load: impl Load,
     pivot: Entry<f64>,
     gaps: Gaps<'_, f64>,
-) -> Statistics<f64> {
+) -> Summed {
     let x = place.from();
     let max = max_of(s, x, load, pivot);
     let before = &x[..pivot.columns_before(x.len())];
@@ -86,14 +112,18 @@ fn statistics<S: Simd, P: Place>(
         && s.vectorize(FirstEqual { x: before, transform: load.transform(), value: max }).is_some();
     // Without a finite maximum x - max would be NaN, and the gaps are 0 or infinite.
     let finite = if max == f64::NEG_INFINITY { 0.0 } else { max };
-    let of_gaps = match gaps {
-        Gaps::None => GapSums::default(),
+    let (of_gaps, lost) = match gaps {
+        Gaps::None => Default::default(),
         gaps => s.vectorize(GapsTask { x, load, pivot, gaps, max: finite }),
     };
-    let sum = sum_of(s, &mut place, load, pivot, finite);
-    let sum = if max == f64::NEG_INFINITY && !sum.is_nan() { 0.0 } else { sum };
+    let (sum, lost_of_sum) = sum_of(s, &mut place, load, pivot, finite);
+    let is_nothing = max == f64::NEG_INFINITY && !sum.is_nan();
+    let (sum, lost_of_sum) = if is_nothing { (0.0, 0.0) } else { (sum, lost_of_sum) };
     let GapSums { gap, weight, live } = of_gaps;
-    Statistics { max, sum, gap, weight, live, has_earlier_equal }
+    Summed {
+        statistics: Statistics { max, sum, gap, weight, live, has_earlier_equal },
+        lost: Lost { sum: lost_of_sum, ..lost },
+    }
 }
 
 /// The largest logit.
@@ -119,9 +149,15 @@ fn max_of<S: Simd>(s: S, x: &[f64], load: impl Load, pivot: Entry<f64>) -> f64 {
     s.max_lane_f64(s.max_f64(s.max_f64(max[0], max[1]), s.max_f64(max[2], max[3])))
 }
 
-/// The sum of the exponentials, which are written on the way.
+/// The sum of the exponentials, which are written on the way, and what rounding took from it.
 #[inline(always)]
-fn sum_of<S: Simd, P: Place>(s: S, place: &mut P, load: impl Load, pivot: Entry<f64>, max: f64) -> f64 {
+fn sum_of<S: Simd, P: Place>(
+    s: S,
+    place: &mut P,
+    load: impl Load,
+    pivot: Entry<f64>,
+    max: f64,
+) -> (f64, f64) {
     let len = place.from().len();
     let reference = s.splat_f64(max);
     let groups = Groups::new(0..len, pivot);
@@ -151,7 +187,7 @@ fn sum_of<S: Simd, P: Place>(s: S, place: &mut P, load: impl Load, pivot: Entry<
             }
         }
     }
-    sums.total(s)
+    sums.total_and_lost(s)
 }
 
 #[inline(always)]
@@ -172,10 +208,10 @@ struct GapsTask<'a, L> {
 }
 
 impl<L: Load> Task for GapsTask<'_, L> {
-    type Output = GapSums;
+    type Output = (GapSums, Lost);
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> GapSums {
+    fn run<S: Simd>(self, s: S) -> (GapSums, Lost) {
         let Self { x, load, pivot, gaps, max } = self;
         let (zero, half) = (s.splat_f64(0.0), s.splat_f64(0.5));
         let (half_max, is_live) = (s.splat_f64(max * 0.5), gaps.is_live());
@@ -205,7 +241,12 @@ impl<L: Load> Task for GapsTask<'_, L> {
             gap_sums = gap_sums.add(s, s.max_f64(s.mul_f64(gap, weights), zero));
             weight_sums = weight_sums.add(s, weights);
         }
-        GapSums { gap: 2.0 * gap_sums.total(s), weight: weight_sums.total(s), live: s.sum_lanes(live_sums) }
+        let ((gap, lost_of_gap), (weight, lost_of_weight)) =
+            (gap_sums.total_and_lost(s), weight_sums.total_and_lost(s));
+        (
+            GapSums { gap: 2.0 * gap, weight, live: s.sum_lanes(live_sums) },
+            Lost { sum: 0.0, gap: 2.0 * lost_of_gap, weight: lost_of_weight },
+        )
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sums of vectors of `f64` that do not lose anything with their length.
 
-use super::scalar::two_sum;
+use super::scalar::{LEAST_SPLIT, fast_two_sum, two_sum};
 use crate::simd::{LANES, Simd};
 
 /// In each lane, a sum and what rounding took from it so far ([Neumaier 1974](https://doi.org/10.1002/zamm.19740540106)
@@ -35,6 +35,12 @@ impl<V: Copy> Sums<V> {
     /// The sum of all lanes, rounded once; infinite or NaN, where a lane is.
     #[inline(always)]
     pub(super) fn total<S: Simd<F64 = V>>(self, s: S) -> f64 {
+        self.total_and_lost(s).0
+    }
+
+    /// The same, and what this rounding took from it.
+    #[inline(always)]
+    pub(super) fn total_and_lost<S: Simd<F64 = V>>(self, s: S) -> (f64, f64) {
         let (mut sum, mut lost) = ([0.0; LANES], [0.0; LANES]);
         s.store_f64(self.sum, &mut sum);
         s.store_f64(self.lost, &mut lost);
@@ -46,6 +52,11 @@ impl<V: Copy> Sums<V> {
             }
         }
         // What is lost of an infinite sum is NaN.
-        if sum[0].is_finite() { sum[0] + lost[0] } else { sum[0] }
+        if !sum[0].is_finite() {
+            return (sum[0], 0.0);
+        }
+        let (total, lost) = fast_two_sum(sum[0], lost[0]);
+        // Smaller ones may have been made of subnormals.
+        (total, if lost.abs() < LEAST_SPLIT { 0.0 } else { lost })
     }
 }

@@ -3,19 +3,43 @@
 use super::case::Case;
 use super::{in_another_way, on_another_backend};
 use crate::support::double_bounds::{self, Shares};
+use crate::support::double_shards::evaluate_shards;
 use crate::support::doubles::{Doubles, evaluate};
+use crate::support::other_grad::assert_rounded_once;
+use crate::support::shards::Split;
 
 /// The same as of logits of `f32`.
 pub fn check(case: &Case, factor: f64) {
-    let (rows, classes) = (case.batch.rows, case.batch.classes);
-    let logits = case.batch.logits.iter().map(|&x| f64::from(x) * factor).collect();
-    let batch = Doubles { rows, classes, logits, targets: case.batch.targets.clone() };
+    let batch = batch(case, factor);
     let (ce, call) = (case.cross_entropy(), case.call());
     let found = evaluate(&call, &ce, &batch);
     found.assert_no_subnormal("hostile");
     double_bounds::check(&ce, &batch, &call, &found, false, &mut Shares::default(), "hostile");
+    if let Some(grad) = case.dtype_of_gradient {
+        assert_rounded_once(grad, &call, &ce, &batch, &found.grad, "hostile, gradient of another dtype");
+    }
     if case.is_repeated {
         let again = evaluate(&in_another_way(case), &on_another_backend(case).cross_entropy(), &batch);
         assert!(again.bits() == found.bits(), "in another way");
     }
+}
+
+/// The same of states that are merged.
+pub fn check_shards(case: &Case, split: &Split, factor: f64) {
+    let batch = batch(case, factor);
+    let (ce, call) = (case.cross_entropy(), case.call());
+    let found = evaluate_shards(split, &call, &ce, &batch);
+    found.assert_no_subnormal("hostile shards");
+    double_bounds::check(&ce, &batch, &call, &found, false, &mut Shares::default(), "hostile shards");
+    if case.is_repeated {
+        let ce = on_another_backend(case).cross_entropy();
+        let again = evaluate_shards(split, &call, &ce, &batch);
+        assert!(again.bits() == found.bits(), "in another way");
+    }
+}
+
+fn batch(case: &Case, factor: f64) -> Doubles {
+    let (rows, classes) = (case.batch.rows, case.batch.classes);
+    let logits = case.batch.logits.iter().map(|&x| f64::from(x) * factor).collect();
+    Doubles { rows, classes, logits, targets: case.batch.targets.clone() }
 }

@@ -50,7 +50,7 @@ impl Dtype {
     };
 
     #[cfg(feature = "half")]
-    const fn of_half<T: Half + xent::ShardElement>() -> Self {
+    const fn of_half<T: Half>() -> Self {
         Self {
             name: T::NAME,
             rounding: T::ROUNDING,

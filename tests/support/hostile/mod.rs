@@ -58,6 +58,9 @@ pub fn shards(bytes: &[u8]) {
     let case = Case { target_probabilities: None, ..Case::new(bytes) };
     let (ce, call) = (case.cross_entropy(), case.call());
     let split = Split::random(case.batch.classes, 6, &mut Random::new(case.seed));
+    if let Kind::LossOfDoubles(factor) = case.kind {
+        return double::check_shards(&case, &split, factor);
+    }
     let found = (case.dtype.evaluate_shards)(&split, &call, &ce, &case.batch);
     check_bounds(&case, &ce, &found, case.dtype.rounding, "hostile shards");
     if case.is_repeated {

@@ -36,6 +36,7 @@ pub fn api(bytes: &[u8]) {
         6 => options(bytes, 3).map(drop).unwrap_or_default(),
         7 => match bytes.below(4) {
             0 => softmax::<f64>(bytes),
+            1 => shards::calls_on_shards::<f64>(bytes),
             _ => calls::with_targets::<f64>(bytes),
         },
         8 => match bytes.below(3) {
@@ -50,7 +51,7 @@ pub fn api(bytes: &[u8]) {
 }
 
 /// The calls on logits of a dtype; add a dtype above.
-fn calls_of_dtype<E: ShardElement + Pod>(bytes: &mut Bytes<'_>)
+fn calls_of_dtype<E: ShardElement<State: shards::Forged> + Pod>(bytes: &mut Bytes<'_>)
 where
     E::PerRow: Pod,
 {

@@ -3,10 +3,60 @@
 use super::{Output, UNWRITTEN, assert_ok_if, hostile_target, number_bytes, options};
 use crate::support::hostile::bytes::Bytes;
 use bytemuck::Pod;
-use xent::{Matrix, MatrixMut, RowState, ShardElement};
+use xent::{Matrix, MatrixMut, RowState, RowStateF64, ShardElement, ShardState};
+
+/// A state, and its bytes.
+pub trait Forged: ShardState {
+    const BYTES: usize;
+
+    /// The state of these bytes, which it gives back.
+    fn forge(bytes: &[u8]) -> Self;
+
+    fn is(&self, bytes: &[u8]) -> bool;
+
+    /// Writes over how many columns there are, and how often the target is among them.
+    fn set_counts(bytes: &mut [u8], columns: u64, targets: u32);
+}
+
+impl Forged for RowState {
+    const BYTES: usize = Self::BYTES;
+
+    fn forge(bytes: &[u8]) -> Self {
+        Self::from_le_bytes(bytes.try_into().expect("there are as many"))
+    }
+
+    fn is(&self, bytes: &[u8]) -> bool {
+        self.to_le_bytes() == bytes
+    }
+
+    fn set_counts(bytes: &mut [u8], columns: u64, targets: u32) {
+        bytes[32..40].copy_from_slice(&columns.to_le_bytes());
+        bytes[52..].copy_from_slice(&targets.to_le_bytes());
+    }
+}
+
+impl Forged for RowStateF64 {
+    const BYTES: usize = Self::BYTES;
+
+    fn forge(bytes: &[u8]) -> Self {
+        Self::from_le_bytes(bytes.try_into().expect("there are as many"))
+    }
+
+    fn is(&self, bytes: &[u8]) -> bool {
+        self.to_le_bytes() == bytes
+    }
+
+    fn set_counts(bytes: &mut [u8], columns: u64, targets: u32) {
+        bytes[56..64].copy_from_slice(&columns.to_le_bytes());
+        bytes[88..].copy_from_slice(&u64::from(targets).to_le_bytes());
+    }
+}
 
 /// States of columns that are not there, from other processes or from nowhere.
-pub fn calls_on_shards<E: ShardElement + Pod>(bytes: &mut Bytes<'_>) {
+pub fn calls_on_shards<E: ShardElement<State: Forged> + Pod>(bytes: &mut Bytes<'_>)
+where
+    E::PerRow: Pod,
+{
     let (rows, classes) = (bytes.below(5), bytes.size());
     let Some(ce) = options(bytes, classes.min(8)) else { return };
     let targets: Vec<i64> = (0..bytes.size_like(rows)).map(|_| hostile_target(bytes, classes)).collect();
@@ -22,7 +72,8 @@ pub fn calls_on_shards<E: ShardElement + Pod>(bytes: &mut Bytes<'_>) {
     let logits: Vec<E> = number_bytes(bytes, rows * cols);
     let matrix = Matrix::new(&logits, rows, cols).expect("it is large enough");
     let len = bytes.size_like(rows);
-    let garbage = RowState::from_le_bytes([UNWRITTEN; RowState::BYTES]);
+    let unwritten = vec![UNWRITTEN; E::State::BYTES];
+    let garbage = E::State::forge(&unwritten);
     let mut states = vec![garbage; len];
     let result = if bytes.one_in(2) {
         shards.accumulate(matrix, first_column, &mut states)
@@ -30,27 +81,25 @@ pub fn calls_on_shards<E: ShardElement + Pod>(bytes: &mut Bytes<'_>) {
         shards.summarise(matrix, first_column, &mut states)
     };
     assert_ok_if(is_valid && fits && len == rows, &result);
-    let is_garbage = |state: &RowState| state.to_le_bytes() == [UNWRITTEN; RowState::BYTES];
-    assert!(result.is_ok() || states.iter().all(is_garbage), "states were written");
+    assert!(result.is_ok() || states.iter().all(|state| state.is(&unwritten)), "states were written");
 
     // Any bits are a state; with the right counts it is taken for a complete one.
     let is_forged = bytes.one_in(2);
     let mut are_complete = true;
     for (row, state) in states.iter_mut().enumerate() {
-        let mut forged: [u8; RowState::BYTES] = core::array::from_fn(|_| bytes.byte());
+        let mut forged: Vec<u8> = (0..E::State::BYTES).map(|_| bytes.byte()).collect();
         if is_forged && row < targets.len() {
-            forged[32..40].copy_from_slice(&(classes as u64).to_le_bytes());
-            forged[52..].copy_from_slice(&u32::from(!is_ignored(row)).to_le_bytes());
+            E::State::set_counts(&mut forged, classes as u64, u32::from(!is_ignored(row)));
         }
-        *state = RowState::from_le_bytes(forged);
-        assert_eq!(state.to_le_bytes(), forged);
-        let _ = (state.lse(), state.merge(RowState::EMPTY), state.merge(*state));
+        *state = E::State::forge(&forged);
+        assert!(state.is(&forged));
+        let _ = (state.lse(), state.merge(E::State::EMPTY), state.merge(*state));
         are_complete &= row < targets.len()
             && state.columns() == classes as u64
             && state.targets() == u32::from(!is_ignored(row));
     }
     let is_finished = is_valid && are_complete && len == targets.len();
-    let mut losses = Output::<f32>::new(bytes.size_like(rows));
+    let mut losses = Output::<E::PerRow>::new(bytes.size_like(rows));
     let result = shards.losses(&states, &mut losses.0);
     // Nothing but the targets says how many rows there are.
     let targets_alone =
