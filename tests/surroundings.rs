@@ -12,7 +12,7 @@ use support::curvature::{CurvatureCall, Problem};
 use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation};
 use support::shards::{Order, Split};
-use xent::{Backend, CrossEntropy, CrossEntropyBuilder, Reduction};
+use xent::{Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Reduction};
 
 /// Batches for every kernel: in one piece, in several, and with rows that are.
 const SHAPES: [(usize, usize); 7] =
@@ -298,6 +298,33 @@ fn a_stack_of_64_kilobytes_is_enough_and_of_72_for_capped_logits() {
                 let thread = std::thread::Builder::new().stack_size(kilobytes << 10).spawn(calls);
                 thread.expect("a thread can be started").join().expect("the stack is large enough");
             }
+        }
+    }
+}
+
+/// The calls alone: the larger stack of the test before is for what compares their results.
+#[test]
+fn a_stack_of_64_kilobytes_is_enough_for_calls_on_capped_logits() {
+    for (rows, classes) in [(37, 3), (40, 70), (40, 100), (11, 1000), (5, 2049), (2, 140_000)] {
+        for backend in backends() {
+            let [_, _, ce] = losses(classes, backend);
+            let Batch { logits: x, targets, .. } = Batch::random(rows, classes, 10);
+            let calls = move || -> Result<[f64; 3], xent::Error> {
+                let mut grad = vec![f32::NAN; x.len()];
+                let mut in_place = x.clone();
+                let logits = Matrix::new(&x, rows, classes)?;
+                let loss = ce.loss(logits, &targets)?;
+                let out = MatrixMut::new(&mut grad, rows, classes)?;
+                let loss_out_of_place = ce.loss_and_grad(logits, &targets, out)?;
+                let x = MatrixMut::new(&mut in_place, rows, classes)?;
+                let loss_in_place = ce.loss_and_grad_in_place(x, &targets)?;
+                assert_eq!(in_place, grad);
+                Ok([loss, loss_out_of_place, loss_in_place])
+            };
+            let thread = std::thread::Builder::new().stack_size(64 << 10).spawn(calls);
+            let losses = thread.expect("a thread can be started").join().expect("the stack is large enough");
+            let [loss, out_of_place, in_place] = losses.expect("the batch is valid");
+            assert_eq!([out_of_place, in_place], [loss; 2]);
         }
     }
 }

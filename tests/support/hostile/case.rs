@@ -72,8 +72,9 @@ type OptionOfLoss = fn(CrossEntropyBuilder, &mut Bytes<'_>, usize) -> CrossEntro
 /// Weights of classes and of rows.
 const WEIGHTS: [f32; 8] = [1.0, 0.0, 0.3, 2.5, 1e-3, 1e3, 7.0, 0.999];
 
-/// As targets: what is left of 1, subnormal ones, and more than all.
-const PROBABILITIES: [f32; 9] = [1.0, 0.0, 0.3, 1e-3, 1e-30, 1e-45, 0.999, 3.0, 1e4];
+/// As targets: what is left of 1, hardly any, and more than all. None whose product with a class weight may be 0: of a
+/// masked class that would be a loss of 0 and not of infinity.
+const PROBABILITIES: [f32; 8] = [1.0, 0.0, 0.3, 1e-3, 1e-30, 0.999, 3.0, 1e4];
 
 /// Add an option here, at the end. Where bytes have ended, it is the first value: the default.
 const OPTIONS: &[OptionOfLoss] = &[
@@ -133,7 +134,8 @@ impl Case {
         };
         let others = other_grad::Dtype::ALL;
         let dtype_of_gradient = header.below(2 * others.len()).checked_sub(others.len()).map(|i| others[i]);
-        let has_probabilities = header.below(4) == 3 && !matches!(kind, Kind::Distillation { .. });
+        // In f32, products of probabilities and gaps overflow where bytes choose both.
+        let has_probabilities = header.below(4) == 3 && matches!(kind, Kind::LossOfDoubles(_));
         // What is refused without classes as targets.
         let builder = if has_probabilities {
             builder.smoothing(Smoothing::AllClasses).focal_gamma(0.0)
