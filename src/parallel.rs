@@ -13,7 +13,7 @@ use crate::kernel::statistics::{BLOCK, Statistics};
 use crate::kernel::tasks::{
     AffineTask, Fence, LogProbabilitiesTask, OverlappedTask, SpreadTask, StatisticsTask,
 };
-use crate::kernel::transform::{TransformedStatisticsTask, TransformedTask};
+use crate::kernel::transformed::{TransformedStatisticsTask, TransformedTask};
 use crate::rows::{Dtype, Job, Totals, rows_per_tile};
 use crate::simd::Task;
 use crate::tree::Tree;

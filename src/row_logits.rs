@@ -7,8 +7,9 @@ use crate::kernel::number::Number;
 use crate::kernel::place::Columns;
 use crate::kernel::statistics::Statistics;
 use crate::kernel::tasks::{AffineTask, FirstEqual, LogProbabilitiesTask, Rank, SpreadTask, StatisticsTask};
-use crate::kernel::transform::{
-    Function, PART, TransformTask, TransformedSpreadTask, TransformedStatisticsTask, TransformedTask,
+use crate::kernel::transform::TransformTask;
+use crate::kernel::transformed::{
+    Function, PART, TransformedSpreadTask, TransformedStatisticsTask, TransformedTask,
 };
 use crate::loss::{Options, Transform};
 use crate::parallel::Schedule;

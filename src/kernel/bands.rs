@@ -8,7 +8,6 @@ use core::ops::Range;
 
 use super::exp;
 use super::gaps::Gaps;
-use super::groups::exp_of_four;
 use super::lanes::{CoefficientLanes, NO_CLASS};
 use super::number::Number;
 use super::place::{Between, InPlace, Place};
@@ -178,7 +177,7 @@ fn plane<S: Simd, P: Place>(
             x[i] = P::From::load(s, &from[i]);
             d[i] = s.sub(f.apply(s, x[i]), s.load(&four[i].reference));
         }
-        let mut e = exp_of_four(s, d);
+        let mut e = exp::exp_of_each(s, d);
         if gaps.is_live() {
             for i in 0..4 {
                 e[i] = marked(s, e[i], d[i]);

@@ -20,7 +20,7 @@
 //! Where the largest logit has nearly all of the probability, the sum is 1 and a little: the little is then summed
 //! without it. Where both rows have the same such class, p - q there is a difference of what the others have.
 
-use super::groups::{Groups, exp_of_four, group, group_without, sum_of_four};
+use super::groups::{Groups, group, group_without, sum_of_four};
 use super::number::Number;
 use super::place::{Adding, Between, Columns, InPlace, Place, Read};
 use super::scalar::{self, log1p_and_reciprocal, to_f32};
@@ -123,11 +123,11 @@ fn add_exponentials<S: Simd, T: Number>(
     let groups = Groups::new(0..x.len(), pivot);
     for index in 0..groups.len {
         let d = differences(s, group(s, &Read(x), groups.at(index)), reference, scale);
-        sums = s.accumulate(sums, sum_of_four(s, exp_of_four(s, d)));
+        sums = s.accumulate(sums, sum_of_four(s, exp::exp_of_each(s, d)));
     }
     if groups.has_pivot() {
         let d = differences(s, group_without(s, &Read(x), groups.pivot_group, pivot), reference, scale);
-        sums = s.accumulate(sums, sum_of_four(s, exp_of_four(s, d)));
+        sums = s.accumulate(sums, sum_of_four(s, exp::exp_of_each(s, d)));
     }
     // One vector at a time: few classes have no more.
     for start in (groups.rest..x.len()).step_by(LANES) {

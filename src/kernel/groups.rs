@@ -99,11 +99,10 @@ pub(super) fn keep_rest<S: Simd, P: Place>(s: S, place: &mut P, columns: Range<u
     }
 }
 
-/// exp(x - reference) of a group. Two registers hold a vector of the narrower instruction sets, so that fewer vectors at
-/// a time fill the pipelines and the register file.
+/// exp(x - reference) of a group.
 #[inline(always)]
 pub(super) fn exp_of_group<S: Simd>(s: S, x: [S::F32; 4], reference: S::F32) -> [S::F32; 4] {
-    exp_of_four(s, differences(s, x, reference))
+    exp::exp_of_each(s, differences(s, x, reference))
 }
 
 /// [`exp_of_group`] where only the first `len` columns are there: of the others, which are -inf, it is 0, and vectors that
@@ -119,13 +118,7 @@ pub(super) fn exp_of_rest<S: Simd>(s: S, x: [S::F32; 4], len: usize, reference: 
     }
 }
 
-/// exp(d) of a group.
-#[inline(always)]
-pub(super) fn exp_of_four<S: Simd>(s: S, d: [S::F32; 4]) -> [S::F32; 4] {
-    exp::exp_of_each(s, d)
-}
-
-/// [`exp_of_group`] of two groups.
+/// [`exp_of_group`] of two groups: at once where their vectors fit the registers.
 #[inline(always)]
 pub(super) fn exp_of_pair<S: Simd>(
     s: S,

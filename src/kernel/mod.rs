@@ -67,6 +67,7 @@ pub(crate) mod statistics;
 mod tanh;
 pub(crate) mod tasks;
 pub(crate) mod transform;
+pub(crate) mod transformed;
 
 use self::real::Real;
 use crate::simd::LANES;
