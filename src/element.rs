@@ -19,17 +19,7 @@ use crate::kernel::real::Real;
 ///
 /// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
 /// [`Planes`](crate::Planes) and [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) take `f32` alone;
-/// [`Shards`](crate::Shards) and [`Distillation`](crate::Distillation) all but `f64`. The types say so: such a call does not
-/// compile.
-///
-/// ```compile_fail,E0277
-/// use xent::{Distillation, Matrix};
-///
-/// let (x, teacher) = ([0.0_f64, 1.0], [0.5, 0.5]);
-/// let (x, teacher) = (Matrix::new(&x, 1, 2)?, Matrix::new(&teacher, 1, 2)?);
-/// Distillation::default().loss(x, teacher)?;
-/// # Ok::<(), xent::Error>(())
-/// ```
+/// [`Shards`](crate::Shards) all but `f64`. The types say so: such a call does not compile.
 ///
 /// ```
 /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
@@ -65,6 +55,7 @@ pub(crate) mod sealed {
     use core::fmt::Debug;
 
     use crate::batch::{Backward, Batch};
+    use crate::distillation::Rows as Distilled;
     use crate::parallel::Schedule;
     use crate::rows::{Job, Totals};
 
@@ -82,6 +73,11 @@ pub(crate) mod sealed {
 
         #[doc(hidden)]
         fn run_backward(schedule: Schedule, batch: Backward<'_, Self>);
+
+        #[doc(hidden)]
+        fn run_distillation(schedule: Schedule, rows: Distilled<'_, Self>) -> Totals
+        where
+            Self: super::Element;
     }
 }
 
@@ -109,6 +105,13 @@ macro_rules! elements {
                     batch: crate::batch::Backward<'_, Self>,
                 ) {
                     schedule.run_backward(batch);
+                }
+
+                fn run_distillation(
+                    schedule: crate::parallel::Schedule,
+                    rows: crate::distillation::Rows<'_, Self>,
+                ) -> crate::rows::Totals {
+                    schedule.run_distillation(rows)
                 }
             }
         )+

@@ -8,7 +8,6 @@ use core::ops::Range;
 
 use crate::Element;
 use crate::batch::Batch;
-use crate::distillation::Rows;
 use crate::kernel::Entry;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::RowLanes;
@@ -33,12 +32,12 @@ pub(crate) struct Finished<'a, T: Element> {
     pub(crate) states: &'a [RowState],
 }
 
-/// The dtypes that logits of shards and of a [`Distillation`](crate::Distillation) may have, those that are computed in
-/// `f32`: `f32` itself, and with the feature `half` `half::bf16` and `half::f16`.
+/// The dtypes that logits of shards may have, those that are computed in `f32`: `f32` itself, and with the feature `half`
+/// `half::bf16` and `half::f16`.
 pub trait ShardElement: Element<PerRow = f32> + sealed::ShardElement {}
 
 mod sealed {
-    use super::{Finished, Job, Rows, Schedule, Summarise, Totals, Unsummarised};
+    use super::{Finished, Job, Summarise, Totals, Unsummarised};
 
     #[allow(private_interfaces)]
     pub trait ShardElement: crate::Element {
@@ -47,12 +46,6 @@ mod sealed {
 
         #[doc(hidden)]
         fn finish(job: &Job<'_>, first_column: usize, rows: Finished<'_, Self>) -> Totals;
-
-        /// The sum of the rows' losses.
-        #[doc(hidden)]
-        fn run_distillation(schedule: Schedule, rows: Rows<'_, Self>) -> f64
-        where
-            Self: super::ShardElement;
     }
 }
 
@@ -116,11 +109,6 @@ macro_rules! shard_elements {
                         rows::run_passes(job, rows.batch, &mut passes, rows_per_piece)
                     };
                     job.schedule.run_pieces(rows, columns, job.streaming, &pieces, Totals::add)
-                }
-
-                fn run_distillation(schedule: Schedule, rows: Rows<'_, Self>) -> f64 {
-                    let classes = rows.classes();
-                    schedule.run_rows(rows, classes, |first, second| first + second)
                 }
             }
         )+

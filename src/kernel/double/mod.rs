@@ -10,6 +10,7 @@
 //! scalars  exp, log1p and 1 / (1 + y) as sums of two numbers, rounded once        scalar.rs
 //! pass 2   as that of f32                                                         affine.rs
 //! logits   scaled and capped, in each pass anew                                   transform.rs
+//! two      a student's row against a teacher's, at a temperature                  distillation.rs
 //! ```
 //!
 //! The first pass reads a row twice, from the caches the second time, and so every exponential is relative to the row's
@@ -17,6 +18,7 @@
 
 pub(crate) mod affine;
 pub(crate) mod backward;
+pub(crate) mod distillation;
 pub(crate) mod exp;
 mod place;
 pub(crate) mod scalar;
