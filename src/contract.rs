@@ -59,6 +59,9 @@
 //! 2 f32::MIN_POSITIVE max(1, T). Where the largest logits of both rows are of one class that has nearly all of both
 //! probabilities, its gradient is a difference of what the others have: its error is relative to that.
 //!
+//! For logits of `f64` these bounds hold in [`U_F64`] and `f64::MIN_POSITIVE`, with `f64::MAX` for `f32::MAX` and with
+//! [`DISTILLATION`], [`DISTILLATION_GRADIENT`] and [`LSE`] larger by [`SCALARS_F64`].
+//!
 //! # Scaled and capped logits
 //!
 //! The bounds above hold for the logits that the softmax is of, the transformed ones x'. These are `f32`, and

@@ -1,17 +1,15 @@
 //! A student's softmax against a teacher's.
 
-mod element;
+mod doubles;
 mod rows;
 
 use crate::batch::{Batch, Logits, Wide};
 use crate::cross_entropy::{Census, reciprocal};
 use crate::request::check_shape;
-use crate::rows::Totals;
 use crate::{
-    Backend, CrossEntropy, CrossEntropyBuilder, EmptyMean, Error, Matrix, MatrixMut, Parallelism, Reduction,
-    Request, Summary,
+    Backend, CrossEntropy, CrossEntropyBuilder, Element, EmptyMean, Error, Matrix, MatrixMut, Parallelism,
+    Reduction, Request, Summary,
 };
-pub use element::DistillationElement;
 pub(crate) use rows::Rows;
 use rows::Settings;
 
@@ -35,10 +33,10 @@ use rows::Settings;
 /// | equal rows | loss and gradient exactly 0 |
 /// | logit -inf in both | no part in the loss, gradient exactly 0 (a masked class) |
 /// | the teacher's logit -inf | no part in the loss, gradient T p |
-/// | the student's logit -inf, where q is a normal `f32` | loss +inf, gradient finite, -T q |
+/// | the student's logit -inf, where q is a normal number | loss +inf, gradient finite, -T q |
 /// | NaN or +inf in a row of either, or every logit -inf | loss and gradient of that row NaN, no other row touched |
 ///
-/// A quotient (x - m) / T beyond the numbers of `f32`, with m the row's maximum, is that of a logit of -inf. No loss is
+/// A quotient (x - m) / T beyond the numbers of `f32` (of `f64`, for logits of `f64`), with m the row's maximum, is that of a logit of -inf. No loss is
 /// negative, and rows that are nearly equal have one with digits, though it is as small as the square of their distance:
 /// see [`contract`](crate::contract). Threads take whole rows.
 ///
@@ -144,11 +142,7 @@ impl Distillation {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-    pub fn loss<E: DistillationElement>(
-        &self,
-        student: Matrix<'_, E>,
-        teacher: Matrix<'_, E>,
-    ) -> Result<f64, Error> {
+    pub fn loss<E: Element>(&self, student: Matrix<'_, E>, teacher: Matrix<'_, E>) -> Result<f64, Error> {
         self.run(student, teacher, Request::new()).map(|summary| summary.loss)
     }
 
@@ -156,7 +150,7 @@ impl Distillation {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-    pub fn loss_and_grad<E: DistillationElement>(
+    pub fn loss_and_grad<E: Element>(
         &self,
         student: Matrix<'_, E>,
         teacher: Matrix<'_, E>,
@@ -169,7 +163,7 @@ impl Distillation {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].
-    pub fn loss_and_grad_in_place<E: DistillationElement>(
+    pub fn loss_and_grad_in_place<E: Element>(
         &self,
         student: MatrixMut<'_, E>,
         teacher: Matrix<'_, E>,
@@ -185,7 +179,7 @@ impl Distillation {
     /// # Errors
     /// Those of [`Distillation::loss`]; those of [`CrossEntropy::run`] that concern the request; and
     /// [`Error::NotOfDistillation`] for any other output. No output has then been written.
-    pub fn run<E: DistillationElement>(
+    pub fn run<E: Element>(
         &self,
         student: Matrix<'_, E>,
         teacher: Matrix<'_, E>,
@@ -198,7 +192,7 @@ impl Distillation {
     ///
     /// # Errors
     /// The same, and [`Error::GradTwice`] if the request names a gradient of its own.
-    pub fn run_in_place<E: DistillationElement>(
+    pub fn run_in_place<E: Element>(
         &self,
         student: MatrixMut<'_, E>,
         teacher: Matrix<'_, E>,
@@ -230,7 +224,7 @@ impl Distillation {
         self.ce.backend()
     }
 
-    fn run_logits<E: DistillationElement>(
+    fn run_logits<E: Element>(
         &self,
         student: Logits<'_, E>,
         teacher: Matrix<'_, E>,
@@ -247,12 +241,12 @@ impl Distillation {
             factor: inputs.upstream_scalar.unwrap_or(1.0) * reciprocal(divisor),
         };
         let student = Batch { logits: student, targets: None, target_probabilities: None, request };
-        let loss = E::run_distillation(self.ce.schedule, Rows { settings, student, teacher });
-        Ok(self.ce.summary(Totals { loss, ..Totals::default() }, &census, &inputs))
+        let totals = E::run_distillation(self.ce.schedule, Rows { settings, student, teacher });
+        Ok(self.ce.summary(totals, &census, &inputs))
     }
 
     /// Checks all but the outputs, and counts.
-    pub(crate) fn check<E: DistillationElement>(
+    pub(crate) fn check<E: Element>(
         &self,
         (rows, classes): (usize, usize),
         teacher: Matrix<'_, E>,
@@ -272,7 +266,7 @@ impl Distillation {
 }
 
 /// None but those that there are.
-fn check_outputs<E: DistillationElement>(request: &Request<'_, E>) -> Result<(), Error> {
+fn check_outputs<E: Element>(request: &Request<'_, E>) -> Result<(), Error> {
     let outputs = &request.row_outputs;
     let asked = [
         ("probabilities", request.probabilities.is_some()),

@@ -190,6 +190,14 @@ impl Passes<f64> for Doubles {
     }
 }
 
+/// The columns of a part of a row whose gradient is written in another dtype: 4 KiB of `f64`.
+pub(crate) const COLUMNS: usize = 512;
+
+/// A row in parts, each with its first column.
+pub(crate) fn parts(x: &[f64]) -> impl Iterator<Item = (usize, &[f64])> {
+    x.chunks(COLUMNS).enumerate().map(|(index, part)| (index * COLUMNS, part))
+}
+
 /// The gradient of a row, some columns at a time in memory of its own, from where `write` takes it with the first of them.
 fn by_way_of_doubles(
     job: &Job<'_>,
@@ -199,11 +207,9 @@ fn by_way_of_doubles(
     target: Entry<f64>,
     mut write: impl FnMut(usize, &[f64]),
 ) {
-    /// 4 KiB of them.
-    const COLUMNS: usize = 512;
     let mut grad = [0.0; COLUMNS];
-    for (index, x) in x.chunks(COLUMNS).enumerate() {
-        let (first, grad) = (index * COLUMNS, &mut grad[..x.len()]);
+    for (first, x) in parts(x) {
+        let grad = &mut grad[..x.len()];
         let columns = Columns::Between(x, &mut *grad);
         let affine = Affine { weights: affine.weights.from(first), ..affine };
         let target = target.from(first);

@@ -18,18 +18,9 @@ use crate::kernel::real::Real;
 /// errors along. See [`contract`](crate::contract) for the bounds and for what is stored.
 ///
 /// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
-/// [`Planes`](crate::Planes) and [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) take `f32` alone, and
-/// [`Distillation`](crate::Distillation) all but `f64`. The types say so: such a call does not compile.
-/// [`Shards`](crate::Shards) take all, those of `f64` with states of their own: [`RowStateF64`](crate::RowStateF64).
-///
-/// ```compile_fail,E0277
-/// use xent::{Distillation, Matrix};
-///
-/// let (x, teacher) = ([0.0_f64, 1.0], [0.5, 0.5]);
-/// let (x, teacher) = (Matrix::new(&x, 1, 2)?, Matrix::new(&teacher, 1, 2)?);
-/// Distillation::default().loss(x, teacher)?;
-/// # Ok::<(), xent::Error>(())
-/// ```
+/// [`Planes`](crate::Planes) and [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) take `f32` alone. The types say
+/// so: such a call does not compile. [`Shards`](crate::Shards) of `f64` have states of their own:
+/// [`RowStateF64`](crate::RowStateF64).
 ///
 /// ```
 /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
@@ -65,6 +56,7 @@ pub(crate) mod sealed {
     use core::fmt::Debug;
 
     use crate::batch::{Backward, Batch};
+    use crate::distillation::Rows as Distilled;
     use crate::parallel::Schedule;
     use crate::rows::{Job, Totals};
 
@@ -78,6 +70,11 @@ pub(crate) mod sealed {
 
         #[doc(hidden)]
         fn run_backward(schedule: Schedule, batch: Backward<'_, Self>);
+
+        #[doc(hidden)]
+        fn run_distillation(schedule: Schedule, rows: Distilled<'_, Self>) -> Totals
+        where
+            Self: super::Element;
     }
 }
 
@@ -103,6 +100,13 @@ macro_rules! elements {
                     batch: crate::batch::Backward<'_, Self>,
                 ) {
                     schedule.run_backward(batch);
+                }
+
+                fn run_distillation(
+                    schedule: crate::parallel::Schedule,
+                    rows: crate::distillation::Rows<'_, Self>,
+                ) -> crate::rows::Totals {
+                    schedule.run_distillation(rows)
                 }
             }
         )+

@@ -126,7 +126,7 @@ pub use backend::{BUILD, Backend};
 pub use builder::CrossEntropyBuilder;
 pub use cross_entropy::{CrossEntropy, Summary};
 pub use curvature::Curvature;
-pub use distillation::{Distillation, DistillationBuilder, DistillationElement};
+pub use distillation::{Distillation, DistillationBuilder};
 pub use element::Element;
 pub use error::Error;
 pub use grad::GradElement;

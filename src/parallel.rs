@@ -7,6 +7,7 @@
 use crate::Element;
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch};
+use crate::distillation;
 use crate::kernel::number::Number;
 use crate::kernel::real::Real;
 use crate::kernel::statistics::{BLOCK, Statistics};
@@ -123,6 +124,16 @@ impl Schedule {
     {
         let classes = batch.classes();
         self.run_rows(batch, classes, |(), ()| ());
+    }
+
+    /// The divergences of all rows.
+    pub(crate) fn run_distillation<'a, T: Element>(self, rows: distillation::Rows<'a, T>) -> Totals
+    where
+        distillation::Rows<'a, T>: Task<Output = Totals>,
+    {
+        let classes = rows.classes();
+        let totals = self.run_rows(rows, classes, Totals::add);
+        if T::PerRow::NEEDS_LOST { totals.with_lost() } else { totals }
     }
 
     /// Runs `piece` on pieces of the rows, or on several at once, and combines what they return along a tree.

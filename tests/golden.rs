@@ -19,8 +19,7 @@ use support::shards::{Order, Split};
 use support::variants::{DTYPES, Dtype, VARIANTS, Variant};
 use support::{PARALLELISMS, fused_backends};
 use xent::{
-    BUILD, Backend, CrossEntropy, Distillation, DistillationElement, Element, Matrix, MatrixMut, Parallelism,
-    Request, Softmax,
+    BUILD, Backend, CrossEntropy, Distillation, Element, Matrix, MatrixMut, Parallelism, Request, Softmax,
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden.txt");
@@ -70,6 +69,7 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("planes", planes),
     ("planes, transformed", transformed_planes),
     ("distillation, f32", distillation::<f32>),
+    ("distillation, f64", distillation::<f64>),
     #[cfg(feature = "half")]
     ("distillation, bf16", distillation::<half::bf16>),
     #[cfg(feature = "half")]
@@ -384,6 +384,13 @@ impl Convert for f32 {
     }
 }
 
+/// Of 53 bits.
+impl Convert for f64 {
+    fn from_f32(x: f32) -> Self {
+        doubles::near(&[x])[0]
+    }
+}
+
 #[cfg(feature = "half")]
 impl Convert for half::bf16 {
     fn from_f32(x: f32) -> Self {
@@ -399,12 +406,7 @@ impl Convert for half::f16 {
 }
 
 /// From a teacher whose logits are random ones.
-fn distillation<T: Convert + DistillationElement>(
-    backend: Backend,
-    parallelism: Parallelism,
-    batch: &Batch,
-    hash: &mut Hash,
-) {
+fn distillation<T: Convert>(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
     let Batch { rows, classes, .. } = *batch;
     let mut random = Random::new(13);
     let student: Vec<T> = batch.logits.iter().map(|&x| T::from_f32(x)).collect();

@@ -1,16 +1,17 @@
 //! Rows of a student and a teacher on their way to the kernel: all checked, and ready to be split between threads.
 
 use crate::batch::{Batch, Wide};
-use crate::kernel::distillation::{Divergence, DivergenceTask, Tempered, TemperedTask};
-use crate::kernel::number::Number;
+use crate::kernel::distillation::{Divergence, DivergenceTask, TemperedTask};
 use crate::kernel::place::Columns;
-use crate::kernel::scalar::to_f32;
+use crate::kernel::real::Real;
 use crate::loss::weighted;
 use crate::parallel::SplitRows;
+use crate::passes::Kernels;
+use crate::rows::{Dtype, Totals};
 use crate::simd::{Simd, Task};
 use crate::{Element, Matrix};
 
-/// The student's logits with a request, and the teacher's. The result is the sum of the rows' losses.
+/// The student's logits with a request, and the teacher's. The result has the sum of the rows' losses.
 pub(crate) struct Rows<'a, T: Element> {
     pub(super) settings: Settings,
     pub(super) student: Batch<'a, T>,
@@ -44,20 +45,20 @@ impl<T: Element> SplitRows for Rows<'_, T> {
     }
 }
 
-impl<T: Element + Number> Task for Rows<'_, T> {
-    type Output = f64;
+impl<T: Kernels> Task for Rows<'_, T> {
+    type Output = Totals;
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) -> f64 {
-        let mut total = 0.0;
+    fn run<S: Simd>(mut self, simd: S) -> Totals {
+        let mut loss = 0.0;
         for row in 0..self.teacher.rows() {
-            total += self.row(simd, row);
+            loss += self.row(simd, row);
         }
-        total
+        Totals { loss, ..Totals::default() }
     }
 }
 
-impl<T: Element + Number> Rows<'_, T> {
+impl<T: Kernels> Rows<'_, T> {
     #[inline(always)]
     fn row<S: Simd>(&mut self, s: S, row: usize) -> f64 {
         if !self.student.request.inputs.may_count(row) {
@@ -84,42 +85,41 @@ impl<T: Element + Number> Rows<'_, T> {
             let Some(columns) = columns else { return 0.0 };
             s.vectorize(DivergenceTask { columns, divergence })
         };
-        let temperature = self.settings.temperature;
-        let row_weight = self.student.request.inputs.row_weight(row);
-        let loss = weighted(row_weight, temperature * temperature * divergence);
-        self.write(row, loss, &of_student);
-        loss
+        self.write(row, divergence, f64::from(of_student.max), of_student.ln_sum)
     }
 
     fn scale(&self) -> f32 {
         (1.0 / self.settings.temperature) as f32
     }
+}
 
+/// What is the same for all dtypes.
+impl<T: Dtype> Rows<'_, T> {
     /// What p - q is multiplied by in the gradient.
-    fn factor(&self, row: usize) -> f64 {
+    pub(super) fn factor(&self, row: usize) -> f64 {
         self.student.request.inputs.factor(row, self.settings.factor) * self.settings.temperature
     }
 
-    /// The outputs with one number for each row.
-    fn write(&mut self, row: usize, loss: f64, of_student: &Tempered) {
-        let lse = f64::from(of_student.max) / self.settings.temperature + of_student.ln_sum;
+    /// The outputs with one number for each row, from what the student's softmax has besides. Returns the row's loss.
+    pub(super) fn write(&mut self, row: usize, divergence: f64, max: f64, ln_sum: f64) -> f64 {
+        let temperature = self.settings.temperature;
+        let row_weight = self.student.request.inputs.row_weight(row);
+        let loss = weighted(row_weight, temperature * temperature * divergence);
+        let lse = max / temperature + ln_sum;
         let outputs = &mut self.student.request.row_outputs;
         for (out, exact) in [(&mut outputs.losses, loss), (&mut outputs.lse, lse)] {
             if let Some(out) = out {
-                out[row] = to_f32(exact).into();
+                out[row] = Real::round(exact);
             }
         }
+        loss
     }
 
     /// One value in all outputs of a row: NaN, or the 0 of a row that does not count. Returns its loss.
-    fn fill(&mut self, row: usize, value: f32) -> f64 {
+    pub(super) fn fill(&mut self, row: usize, value: f32) -> f64 {
         let adds_nothing = self.student.adds(Wide::Gradient) && !value.is_nan();
-        if adds_nothing {
-            // What the memory holds stays.
-        } else if let Some((grad, _)) = self.student.other_grad(row, Wide::Gradient) {
-            grad.fill(row, value);
-        } else if let Some(out) = self.student.wide_row(row, Wide::Gradient) {
-            out.fill(T::from_f32(value));
+        if !adds_nothing {
+            self.student.fill(row, Wide::Gradient, value);
         }
         self.student.request.row_outputs.fill(row, value, 0);
         f64::from(value)

@@ -28,6 +28,30 @@ pub(crate) trait Doubles: Registers {
     /// Bit `i` says that lane `i` equals `x`, or that both are NaN.
     fn equal_bits_f64(self, v: Self::F64, x: f64) -> u32;
 
+    /// `below` where the magnitude of `v` is below `least`, else `otherwise`; that too where `v` is NaN.
+    #[inline(always)]
+    fn select_below_f64(
+        self,
+        v: Self::F64,
+        least: Self::F64,
+        below: Self::F64,
+        otherwise: Self::F64,
+    ) -> Self::F64 {
+        // By way of memory, where the loop becomes instructions of the set.
+        let mut lanes = [[0.0; LANES]; 4];
+        self.store_f64(v, &mut lanes[0]);
+        self.store_f64(least, &mut lanes[1]);
+        self.store_f64(below, &mut lanes[2]);
+        self.store_f64(otherwise, &mut lanes[3]);
+        let [v, least, below, mut selected] = lanes;
+        for lane in 0..LANES {
+            if v[lane].abs() < least[lane] {
+                selected[lane] = below[lane];
+            }
+        }
+        self.load_f64(&selected)
+    }
+
     /// Lane `lane` replaced by `value`; nothing is where `lane` is 16 or more.
     #[inline(always)]
     fn with_lane_f64(self, v: Self::F64, lane: usize, value: f64) -> Self::F64 {

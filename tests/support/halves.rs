@@ -9,12 +9,10 @@ use super::shards::Split;
 use core::fmt::Debug;
 use core::ops::Range;
 use half::{bf16, f16};
-use xent::{CrossEntropy, DistillationElement, Matrix, MatrixMut, RowState, ShardElement, contract};
+use xent::{CrossEntropy, Matrix, MatrixMut, RowState, ShardElement, contract};
 
 /// A 16-bit dtype.
-pub trait Half:
-    ShardElement<State = RowState> + DistillationElement + bytemuck::Pod + Debug + PartialEq
-{
+pub trait Half: ShardElement<State = RowState> + bytemuck::Pod + Debug + PartialEq {
     const NAME: &'static str;
     const ROUNDING: Rounding;
     const OF_LOGITS: other_grad::Dtype;

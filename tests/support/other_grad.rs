@@ -10,7 +10,7 @@ use super::evaluation::Call;
 use super::halves::{Half, HalfBuffer, narrow};
 #[cfg(feature = "half")]
 use half::{bf16, f16};
-use xent::{CrossEntropy, Distillation, DistillationElement, GradElement, Matrix, MatrixMut, Summary};
+use xent::{CrossEntropy, Distillation, Element, GradElement, Matrix, MatrixMut, Summary};
 
 /// A dtype that both can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,7 +259,7 @@ impl Asked<'_> {
         }
     }
 
-    fn run_on<T: DistillationElement, G: GradElement>(
+    fn run_on<T: Element<PerRow = f32>, G: GradElement>(
         &self,
         of_f32: fn(&[f32]) -> Vec<T>,
         grad: MatrixMut<'_, G>,

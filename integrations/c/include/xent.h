@@ -1080,9 +1080,9 @@ xent_status xent_distillation_create(const struct xent_distillation_options *opt
 void xent_distillation_destroy(struct xent_distillation *distillation);
 
 /**
- * The divergence of the student's rows from the teacher's; both are rows x C of the same dtype, any but
- * `XENT_DTYPE_F64`. `request` may be null. Its inputs mean what they mean for `xent_run`; its outputs are `grad`, with
- * respect to the student's logits, `losses`, and `lse` of the student at the temperature. Others are refused.
+ * The divergence of the student's rows from the teacher's; both are rows x C of the same dtype. `request` may be
+ * null. Its inputs mean what they mean for `xent_run`; its outputs are `grad`, with respect to the student's logits,
+ * `losses`, and `lse` of the student at the temperature. Others are refused.
  */
 xent_status xent_distillation_run(const struct xent_distillation *distillation,
                                   struct xent_matrix student,

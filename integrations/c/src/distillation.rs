@@ -2,9 +2,9 @@
 
 use core::mem::size_of;
 
-use xent::{Distillation, DistillationElement, Request, Summary};
+use xent::{Distillation, Element, Request, Summary};
 
-use crate::dtype::{Scalar, with_narrow_element};
+use crate::dtype::{Scalar, with_element};
 use crate::handle;
 use crate::memory::Memory;
 use crate::options::{backend, empty_mean, parallelism, reduction};
@@ -77,9 +77,9 @@ pub unsafe extern "C" fn xent_distillation_destroy(distillation: *mut xent_disti
     unsafe { handle::destroy(distillation) }
 }
 
-/// The divergence of the student's rows from the teacher's; both are rows x C of the same dtype, any but
-/// `XENT_DTYPE_F64`. `request` may be null. Its inputs mean what they mean for `xent_run`; its outputs are `grad`, with
-/// respect to the student's logits, `losses`, and `lse` of the student at the temperature. Others are refused.
+/// The divergence of the student's rows from the teacher's; both are rows x C of the same dtype. `request` may be
+/// null. Its inputs mean what they mean for `xent_run`; its outputs are `grad`, with respect to the student's logits,
+/// `losses`, and `lse` of the student at the temperature. Others are refused.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_distillation_run(
     distillation: *const xent_distillation,
@@ -119,7 +119,7 @@ unsafe fn run(
     let mut memory = Memory::new();
     // SAFETY: the caller's promise is handed on.
     let to = unsafe { Destination::new(&mut memory, summary)? };
-    let found = with_narrow_element!(teacher.dtype, E => {
+    let found = with_element!(teacher.dtype, E => {
         // SAFETY: the caller's promise is handed on.
         unsafe {
             let request = request_of::<E>(request, &mut memory)?;
@@ -132,7 +132,7 @@ unsafe fn run(
 
 /// # Safety
 /// The caller's promise about both logits.
-unsafe fn run_elements<E: DistillationElement + Scalar>(
+unsafe fn run_elements<E: Element + Scalar>(
     distillation: &Distillation,
     mut memory: Memory,
     student: Logits,

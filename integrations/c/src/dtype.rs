@@ -72,7 +72,7 @@ macro_rules! with_element {
     };
 }
 
-/// The same for logits that are computed in `f32`: those of shards and of distillations.
+/// The same for logits that are computed in `f32`: those of shards.
 macro_rules! with_narrow_element {
     ($dtype:expr, $element:ident => $body:expr) => {
         $crate::dtype::dispatch! { "logits", $dtype, $element => $body;

@@ -11,6 +11,7 @@
 //! shards   sums of two numbers that merge                                         pair.rs
 //! pass 2   as that of f32                                                         affine.rs
 //! logits   scaled and capped, in each pass anew                                   transform.rs
+//! two      a student's row against a teacher's, at a temperature                  distillation.rs
 //! ```
 //!
 //! The first pass reads a row twice, from the caches the second time, and so every exponential is relative to the row's
@@ -18,6 +19,7 @@
 
 pub(crate) mod affine;
 pub(crate) mod backward;
+pub(crate) mod distillation;
 pub(crate) mod exp;
 pub(crate) mod pair;
 mod place;

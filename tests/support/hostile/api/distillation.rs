@@ -4,9 +4,9 @@ use super::calls::{Arguments, Outputs, assert_unchanged};
 use super::{assert_ok_if, hostile_f64, number_bytes};
 use crate::support::hostile::bytes::Bytes;
 use bytemuck::Pod;
-use xent::{Distillation, DistillationElement, Matrix, MatrixMut, Reduction};
+use xent::{Distillation, Element, Matrix, MatrixMut, Reduction};
 
-pub fn calls<E: DistillationElement + Pod>(bytes: &mut Bytes<'_>) {
+pub fn calls<E: Element<PerRow: Pod> + Pod>(bytes: &mut Bytes<'_>) {
     let arguments = Arguments::<E>::new(bytes);
     let Arguments { rows, classes, in_place, .. } = arguments;
     let mut builder = Distillation::builder();

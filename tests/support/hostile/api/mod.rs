@@ -39,11 +39,12 @@ pub fn api(bytes: &[u8]) {
             1 => shards::calls_on_shards::<f64>(bytes),
             _ => calls::with_targets::<f64>(bytes),
         },
-        8 => match bytes.below(3) {
+        8 => match bytes.below(4) {
             #[cfg(feature = "half")]
             1 => distillation::calls::<half::bf16>(bytes),
             #[cfg(feature = "half")]
             2 => distillation::calls::<half::f16>(bytes),
+            3 => distillation::calls::<f64>(bytes),
             _ => distillation::calls::<f32>(bytes),
         },
         _ => curvature::calls(bytes),
