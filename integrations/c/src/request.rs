@@ -4,7 +4,7 @@ use core::mem::size_of;
 
 use xent::{Element, Request, Summary};
 
-use crate::dtype::{Scalar, with_grad, xent_dtype};
+use crate::dtype::{Scalar, with_grad};
 use crate::memory::Memory;
 use crate::options::unknown;
 use crate::status::Outcome;
@@ -156,8 +156,7 @@ pub(crate) unsafe fn with_gradient<'a, E: Element + Scalar>(
     grad: xent_matrix_mut,
     accumulates: bool,
 ) -> Outcome<Request<'a, E>> {
-    // Logits of `double` have no other gradient: the wrong dtype is refused like that of any argument.
-    if E::DTYPES.iter().any(|&dtype| dtype as u32 == grad.dtype || dtype == xent_dtype::F64) {
+    if E::DTYPES.iter().any(|&dtype| dtype as u32 == grad.dtype) {
         // SAFETY: the caller's promise is handed on.
         let grad = unsafe { memory.matrix_mut("grad", grad)? };
         return Ok(if accumulates { request.accumulate(grad) } else { request.grad(grad) });

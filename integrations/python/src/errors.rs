@@ -9,10 +9,6 @@ use crate::dtypes::{self, Dtype};
 pub(crate) fn exception(error: xent::Error) -> PyErr {
     match error {
         xent::Error::TargetOutOfRange { .. } => PyIndexError::new_err(error.to_string()),
-        // In Python it is asked for by the dtype of an array, or by `grad_dtype`.
-        xent::Error::NotImplemented { option: "grad_as", calls } => value_error(format!(
-            "a gradient of another dtype than the logits' is not implemented for {calls}"
-        )),
         _ => PyValueError::new_err(error.to_string()),
     }
 }

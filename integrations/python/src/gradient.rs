@@ -6,10 +6,10 @@ use xent::{GradElement, Request};
 
 use crate::array::Array;
 use crate::dtypes::{Dtype, Logits, Scalar};
-use crate::errors::{exception, type_error};
+use crate::errors::type_error;
 use crate::layout::Layout;
 
-/// What a gradient may be of besides the dtype of its logits, but for logits of `f64`.
+/// What a gradient may be of besides the dtype of its logits.
 const OTHERS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 
 /// Adds a gradient to the request: written, or added to what the memory holds.
@@ -37,10 +37,6 @@ fn with_other<'a, G: GradElement + Scalar, L: Logits>(
     layout: Layout,
     accumulate: bool,
 ) -> PyResult<Request<'a, L>> {
-    if L::DTYPE == Dtype::F64 {
-        let (option, calls) = ("grad_as", "logits of f64");
-        return Err(exception(xent::Error::NotImplemented { option, calls }));
-    }
     let grad = layout.matrix_mut(grad.slice_mut::<G>()?)?;
     Ok(if accumulate { request.accumulate_as(grad) } else { request.grad_as(grad) })
 }
@@ -66,8 +62,7 @@ pub(crate) fn named(grad_dtype: &Bound<'_, PyAny>, logits: Dtype) -> PyResult<Dt
 }
 
 fn no_gradient(argument: &str, name: &str, logits: Dtype) -> PyErr {
-    // Those of float64 have no other gradient.
-    let others = OTHERS.into_iter().filter(|&dtype| logits != Dtype::F64 && dtype != logits);
+    let others = OTHERS.into_iter().filter(|&dtype| dtype != logits);
     let names: Vec<_> = [logits].into_iter().chain(others).map(|dtype| dtype.to_string()).collect();
     type_error(format!("{argument} is {name}; gradients of {logits} logits are {}", names.join(", ")))
 }

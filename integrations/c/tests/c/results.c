@@ -283,6 +283,29 @@ static void a_request_has_every_output(void) {
     xent_cross_entropy_destroy(ce);
 }
 
+/* The gradient of doubles as floats: each number is that of doubles, rounded once. */
+static void a_gradient_of_doubles_as_floats(void) {
+    enum { ROWS = 2, CLASSES = 3 };
+    const double logits[ROWS * CLASSES] = {0.1, -2.7, 1.3, 4.0, 0.7, 3.9};
+    const uint8_t targets[ROWS] = {1, 0};
+    double grad[ROWS * CLASSES];
+    float rounded[ROWS * CLASSES];
+    xent_cross_entropy *ce = NULL;
+    CHECK_OK(xent_cross_entropy_create(NULL, &ce));
+    xent_matrix x = xent_matrix_of(logits, XENT_DTYPE_F64, ROWS, CLASSES);
+    xent_array y = xent_array_of(targets, XENT_DTYPE_U8, ROWS);
+    xent_request request = xent_request_default();
+    xent_summary summary = xent_summary_default(), of_floats = xent_summary_default();
+    request.grad = xent_matrix_mut_of(grad, XENT_DTYPE_F64, ROWS, CLASSES);
+    CHECK_OK(xent_run(ce, x, y, &request, &summary));
+    request.grad = xent_matrix_mut_of(rounded, XENT_DTYPE_F32, ROWS, CLASSES);
+    CHECK_OK(xent_run(ce, x, y, &request, &of_floats));
+    CHECK(of_floats.loss == summary.loss);
+    for (int i = 0; i < ROWS * CLASSES; i++)
+        CHECK(rounded[i] == (float)grad[i]);
+    xent_cross_entropy_destroy(ce);
+}
+
 /* A gap of 700 leaves exp(-700) in a double, everywhere; and what has one number for each row is a double as well. */
 static void a_confident_row_of_doubles(void) {
     enum { ROWS = 2, CLASSES = 2 };
@@ -811,6 +834,7 @@ int main(void) {
     gradients_are_those_of_the_reference_and_padding_stays();
     targets_backends_and_threads_change_no_bit();
     a_request_has_every_output();
+    a_gradient_of_doubles_as_floats();
     a_confident_row_of_doubles();
     options_change_the_loss_as_they_say();
     probabilities_as_targets();

@@ -72,7 +72,7 @@ def loss_and_grad(
 
     The gradient is written to ``out``, which may be ``input`` itself, or to a new array. With ``reduction="none"`` it
     is that of the sum, each row times its number in ``upstream`` if there is one. ``out`` may be float32, float16 or
-    bfloat16 where ``input`` is another of these; ``grad_dtype`` is the dtype of a new array, that of ``input`` if it is
+    bfloat16 whatever ``input`` is; ``grad_dtype`` is the dtype of a new array, that of ``input`` if it is
     ``None``. The gradient is rounded to it once.
 
     >>> import numpy, xent
