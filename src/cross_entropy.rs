@@ -2,6 +2,7 @@
 
 use crate::backend::Instructions;
 use crate::batch::{Batch, Logits, Wide};
+use crate::kernel::double::scalar::normal_or_zero;
 use crate::kernel::real::Real;
 use crate::loss::{ClassWeights, EmptyMean, Options, Terms};
 use crate::parallel::Schedule;
@@ -291,12 +292,11 @@ impl CrossEntropy {
             let is_empty = divisor == 0.0 && total == 0.0;
             let mean =
                 if is_empty && self.options.empty_mean == EmptyMean::Zero { 0.0 } else { total / divisor };
-            // Which NaN it was among several depends on the instructions.
-            if mean.is_nan() { f64::NAN } else { mean }
+            // Which NaN it was among several depends on the instructions; and whether a subnormal is 0, on the thread.
+            normal_or_zero(mean)
         };
         let z_loss = if self.options.z_loss == 0.0 { 0.0 } else { mean(totals.z_loss, z_divisor) };
-        let loss = mean(totals.loss, divisor) + z_loss;
-        let loss = if loss.is_nan() { f64::NAN } else { loss };
+        let loss = normal_or_zero(mean(totals.loss, divisor) + z_loss);
         Summary { loss, z_loss, weight: census.weight, counted: census.counted, correct: totals.correct }
     }
 

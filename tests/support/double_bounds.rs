@@ -223,7 +223,7 @@ pub fn check(
     if has_nan || exact.is_nan() {
         assert!(found.summary.loss.is_nan(), "{context}");
     } else {
-        let bound = loss_bounds + REDUCED_F64 * U * exact.abs();
+        let bound = loss_bounds + REDUCED_F64 * U * exact.abs() + f64::MIN_POSITIVE;
         shares.note("reduced loss", found.summary.loss, exact.into(), bound, context);
     }
 }

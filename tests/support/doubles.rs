@@ -220,7 +220,8 @@ impl Found {
             &self.probabilities,
             &self.log_probabilities,
         ];
-        assert!(numbers.into_iter().flatten().all(|x| !x.is_subnormal()), "{context}");
+        let mut numbers = numbers.into_iter().flatten().chain([&self.summary.loss, &self.summary.z_loss]);
+        assert!(numbers.all(|x| !x.is_subnormal()), "{context}");
     }
 }
 

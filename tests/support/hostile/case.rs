@@ -54,6 +54,10 @@ pub enum Kind {
     Distillation {
         temperature: f64,
     },
+    DistillationOfDoubles {
+        temperature: f64,
+        factor: f64,
+    },
 }
 
 /// What rows bring along.
@@ -129,7 +133,11 @@ impl Case {
             .parallelism(parallelism);
         let kind = match header.below(8) {
             4 | 5 => Kind::LossOfDoubles(header.pick(&FACTORS)),
-            6 | 7 => Kind::Distillation { temperature: header.pick(&TEMPERATURES) },
+            6 => Kind::Distillation { temperature: header.pick(&TEMPERATURES) },
+            7 => Kind::DistillationOfDoubles {
+                temperature: header.pick(&TEMPERATURES),
+                factor: header.pick(&FACTORS),
+            },
             _ => Kind::Loss,
         };
         let others = other_grad::Dtype::ALL;
@@ -152,7 +160,7 @@ impl Case {
             push_row(&mut batch.logits, classes, rows_of);
         }
         let mut teacher = Vec::new();
-        if matches!(kind, Kind::Distillation { .. }) {
+        if matches!(kind, Kind::Distillation { .. } | Kind::DistillationOfDoubles { .. }) {
             for row in 0..rows {
                 push_teacher(&mut teacher, batch.row(row), rows_of);
             }

@@ -3,6 +3,7 @@
 use super::case::Case;
 use super::{in_another_way, on_another_backend};
 use crate::support::double_bounds::{self, Shares};
+use crate::support::double_distillation::{self, DoublePair, Expected};
 use crate::support::double_shards::evaluate_shards;
 use crate::support::doubles::{Doubles, evaluate};
 use crate::support::other_grad::assert_rounded_once;
@@ -38,8 +39,28 @@ pub fn check_shards(case: &Case, split: &Split, factor: f64) {
     }
 }
 
+/// The same of a distillation.
+pub fn check_distillation(case: &Case, temperature: f64, factor: f64) {
+    let distillation = case.distillation(temperature);
+    let Doubles { rows, classes, logits: student, .. } = batch(case, factor);
+    let pair = DoublePair { rows, classes, student, teacher: widened(&case.teacher, factor) };
+    let (call, context) = (case.call(), "hostile distillation");
+    let found = double_distillation::find(&distillation, &pair, &call);
+    let shares = &mut double_distillation::Shares::default();
+    Expected::new(&pair, temperature).check(&distillation, &call, &found, shares, context);
+    if case.is_repeated {
+        let other = on_another_backend(case).distillation(temperature);
+        let again = double_distillation::find(&other, &pair, &in_another_way(case));
+        assert!(again.bits() == found.bits(), "in another way");
+    }
+}
+
 fn batch(case: &Case, factor: f64) -> Doubles {
     let (rows, classes) = (case.batch.rows, case.batch.classes);
-    let logits = case.batch.logits.iter().map(|&x| f64::from(x) * factor).collect();
+    let logits = widened(&case.batch.logits, factor);
     Doubles { rows, classes, logits, targets: case.batch.targets.clone() }
+}
+
+fn widened(logits: &[f32], factor: f64) -> Vec<f64> {
+    logits.iter().map(|&x| f64::from(x) * factor).collect()
 }

@@ -32,6 +32,9 @@ pub fn cross_entropy(bytes: &[u8]) {
         Kind::Loss => check_loss(&case),
         Kind::LossOfDoubles(factor) => double::check(&case, factor),
         Kind::Distillation { temperature } => distillation::check(&case, temperature),
+        Kind::DistillationOfDoubles { temperature, factor } => {
+            double::check_distillation(&case, temperature, factor);
+        }
     }
 }
 
