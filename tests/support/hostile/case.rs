@@ -142,8 +142,7 @@ impl Case {
         };
         let others = other_grad::Dtype::ALL;
         let dtype_of_gradient = header.below(2 * others.len()).checked_sub(others.len()).map(|i| others[i]);
-        // In f32, products of probabilities and gaps overflow where bytes choose both.
-        let has_probabilities = header.below(4) == 3 && matches!(kind, Kind::LossOfDoubles(_));
+        let has_probabilities = header.below(4) == 3 && matches!(kind, Kind::Loss | Kind::LossOfDoubles(_));
         // What is refused without classes as targets.
         let builder = if has_probabilities {
             builder.smoothing(Smoothing::AllClasses).focal_gamma(0.0)
