@@ -18,8 +18,8 @@ use crate::kernel::real::Real;
 /// errors along. See [`contract`](crate::contract) for the bounds and for what is stored.
 ///
 /// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
-/// [`Planes`](crate::Planes) and [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) take `f32` alone. The types say
-/// so: such a call does not compile. [`Shards`](crate::Shards) of `f64` have states of their own:
+/// [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) takes `f32` alone, and [`Planes`](crate::Planes) all but `f64`.
+/// The types say so: such a call does not compile. [`Shards`](crate::Shards) of `f64` have states of their own:
 /// [`RowStateF64`](crate::RowStateF64).
 ///
 /// ```
@@ -58,6 +58,7 @@ pub(crate) mod sealed {
     use crate::batch::{Backward, Batch};
     use crate::distillation::Rows as Distilled;
     use crate::parallel::Schedule;
+    use crate::planes;
     use crate::rows::{Job, Totals};
 
     /// Functions of one type each, so that the kernels are compiled with this crate and not with its users.
@@ -65,6 +66,11 @@ pub(crate) mod sealed {
     pub trait Element: Copy + Debug + Default + Send + Sync + 'static {
         #[doc(hidden)]
         fn run(schedule: Schedule, job: &Job<'_>, batch: Batch<'_, Self>) -> Totals
+        where
+            Self: super::Element;
+
+        #[doc(hidden)]
+        fn run_planes(job: &Job<'_>, batch: planes::Batch<'_, Self>) -> Totals
         where
             Self: super::Element;
 
@@ -93,6 +99,13 @@ macro_rules! elements {
                     batch: crate::batch::Batch<'_, Self>,
                 ) -> crate::rows::Totals {
                     schedule.run(job, batch)
+                }
+
+                fn run_planes(
+                    job: &crate::rows::Job<'_>,
+                    batch: crate::planes::Batch<'_, Self>,
+                ) -> crate::rows::Totals {
+                    crate::planes::InPlanes::run(job, batch)
                 }
 
                 fn run_backward(

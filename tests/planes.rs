@@ -150,7 +150,7 @@ fn options_in_combination_keep_the_bounds() {
 
 #[test]
 fn a_denominator_takes_the_divisors_place() {
-    let (x, targets) = ([1.0, 2.0, 0.5, 0.0, -1.0, 1.0], [0_u8, 1]);
+    let (x, targets) = ([1.0_f32, 2.0, 0.5, 0.0, -1.0, 1.0], [0_u8, 1]);
     let ce = CrossEntropy::default();
     let planes = Planes::new(&x, 1, 3, 2).expect("the slice is long enough");
     let mut grads = [[0.0; 6]; 2];
@@ -379,7 +379,7 @@ fn strides_of_a_read_view_may_be_in_any_order() {
 
 #[test]
 fn every_target_type_counts_alike() {
-    let x = [0.5, 1.0, 1.5, -1.0, 0.0, 1.0];
+    let x = [0.5_f32, 1.0, 1.5, -1.0, 0.0, 1.0];
     let planes = Planes::new(&x, 1, 2, 3).expect("the slice is long enough");
     let ce = CrossEntropy::builder().ignore_index(7).build().expect("valid");
     let loss = ce.loss_planes(planes, &[0_u8, 7, 1]).expect("valid");
@@ -396,9 +396,10 @@ fn nothing_to_count_is_no_error() {
     let ce = CrossEntropy::default();
     let none: [i64; 0] = [];
     for (images, classes, positions) in [(0, 3, 4), (2, 3, 0), (0, 0, 0), (3, 0, 0)] {
-        let planes = Planes::new(&[], images, classes, positions).expect("there are no elements");
+        let planes = Planes::<f32>::new(&[], images, classes, positions).expect("there are no elements");
         assert!(ce.loss_planes(planes, &none).expect("valid").is_nan());
-        let planes = PlanesMut::new(&mut [], images, classes, positions).expect("there are no elements");
+        let planes =
+            PlanesMut::<f32>::new(&mut [], images, classes, positions).expect("there are no elements");
         assert!(ce.loss_and_grad_planes_in_place(planes, &none).expect("valid").is_nan());
     }
 }
@@ -488,7 +489,7 @@ fn errors_leave_every_output_untouched() {
     }
     let error = failing_call(&weighted, &batch, sizes, &batch.targets, [0; 5], 1.0, false);
     assert_eq!(error, mismatch("weight", 3, 4));
-    let planes = Planes::new(&[], 2, 0, 5).expect("there are no elements");
+    let planes = Planes::<f32>::new(&[], 2, 0, 5).expect("there are no elements");
     let error = CrossEntropy::default().loss_planes(planes, &[0; 10]).unwrap_err();
     assert_eq!(error, Error::NoClasses { rows: 10 });
 

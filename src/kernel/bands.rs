@@ -28,14 +28,14 @@ pub(crate) struct Scalars {
 }
 
 /// Planes from the first one's first position on.
-pub(crate) enum BandPlanes<'a> {
-    Between { from: &'a [f32], from_stride: usize, to: &'a mut [f32], to_stride: usize },
-    InPlace { x: &'a mut [f32], stride: usize },
+pub(crate) enum BandPlanes<'a, T = f32> {
+    Between { from: &'a [T], from_stride: usize, to: &'a mut [T], to_stride: usize },
+    InPlace { x: &'a mut [T], stride: usize },
 }
 
 /// An affine function of the exponentials, and the targets' own values.
-pub(crate) struct BandTask<'a> {
-    pub(crate) planes: BandPlanes<'a>,
+pub(crate) struct BandTask<'a, T = f32> {
+    pub(crate) planes: BandPlanes<'a, T>,
     pub(crate) transform: Option<Transform>,
     /// Whether the output is a gradient, which goes back through the transform.
     pub(crate) is_gradient: bool,
@@ -58,7 +58,7 @@ impl Default for Scalars {
     }
 }
 
-impl BandPlanes<'_> {
+impl<T> BandPlanes<'_, T> {
     /// The first `classes` planes, and the others; there are some.
     fn split_at(self, classes: usize) -> (Self, Self) {
         match self {
@@ -78,7 +78,7 @@ impl BandPlanes<'_> {
     }
 
     /// What is written, and from plane to plane.
-    fn to(&mut self) -> (&mut [f32], usize) {
+    fn to(&mut self) -> (&mut [T], usize) {
         match self {
             Self::Between { to, to_stride, .. } => (to, *to_stride),
             Self::InPlace { x, stride } => (x, *stride),
@@ -86,7 +86,7 @@ impl BandPlanes<'_> {
     }
 }
 
-impl BandTask<'_> {
+impl<T> BandTask<'_, T> {
     /// The first `classes` classes, and the others; there are some.
     pub(crate) fn split_at(self, classes: usize) -> (Self, Self) {
         let (planes, rest) = self.planes.split_at(classes);
@@ -99,7 +99,7 @@ impl BandTask<'_> {
     }
 }
 
-impl Task for BandTask<'_> {
+impl<T: Number> Task for BandTask<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -109,7 +109,7 @@ impl Task for BandTask<'_> {
     }
 }
 
-impl BandTask<'_> {
+impl<T: Number> BandTask<'_, T> {
     #[inline(always)]
     fn write<S: Simd>(self, s: S, f: impl Transformation<S>) {
         let Self { mut planes, is_gradient, classes, positions, scalars, gaps, streaming, .. } = self;
@@ -138,13 +138,14 @@ impl BandTask<'_> {
                 let at = positions.start + group * LANES + lane;
                 let class = scalars.class[lane];
                 if classes.contains(&class) {
-                    to[(class - classes.start) * stride + at] = scalars.coefficients.at_target[lane];
+                    to[(class - classes.start) * stride + at] =
+                        T::from_f32(scalars.coefficients.at_target[lane]);
                 }
                 if let Some(fill) = &scalars.fill
                     && fill.is_filled[lane]
                 {
                     for index in 0..classes.len() {
-                        to[index * stride + at] = fill.value[lane];
+                        to[index * stride + at] = T::from_f32(fill.value[lane]);
                     }
                 }
             }

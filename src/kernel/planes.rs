@@ -21,6 +21,7 @@ use core::ops::Range;
 
 use super::gaps::Gaps;
 use super::lanes::{CoefficientLanes, RowLanes};
+use super::number::Number;
 use super::side_by_side::{self, Vectors, affine, marked};
 use super::transform::{Capped, Plain, Transformation, with_transformation};
 use super::{exp, vector_at};
@@ -34,22 +35,22 @@ pub(crate) const MOST: usize = 128;
 pub(crate) const TILE: usize = 256;
 
 /// Positions of each of an image's planes, to write.
-pub(crate) struct PlaneSlices<'a> {
-    planes: [&'a mut [f32]; MOST],
+pub(crate) struct PlaneSlices<'a, T = f32> {
+    planes: [&'a mut [T]; MOST],
     classes: usize,
 }
 
 /// Positions of each of an image's planes, to read.
 #[derive(Clone, Copy)]
-pub(crate) enum PlanesFrom<'a, 'b> {
+pub(crate) enum PlanesFrom<'a, 'b, T = f32> {
     /// From the first position of the first class on, and from class to class.
-    Memory(&'a [f32], usize),
-    Slices(&'a PlaneSlices<'b>),
+    Memory(&'a [T], usize),
+    Slices(&'a PlaneSlices<'b, T>),
 }
 
-impl<'a> PlaneSlices<'a> {
+impl<'a, T> PlaneSlices<'a, T> {
     /// Planes that start `class_stride` apart.
-    pub(crate) fn new(data: &'a mut [f32], classes: usize, positions: usize, class_stride: usize) -> Self {
+    pub(crate) fn new(data: &'a mut [T], classes: usize, positions: usize, class_stride: usize) -> Self {
         let mut planes = no_planes();
         let mut rest = data;
         for (class, plane) in planes[..classes].iter_mut().enumerate() {
@@ -73,14 +74,14 @@ impl<'a> PlaneSlices<'a> {
     }
 }
 
-fn no_planes<'a>() -> [&'a mut [f32]; MOST] {
-    [(); MOST].map(|()| -> &mut [f32] { &mut [] })
+fn no_planes<'a, T>() -> [&'a mut [T]; MOST] {
+    [(); MOST].map(|()| -> &mut [T] { &mut [] })
 }
 
-impl<'a> PlanesFrom<'a, '_> {
+impl<'a, T> PlanesFrom<'a, '_, T> {
     /// The logits of one class at some positions.
     #[inline(always)]
-    pub(crate) fn plane(self, class: usize, positions: Range<usize>) -> &'a [f32] {
+    pub(crate) fn plane(self, class: usize, positions: Range<usize>) -> &'a [T] {
         match self {
             Self::Memory(data, class_stride) => &data[class * class_stride..][positions],
             Self::Slices(slices) => &slices.planes[class][positions],
@@ -90,10 +91,10 @@ impl<'a> PlanesFrom<'a, '_> {
 
 /// Brings logits of some classes at some positions, transformed, to a tile: 16 positions after the other, a vector for each
 /// class.
-pub(crate) struct LoadTask<'a, 'b> {
+pub(crate) struct LoadTask<'a, 'b, T = f32> {
     pub(crate) tile: &'a mut Vectors,
     pub(crate) transform: Option<Transform>,
-    pub(crate) from: PlanesFrom<'a, 'b>,
+    pub(crate) from: PlanesFrom<'a, 'b, T>,
     pub(crate) classes: Range<usize>,
     pub(crate) positions: Range<usize>,
 }
@@ -139,19 +140,19 @@ pub(crate) struct Fill {
 }
 
 /// The reverse of [`LoadTask`].
-pub(crate) struct StoreTask<'a, 'b> {
+pub(crate) struct StoreTask<'a, 'b, T = f32> {
     pub(crate) tile: &'a Vectors,
     /// Of the logits, where the output is their gradient.
     pub(crate) transform: Option<Transform>,
     /// Them; none where the output is in their place.
-    pub(crate) logits: Option<PlanesFrom<'a, 'a>>,
-    pub(crate) to: &'a mut PlaneSlices<'b>,
+    pub(crate) logits: Option<PlanesFrom<'a, 'a, T>>,
+    pub(crate) to: &'a mut PlaneSlices<'b, T>,
     pub(crate) positions: Range<usize>,
     /// Whether to store past the caches.
     pub(crate) streaming: bool,
 }
 
-impl Task for LoadTask<'_, '_> {
+impl<T: Number> Task for LoadTask<'_, '_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -161,7 +162,7 @@ impl Task for LoadTask<'_, '_> {
     }
 }
 
-impl LoadTask<'_, '_> {
+impl<T: Number> LoadTask<'_, '_, T> {
     #[inline(always)]
     fn load<S: Simd>(self, s: S, f: impl Transformation<S>) {
         let Self { tile, from, classes, positions, .. } = self;
@@ -171,10 +172,10 @@ impl LoadTask<'_, '_> {
             let (vectors, rest) = plane.as_chunks::<LANES>();
             for (group, x) in vectors.iter().enumerate() {
                 s.prefetch(plane.as_ptr().wrapping_add(plane.len() + group * LANES));
-                s.store(f.apply(s, s.load(x)), &mut tile[group * count + index]);
+                s.store(f.apply(s, T::load(s, x)), &mut tile[group * count + index]);
             }
             if !rest.is_empty() {
-                let x = s.load_partial(rest, 0.0);
+                let x = T::load_partial(s, rest, 0.0);
                 s.store(f.apply(s, x), &mut tile[vectors.len() * count + index]);
             }
         }
@@ -242,7 +243,7 @@ impl Task for AffineTask<'_> {
     }
 }
 
-impl Task for StoreTask<'_, '_> {
+impl<T: Number> Task for StoreTask<'_, '_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -256,7 +257,7 @@ impl Task for StoreTask<'_, '_> {
     }
 }
 
-impl StoreTask<'_, '_> {
+impl<T: Number> StoreTask<'_, '_, T> {
     #[inline(always)]
     fn store<S: Simd>(self, s: S, back: Option<impl Transformation<S>>) {
         let Self { tile, logits, to, positions, streaming, .. } = self;
@@ -270,24 +271,24 @@ impl StoreTask<'_, '_> {
                 let mut y = s.load(&tile[group * count + class]);
                 if let Some(back) = back {
                     let x = match logits {
-                        Some(logits) => s.load(vector_at(logits, group * LANES)),
-                        None => s.load(out),
+                        Some(logits) => T::load(s, vector_at(logits, group * LANES)),
+                        None => T::load(s, out),
                     };
                     y = back.back(s, x, y);
                 }
                 if streaming {
-                    s.stream(y, out);
+                    T::stream(s, y, out);
                 } else {
-                    s.store(y, out);
+                    T::store(s, y, out);
                 }
             }
             if !rest.is_empty() {
                 let mut y = s.load(&tile[whole * count + class]);
                 if let Some(back) = back {
                     let x = logits.map_or(&*rest, |logits| &logits[whole * LANES..]);
-                    y = back.back(s, s.load_partial(x, 0.0), y);
+                    y = back.back(s, T::load_partial(s, x, 0.0), y);
                 }
-                s.store_partial(y, rest);
+                T::store_partial(s, y, rest);
             }
         }
     }

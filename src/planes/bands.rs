@@ -19,6 +19,7 @@ use crate::kernel::gaps::Gaps;
 use crate::kernel::lanes::RowLanes;
 use crate::kernel::planes::{GapsTask, LoadTask, PlanesFrom, StatisticsTask};
 use crate::parallel::{PIECE, middle};
+use crate::passes::Kernels;
 use crate::rows::{Job, Totals};
 use crate::simd::LANES;
 
@@ -42,7 +43,12 @@ pub(super) struct Bands<'a> {
 
 impl Bands<'_> {
     /// All positions of an image.
-    pub(super) fn run(&mut self, job: &Job<'_>, mut image: Image<'_>, classes: usize) -> Totals {
+    pub(super) fn run<T: Kernels>(
+        &mut self,
+        job: &Job<'_>,
+        mut image: Image<'_, T>,
+        classes: usize,
+    ) -> Totals {
         let mut totals = Totals::default();
         let mut start = 0;
         while image.positions.len() > 0 {
@@ -55,7 +61,13 @@ impl Bands<'_> {
         totals
     }
 
-    fn band(&mut self, job: &Job<'_>, image: &mut Image<'_>, classes: usize, band: Range<usize>) -> Totals {
+    fn band<T: Kernels>(
+        &mut self,
+        job: &Job<'_>,
+        image: &mut Image<'_, T>,
+        classes: usize,
+        band: Range<usize>,
+    ) -> Totals {
         let Image { logits, positions, gradient, probabilities } = image;
         let writes = [probabilities.is_some(), gradient.is_some() || logits.is_overwritten()];
         let count = band.len().div_ceil(LANES);
@@ -100,7 +112,7 @@ impl Bands<'_> {
 }
 
 /// The second step, on several threads where there is enough of it.
-fn write(job: &Job<'_>, task: BandTask<'_>) {
+fn write<T: Kernels>(job: &Job<'_>, task: BandTask<'_, T>) {
     let classes_at_once = PIECE / 2 / BAND;
     let Some(middle) = middle(task.classes.len(), classes_at_once) else {
         return job.schedule.instructions.run(task);
@@ -111,16 +123,16 @@ fn write(job: &Job<'_>, task: BandTask<'_>) {
 
 /// The first step.
 #[derive(Clone, Copy)]
-struct Statistics<'a> {
+struct Statistics<'a, T> {
     job: &'a Job<'a>,
     /// From the band's first position on.
-    from: Strided<&'a [f32]>,
+    from: Strided<&'a [T]>,
     classes: usize,
     /// Which of the outputs there are.
     writes: [bool; WIDE.len()],
 }
 
-impl Statistics<'_> {
+impl<T: Kernels> Statistics<'_, T> {
     /// Some positions, the first of them at `start` of the band, on several threads where they are enough. The losses
     /// add up along a tree that depends on their number alone.
     fn run(
@@ -153,13 +165,13 @@ impl Statistics<'_> {
     }
 }
 
-struct Tiles<'a> {
-    statistics: Statistics<'a>,
+struct Tiles<'a, T> {
+    statistics: Statistics<'a, T>,
     tile: &'a mut [[f32; LANES]],
     groups: &'a mut [Group; GROUPS],
 }
 
-impl<'a> Tiles<'a> {
+impl<'a, T: Kernels> Tiles<'a, T> {
     fn run(
         &mut self,
         start: usize,
@@ -226,7 +238,7 @@ impl<'a> Tiles<'a> {
                 let scalars = &mut scalars[which][index];
                 scalars.class = group.rows.class;
                 scalars.reference = group.rows.max.map(|max| if max < f32::MIN { f32::MIN } else { max });
-                scalars.fill = group.coefficients(job, wide, &mut scalars.coefficients);
+                scalars.fill = group.coefficients::<T>(job, wide, &mut scalars.coefficients);
                 if wide == Wide::Gradient {
                     group.back_at_targets(job, from, range.start, &mut scalars.coefficients.at_target);
                 }
@@ -246,7 +258,7 @@ impl<'a> Tiles<'a> {
         }
     }
 
-    fn from(&self) -> PlanesFrom<'a, 'a> {
+    fn from(&self) -> PlanesFrom<'a, 'a, T> {
         let Strided { data, class_stride } = self.statistics.from;
         PlanesFrom::Memory(data, class_stride)
     }

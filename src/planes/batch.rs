@@ -5,53 +5,55 @@ use core::ops::Range;
 
 use super::request::PlanesRequest;
 use super::view::{Planes, PlanesMut};
+use crate::Element;
 use crate::kernel::planes::{PlaneSlices, PlanesFrom};
+use crate::kernel::real::Real;
 use crate::parallel::SplitRows;
 use crate::row_inputs::RowInputs;
 use crate::row_outputs::RowOutputs;
 use crate::targets::Targets;
 
 /// The logits, and whether the gradient overwrites them.
-pub(crate) enum Logits<'a> {
-    Keep(Planes<'a>),
-    Overwrite(PlanesMut<'a>),
+pub(crate) enum Logits<'a, T = f32> {
+    Keep(Planes<'a, T>),
+    Overwrite(PlanesMut<'a, T>),
 }
 
 /// Images, whose logits are rows in planes.
-pub(crate) struct Batch<'a> {
-    pub(crate) logits: Logits<'a>,
+pub(crate) struct Batch<'a, T: Element = f32> {
+    pub(crate) logits: Logits<'a, T>,
     pub(crate) targets: Targets<'a>,
     /// Its gradient is only there where it does not overwrite the logits.
-    pub(crate) request: PlanesRequest<'a>,
+    pub(crate) request: PlanesRequest<'a, T>,
 }
 
 /// What a call has of each position, for some positions of an image.
-pub(crate) struct Positions<'a> {
+pub(crate) struct Positions<'a, R = f32> {
     pub(crate) targets: Targets<'a>,
-    pub(crate) inputs: RowInputs<'a>,
-    pub(crate) outputs: RowOutputs<'a>,
+    pub(crate) inputs: RowInputs<'a, R>,
+    pub(crate) outputs: RowOutputs<'a, R>,
 }
 
 /// Some positions of an image, with their part of every plane. Few classes only: the parts are listed.
-pub(crate) struct Strip<'a> {
+pub(crate) struct Strip<'a, T: Element = f32> {
     /// Nothing, where the gradient's planes hold the logits.
-    pub(crate) logits: Option<Strided<&'a [f32]>>,
-    pub(crate) positions: Positions<'a>,
-    pub(crate) gradient: Option<PlaneSlices<'a>>,
-    pub(crate) probabilities: Option<PlaneSlices<'a>>,
+    pub(crate) logits: Option<Strided<&'a [T]>>,
+    pub(crate) positions: Positions<'a, T::PerRow>,
+    pub(crate) gradient: Option<PlaneSlices<'a, T>>,
+    pub(crate) probabilities: Option<PlaneSlices<'a, T>>,
 }
 
 /// All planes of an image in memory.
-pub(crate) struct Image<'a> {
-    pub(crate) logits: ImageLogits<'a>,
-    pub(crate) positions: Positions<'a>,
-    pub(crate) gradient: Option<Strided<&'a mut [f32]>>,
-    pub(crate) probabilities: Option<Strided<&'a mut [f32]>>,
+pub(crate) struct Image<'a, T: Element = f32> {
+    pub(crate) logits: ImageLogits<'a, T>,
+    pub(crate) positions: Positions<'a, T::PerRow>,
+    pub(crate) gradient: Option<Strided<&'a mut [T]>>,
+    pub(crate) probabilities: Option<Strided<&'a mut [T]>>,
 }
 
-pub(crate) enum ImageLogits<'a> {
-    Keep(Strided<&'a [f32]>),
-    Overwrite(Strided<&'a mut [f32]>),
+pub(crate) enum ImageLogits<'a, T = f32> {
+    Keep(Strided<&'a [T]>),
+    Overwrite(Strided<&'a mut [T]>),
 }
 
 /// Planes in memory, and whatever lies behind them.
@@ -61,7 +63,7 @@ pub(crate) struct Strided<T> {
     pub(crate) class_stride: usize,
 }
 
-impl Batch<'_> {
+impl<T: Element> Batch<'_, T> {
     /// Images, classes, positions.
     pub(crate) fn sizes(&self) -> (usize, usize, usize) {
         match &self.logits {
@@ -76,11 +78,11 @@ impl Batch<'_> {
         let count = outputs.into_iter().flatten().count();
         let (images, classes, positions) = self.sizes();
         let elements = images.saturating_mul(classes).saturating_mul(positions);
-        elements.saturating_mul(size_of::<f32>()).saturating_mul(if count == 0 { 0 } else { count + 1 })
+        elements.saturating_mul(size_of::<T>()).saturating_mul(if count == 0 { 0 } else { count + 1 })
     }
 
     /// One image, its planes listed.
-    pub(crate) fn strip(&mut self, image: usize) -> Strip<'_> {
+    pub(crate) fn strip(&mut self, image: usize) -> Strip<'_, T> {
         let (_, classes, len) = self.sizes();
         let list = |planes: Strided<_>| PlaneSlices::new(planes.data, classes, len, planes.class_stride);
         let Image { logits, positions, gradient, probabilities } = self.image(image);
@@ -91,7 +93,7 @@ impl Batch<'_> {
         Strip { logits, positions, gradient, probabilities: probabilities.map(list) }
     }
 
-    pub(crate) fn image(&mut self, image: usize) -> Image<'_> {
+    pub(crate) fn image(&mut self, image: usize) -> Image<'_, T> {
         let (_, _, len) = self.sizes();
         let rows = image * len..(image + 1) * len;
         let logits = match &mut self.logits {
@@ -112,12 +114,12 @@ impl Batch<'_> {
     }
 }
 
-fn strided<'a>(planes: &'a mut PlanesMut<'_>, image: usize) -> Strided<&'a mut [f32]> {
+fn strided<'a, T>(planes: &'a mut PlanesMut<'_, T>, image: usize) -> Strided<&'a mut [T]> {
     let class_stride = planes.class_stride();
     Strided { data: planes.image_mut(image), class_stride }
 }
 
-impl SplitRows for Batch<'_> {
+impl<T: Element> SplitRows for Batch<'_, T> {
     /// Images, here.
     fn rows(&self) -> usize {
         self.sizes().0
@@ -156,7 +158,7 @@ impl SplitRows for Batch<'_> {
     }
 }
 
-impl<'a> Positions<'a> {
+impl<R: Real> Positions<'_, R> {
     /// Keeps the positions before `at`, and returns the others.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
         let (targets, targets_rest) = self.targets.split_at(at);
@@ -177,7 +179,7 @@ impl<'a> Positions<'a> {
     }
 }
 
-impl<'a> Strip<'a> {
+impl<'a, T: Element> Strip<'a, T> {
     /// Keeps the positions before `at`, and returns the others. In place, because the lists are long.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
         Self {
@@ -189,7 +191,7 @@ impl<'a> Strip<'a> {
     }
 
     /// Where the logits are, and what there is of each position.
-    pub(crate) fn logits_and_positions(&mut self) -> (PlanesFrom<'_, 'a>, &mut Positions<'a>) {
+    pub(crate) fn logits_and_positions(&mut self) -> (PlanesFrom<'_, 'a, T>, &mut Positions<'a, T::PerRow>) {
         let from = match (&self.logits, &self.gradient) {
             (Some(planes), _) => PlanesFrom::Memory(planes.data, planes.class_stride),
             (None, Some(planes)) => PlanesFrom::Slices(planes),
@@ -199,8 +201,8 @@ impl<'a> Strip<'a> {
     }
 }
 
-impl ImageLogits<'_> {
-    pub(crate) fn strided(&self) -> Strided<&[f32]> {
+impl<T> ImageLogits<'_, T> {
+    pub(crate) fn strided(&self) -> Strided<&[T]> {
         match self {
             Self::Keep(planes) => *planes,
             Self::Overwrite(planes) => Strided { data: planes.data, class_stride: planes.class_stride },
@@ -212,7 +214,7 @@ impl ImageLogits<'_> {
     }
 }
 
-impl Strided<&[f32]> {
+impl<T> Strided<&[T]> {
     /// The positions from `position` on.
     pub(crate) fn starting_at(self, position: usize) -> Self {
         // There may be nothing behind the last of the last plane.

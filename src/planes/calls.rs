@@ -8,9 +8,10 @@ use super::{Planes, PlanesMut, PlanesRequest, tiles};
 use crate::kernel::bands::Scalars;
 use crate::kernel::planes::MOST;
 use crate::parallel::PIECE;
+use crate::passes::Kernels;
 use crate::rows::{Job, Totals};
 use crate::targets::Targets;
-use crate::{CrossEntropy, Error, Summary, Target};
+use crate::{CrossEntropy, Element, Error, Summary, Target};
 
 /// Logits of shape (N, C, d1, d2, ...), whose classes are not last: see [`Planes`].
 ///
@@ -28,7 +29,7 @@ impl CrossEntropy {
     /// use xent::{CrossEntropy, Planes};
     ///
     /// // One image of 2 x 2 pixels and two classes; the last pixel is ignored.
-    /// let logits = [0.5, 1.0, -1.0, 0.0, 0.5, 2.0, 3.0, 0.0];
+    /// let logits = [0.5_f32, 1.0, -1.0, 0.0, 0.5, 2.0, 3.0, 0.0];
     /// let targets = [0_i64, 1, 1, -100];
     /// let loss = CrossEntropy::default().loss_planes(Planes::new(&logits, 1, 2, 4)?, &targets)?;
     /// assert!((loss - 0.3415).abs() < 1e-4);
@@ -37,7 +38,11 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights), and [`Error::TargetOutOfRange`].
-    pub fn loss_planes<T: Target>(&self, logits: Planes<'_>, targets: &[T]) -> Result<f64, Error> {
+    pub fn loss_planes<E: Element<PerRow = f32>, T: Target>(
+        &self,
+        logits: Planes<'_, E>,
+        targets: &[T],
+    ) -> Result<f64, Error> {
         self.run_planes(logits, targets, PlanesRequest::new()).map(|summary| summary.loss)
     }
 
@@ -45,11 +50,11 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss_planes`], and [`Error::PlanesMismatch`].
-    pub fn loss_and_grad_planes<T: Target>(
+    pub fn loss_and_grad_planes<E: Element<PerRow = f32>, T: Target>(
         &self,
-        logits: Planes<'_>,
+        logits: Planes<'_, E>,
         targets: &[T],
-        grad: PlanesMut<'_>,
+        grad: PlanesMut<'_, E>,
     ) -> Result<f64, Error> {
         self.run_planes(logits, targets, PlanesRequest::new().grad(grad)).map(|summary| summary.loss)
     }
@@ -60,7 +65,7 @@ impl CrossEntropy {
     /// use xent::{CrossEntropy, PlanesMut};
     ///
     /// // Two images of one position, three classes.
-    /// let mut x = [0.0; 6];
+    /// let mut x = [0.0_f32; 6];
     /// CrossEntropy::default().loss_and_grad_planes_in_place(PlanesMut::new(&mut x, 2, 3, 1)?, &[0_u8, 2])?;
     /// assert_eq!(x, [-1.0 / 3.0, 1.0 / 6.0, 1.0 / 6.0, 1.0 / 6.0, 1.0 / 6.0, -1.0 / 3.0]);
     /// # Ok::<(), xent::Error>(())
@@ -68,9 +73,9 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss_planes`].
-    pub fn loss_and_grad_planes_in_place<T: Target>(
+    pub fn loss_and_grad_planes_in_place<E: Element<PerRow = f32>, T: Target>(
         &self,
-        logits: PlanesMut<'_>,
+        logits: PlanesMut<'_, E>,
         targets: &[T],
     ) -> Result<f64, Error> {
         self.run_planes_in_place(logits, targets, PlanesRequest::new()).map(|summary| summary.loss)
@@ -82,11 +87,11 @@ impl CrossEntropy {
     /// Those of [`CrossEntropy::loss_planes`]; [`Error::PlanesMismatch`] and [`Error::LengthMismatch`] for an output that
     /// does not fit the logits; [`Error::InvalidRowWeight`], [`Error::InvalidUpstreamScalar`] and
     /// [`Error::InvalidDenominator`]. No output has then been written.
-    pub fn run_planes<T: Target>(
+    pub fn run_planes<E: Element<PerRow = f32>, T: Target>(
         &self,
-        logits: Planes<'_>,
+        logits: Planes<'_, E>,
         targets: &[T],
-        request: PlanesRequest<'_>,
+        request: PlanesRequest<'_, E>,
     ) -> Result<Summary, Error> {
         self.run_on_planes(Logits::Keep(logits), Targets::new(targets), request)
     }
@@ -95,11 +100,11 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::run_planes`], and [`Error::GradTwice`] if the request names a gradient of its own.
-    pub fn run_planes_in_place<T: Target>(
+    pub fn run_planes_in_place<E: Element<PerRow = f32>, T: Target>(
         &self,
-        logits: PlanesMut<'_>,
+        logits: PlanesMut<'_, E>,
         targets: &[T],
-        request: PlanesRequest<'_>,
+        request: PlanesRequest<'_, E>,
     ) -> Result<Summary, Error> {
         if request.grad.is_some() {
             return Err(Error::GradTwice);
@@ -107,11 +112,11 @@ impl CrossEntropy {
         self.run_on_planes(Logits::Overwrite(logits), Targets::new(targets), request)
     }
 
-    fn run_on_planes(
+    fn run_on_planes<E: Element<PerRow = f32>>(
         &self,
-        logits: Logits<'_>,
+        logits: Logits<'_, E>,
         targets: Targets<'_>,
-        request: PlanesRequest<'_>,
+        request: PlanesRequest<'_, E>,
     ) -> Result<Summary, Error> {
         let mut batch = Batch { logits, targets, request };
         let (images, classes, positions) = batch.sizes();
@@ -124,22 +129,39 @@ impl CrossEntropy {
         let inputs = batch.request.inputs;
         let streaming = batch.bytes_out_of_place() > self.schedule.cache_bytes;
         let job = self.job(self.options.terms(classes), &census, &inputs, streaming);
-        let totals = if rows == 0 { Totals::default() } else { run(&job, batch) };
+        let totals = if rows == 0 { Totals::default() } else { E::run_planes(&job, batch) };
         Ok(self.summary(totals, &census, &inputs))
     }
 }
 
-/// All images. There are rows, and so there are classes.
-fn run(job: &Job<'_>, batch: Batch<'_>) -> Totals {
+/// What a call on planes needs of a dtype.
+pub(crate) trait InPlanes: Element {
+    /// All images. There are rows, and so there are classes.
+    fn run(job: &Job<'_>, batch: Batch<'_, Self>) -> Totals;
+}
+
+impl<T: Kernels> InPlanes for T {
+    fn run(job: &Job<'_>, batch: Batch<'_, Self>) -> Totals {
+        run(job, batch)
+    }
+}
+
+impl InPlanes for f64 {
+    fn run(_: &Job<'_>, _: Batch<'_, Self>) -> Totals {
+        Totals::default()
+    }
+}
+
+fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>) -> Totals {
     let (_, classes, positions) = batch.sizes();
     let images_per_piece = (PIECE / classes.saturating_mul(positions)).max(1);
-    let piece = |batch: Batch<'_>| if classes <= MOST { few(job, batch) } else { many(job, batch) };
+    let piece = |batch: Batch<'_, T>| if classes <= MOST { few(job, batch) } else { many(job, batch) };
     job.schedule.by_rows(batch, images_per_piece, images_per_piece, &piece, Totals::add)
 }
 
 /// Images of few classes. Not inlined, as [`many`] is not: their stack is not that of every cut above.
 #[inline(never)]
-fn few(job: &Job<'_>, mut batch: Batch<'_>) -> Totals {
+fn few<T: Kernels>(job: &Job<'_>, mut batch: Batch<'_, T>) -> Totals {
     let (images, classes, _) = batch.sizes();
     let each = |image| tiles::run(job, &mut batch.strip(image), classes);
     (0..images).map(each).fold(Totals::default(), Totals::add)
@@ -147,7 +169,7 @@ fn few(job: &Job<'_>, mut batch: Batch<'_>) -> Totals {
 
 /// Images of many classes.
 #[inline(never)]
-fn many(job: &Job<'_>, mut batch: Batch<'_>) -> Totals {
+fn many<T: Kernels>(job: &Job<'_>, mut batch: Batch<'_, T>) -> Totals {
     let (images, classes, _) = batch.sizes();
     let mut first: BandScalars = array::from_fn(|_| Scalars::default());
     let mut second: BandScalars = array::from_fn(|_| Scalars::default());

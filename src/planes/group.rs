@@ -6,6 +6,7 @@ use core::ops::Range;
 use super::batch::Positions;
 use crate::batch::{Wide, look_up};
 use crate::kernel::lanes::{CoefficientLanes, CoefficientsTask, NO_CLASS, Results, ResultsTask, RowLanes};
+use crate::kernel::number::{Number, Rounded};
 use crate::kernel::place::RowsOf;
 use crate::kernel::planes::{Fill, PlanesFrom};
 use crate::kernel::scalar::to_f32;
@@ -74,12 +75,12 @@ impl Group {
 
     /// One number of each position. `again` is [`Group::near_0`], its statistics made. Afterwards, positions without a
     /// softmax do not count.
-    pub(super) fn write(
+    pub(super) fn write<T: Number>(
         &mut self,
         job: &Job<'_>,
         positions: &mut Positions<'_>,
         range: Range<usize>,
-        from: PlanesFrom<'_, '_>,
+        from: PlanesFrom<'_, '_, T>,
         classes: usize,
         again: Option<&RowLanes>,
     ) {
@@ -117,8 +118,8 @@ impl Group {
         }
     }
 
-    /// The coefficients of an output, and what positions hold that have none.
-    pub(super) fn coefficients(
+    /// The coefficients of an output of this dtype, and what positions hold that have none.
+    pub(super) fn coefficients<T: Rounded<Real = f32>>(
         &self,
         job: &Job<'_>,
         wide: Wide,
@@ -126,8 +127,15 @@ impl Group {
     ) -> Option<Fill> {
         let Self { rows, results, .. } = self;
         let terms = (wide == Wide::Gradient).then_some(&job.terms);
-        let dtype = PhantomData::<f32>;
-        job.schedule.instructions.run(CoefficientsTask { rows, terms, results, coefficients, dtype });
+        let instructions = job.schedule.instructions;
+        let task = CoefficientsTask { rows, terms, results, coefficients, dtype: PhantomData::<T> };
+        let has_slopes = job.options.transform().is_some_and(|it: Transform| it.has_slopes());
+        if wide == Wide::Gradient && has_slopes {
+            // A product with the transform's derivative is still to come.
+            instructions.run(task.rounding_to::<f32>());
+        } else {
+            instructions.run(task);
+        }
         // The gradient of ignored positions is 0 by itself.
         let has_ignored = wide == Wide::Probabilities && rows.class[..rows.len].contains(&NO_CLASS);
         if !results.has_nan && !has_ignored {
@@ -145,10 +153,10 @@ impl Group {
 impl Group {
     /// The gradients at the targets with respect to the logits, from those with respect to the transformed ones. The
     /// first position of the group is at `start`.
-    pub(super) fn back_at_targets(
+    pub(super) fn back_at_targets<T: Number>(
         &self,
         job: &Job<'_>,
-        from: PlanesFrom<'_, '_>,
+        from: PlanesFrom<'_, '_, T>,
         start: usize,
         at_target: &mut [f32; LANES],
     ) {
@@ -156,7 +164,7 @@ impl Group {
         let (mut logits, mut transformed, mut slopes) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         for lane in (0..self.rows.len).filter(|&lane| self.rows.counts[lane]) {
             let position = start + lane;
-            logits[lane] = from.plane(self.rows.class[lane], position..position + 1)[0];
+            logits[lane] = from.plane(self.rows.class[lane], position..position + 1)[0].to_f32();
         }
         let (transform, gradients) = (Some(transform), *at_target);
         let instructions = job.schedule.instructions;
@@ -174,7 +182,12 @@ impl Group {
 }
 
 /// The argmax of a position that has a NaN, +inf, or nothing but -inf. NaN counts as larger than everything.
-fn nan_argmax(job: &Job<'_>, from: PlanesFrom<'_, '_>, position: usize, classes: usize) -> usize {
+fn nan_argmax<T: Number>(
+    job: &Job<'_>,
+    from: PlanesFrom<'_, '_, T>,
+    position: usize,
+    classes: usize,
+) -> usize {
     // A scale may make an infinite logit of a finite one.
     let logit = |class: usize| job.logits(from.plane(class, position..position + 1)).entry(0).value;
     let first_nan = (0..classes).find(|&class| logit(class).is_nan());

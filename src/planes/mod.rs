@@ -21,5 +21,7 @@ mod request;
 mod tiles;
 mod view;
 
+pub(crate) use batch::Batch;
+pub(crate) use calls::InPlanes;
 pub use request::PlanesRequest;
 pub use view::{Planes, PlanesMut};

@@ -2,10 +2,11 @@
 
 use crate::row_inputs::RowInputs;
 use crate::row_outputs::RowOutputs;
-use crate::{Error, PlanesMut};
+use crate::{Element, Error, PlanesMut};
 
 /// The outputs of one call on logits of shape (N, C, P), each of them optional, written to memory of the caller's: what
-/// [`Request`](crate::Request) is for a matrix of rows. Each costs only itself.
+/// [`Request`](crate::Request) is for a matrix of rows. Each costs only itself. Planes are of the logits' dtype `T`, what
+/// has one number for each position is of dtype [`Element::PerRow`].
 ///
 /// | output | shape | value for position p of image n |
 /// |---|---|---|
@@ -24,7 +25,7 @@ use crate::{Error, PlanesMut};
 /// use xent::{CrossEntropy, Planes, PlanesMut, PlanesRequest};
 ///
 /// // One image of 1 x 2 pixels, three classes.
-/// let logits = [2.0, 0.0, 1.0, 3.0, 0.0, 0.5];
+/// let logits = [2.0_f32, 0.0, 1.0, 3.0, 0.0, 0.5];
 /// let (mut probabilities, mut losses, mut map) = ([0.0; 6], [0.0; 2], [0; 2]);
 /// let request = PlanesRequest::new()
 ///     .probabilities(PlanesMut::new(&mut probabilities, 1, 3, 2)?)
@@ -38,14 +39,14 @@ use crate::{Error, PlanesMut};
 /// # Ok::<(), xent::Error>(())
 /// ```
 #[derive(Debug, Default)]
-pub struct PlanesRequest<'a> {
-    pub(crate) grad: Option<PlanesMut<'a>>,
-    pub(crate) inputs: RowInputs<'a>,
-    pub(crate) row_outputs: RowOutputs<'a>,
-    pub(crate) probabilities: Option<PlanesMut<'a>>,
+pub struct PlanesRequest<'a, T: Element = f32> {
+    pub(crate) grad: Option<PlanesMut<'a, T>>,
+    pub(crate) inputs: RowInputs<'a, T::PerRow>,
+    pub(crate) row_outputs: RowOutputs<'a, T::PerRow>,
+    pub(crate) probabilities: Option<PlanesMut<'a, T>>,
 }
 
-impl<'a> PlanesRequest<'a> {
+impl<'a, T: Element> PlanesRequest<'a, T> {
     /// Nothing but the reduced loss.
     pub fn new() -> Self {
         Self::default()
@@ -53,14 +54,14 @@ impl<'a> PlanesRequest<'a> {
 
     /// The gradient of the reduced loss, (N, C, P); with [`upstream`](Self::upstream), that of the losses before the
     /// reduction, each times its upstream gradient.
-    pub fn grad(mut self, grad: PlanesMut<'a>) -> Self {
+    pub fn grad(mut self, grad: PlanesMut<'a, T>) -> Self {
         self.grad = Some(grad);
         self
     }
 
     /// The derivative of what the caller computes from [`losses`](Self::losses), one for each position of each image. No
     /// reduction enters: the backward pass of PyTorch's `reduction="none"`.
-    pub fn upstream(mut self, upstream: &'a [f32]) -> Self {
+    pub fn upstream(mut self, upstream: &'a [T::PerRow]) -> Self {
         self.inputs.upstream = Some(upstream);
         self
     }
@@ -93,25 +94,25 @@ impl<'a> PlanesRequest<'a> {
     }
 
     /// The loss of each position before the reduction, its z-loss included.
-    pub fn losses(mut self, losses: &'a mut [f32]) -> Self {
+    pub fn losses(mut self, losses: &'a mut [T::PerRow]) -> Self {
         self.row_outputs.losses = Some(losses);
         self
     }
 
     /// The logarithm of the sum of exponentials of each position.
-    pub fn lse(mut self, lse: &'a mut [f32]) -> Self {
+    pub fn lse(mut self, lse: &'a mut [T::PerRow]) -> Self {
         self.row_outputs.lse = Some(lse);
         self
     }
 
     /// The logarithm of the target's probability of each position.
-    pub fn target_log_probabilities(mut self, target_log_probabilities: &'a mut [f32]) -> Self {
+    pub fn target_log_probabilities(mut self, target_log_probabilities: &'a mut [T::PerRow]) -> Self {
         self.row_outputs.target_log_probabilities = Some(target_log_probabilities);
         self
     }
 
     /// The largest probability of each position: the confidence of the segmentation map.
-    pub fn argmax_probabilities(mut self, argmax_probabilities: &'a mut [f32]) -> Self {
+    pub fn argmax_probabilities(mut self, argmax_probabilities: &'a mut [T::PerRow]) -> Self {
         self.row_outputs.argmax_probabilities = Some(argmax_probabilities);
         self
     }
@@ -123,7 +124,7 @@ impl<'a> PlanesRequest<'a> {
     }
 
     /// The softmax, (N, C, P).
-    pub fn probabilities(mut self, probabilities: PlanesMut<'a>) -> Self {
+    pub fn probabilities(mut self, probabilities: PlanesMut<'a, T>) -> Self {
         self.probabilities = Some(probabilities);
         self
     }

@@ -10,6 +10,7 @@ use crate::kernel::lanes::{CoefficientLanes, RowLanes};
 use crate::kernel::planes::{AffineTask, LoadTask, PlanesFrom, StatisticsTask, StoreTask, TILE};
 use crate::kernel::tasks::Fence;
 use crate::parallel::{PIECE, middle};
+use crate::passes::Kernels;
 use crate::rows::{Job, Totals};
 use crate::simd::LANES;
 
@@ -29,7 +30,7 @@ fn positions_per_piece(classes: usize) -> usize {
 
 /// All positions of an image, on several threads where they are many. The losses add up along a tree whose leaves are
 /// pieces, whoever takes them.
-pub(super) fn run(job: &Job<'_>, strip: &mut Strip<'_>, classes: usize) -> Totals {
+pub(super) fn run<T: Kernels>(job: &Job<'_>, strip: &mut Strip<'_, T>, classes: usize) -> Totals {
     let per_piece = positions_per_piece(classes);
     let len = strip.positions.len();
     // Each cut makes a list of all planes: no more of them than threads will want.
@@ -43,7 +44,7 @@ pub(super) fn run(job: &Job<'_>, strip: &mut Strip<'_>, classes: usize) -> Total
 /// How many shares each thread's positions are cut into.
 const MOST_SHARES: usize = 4;
 
-fn split(job: &Job<'_>, strip: &mut Strip<'_>, classes: usize, at_once: usize) -> Totals {
+fn split<T: Kernels>(job: &Job<'_>, strip: &mut Strip<'_, T>, classes: usize, at_once: usize) -> Totals {
     let len = strip.positions.len();
     let Some(middle) = middle(len, positions_per_piece(classes)).filter(|_| len > at_once) else {
         return whole(job, strip, classes);
@@ -56,7 +57,7 @@ fn split(job: &Job<'_>, strip: &mut Strip<'_>, classes: usize, at_once: usize) -
 
 /// On one thread. Not inlined: its stack is not that of every cut above.
 #[inline(never)]
-fn whole(job: &Job<'_>, strip: &mut Strip<'_>, classes: usize) -> Totals {
+fn whole<T: Kernels>(job: &Job<'_>, strip: &mut Strip<'_, T>, classes: usize) -> Totals {
     let mut tile = [[0.0; LANES]; TILE];
     let positions = 0..strip.positions.len();
     let totals = Tiles::new(job, strip, classes, &mut tile).pieces(positions);
@@ -66,17 +67,22 @@ fn whole(job: &Job<'_>, strip: &mut Strip<'_>, classes: usize) -> Totals {
     totals
 }
 
-struct Tiles<'a, 'b> {
+struct Tiles<'a, 'b, T: Kernels> {
     job: &'a Job<'a>,
-    strip: &'a mut Strip<'b>,
+    strip: &'a mut Strip<'b, T>,
     classes: usize,
     tile: &'a mut [[f32; LANES]],
     group: Group,
     coefficients: CoefficientLanes,
 }
 
-impl<'a, 'b> Tiles<'a, 'b> {
-    fn new(job: &'a Job<'a>, strip: &'a mut Strip<'b>, classes: usize, tile: &'a mut [[f32; LANES]]) -> Self {
+impl<'a, 'b, T: Kernels> Tiles<'a, 'b, T> {
+    fn new(
+        job: &'a Job<'a>,
+        strip: &'a mut Strip<'b, T>,
+        classes: usize,
+        tile: &'a mut [[f32; LANES]],
+    ) -> Self {
         let (group, coefficients) = Default::default();
         Self { job, strip, classes, tile, group, coefficients }
     }
@@ -171,7 +177,7 @@ impl<'a, 'b> Tiles<'a, 'b> {
     /// Makes an output of a group's exponentials, or of its logits.
     fn affine(&mut self, index: usize, wide: Wide, are_logits: bool) {
         let Self { job, classes, tile, group, coefficients, .. } = self;
-        let fill = group.coefficients(job, wide, coefficients);
+        let fill = group.coefficients::<T>(job, wide, coefficients);
         job.schedule.instructions.run(AffineTask {
             vectors: &mut tile[index * *classes..][..*classes],
             are_logits,

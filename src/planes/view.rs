@@ -6,6 +6,8 @@ use crate::Error;
 /// images, each of C planes, each of P = d1 d2 ... neighbouring positions. Every position of every image is a row of C
 /// logits, one in each plane.
 ///
+/// Logits, gradient and probabilities are of one dtype: see [`Element`](crate::Element).
+///
 /// Element (n, c, p) is at `n * image_stride + c * class_stride + p`; what no element is at is never read. Strides may
 /// be in any order: logits of shape (C, N, P) are read with `image_stride` P and `class_stride` N P.
 ///

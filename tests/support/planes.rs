@@ -3,7 +3,8 @@
 use super::batch::Batch;
 use super::buffer::CANARY;
 use super::evaluation::{Call, Evaluation, assert_same_bits};
-use xent::{CrossEntropy, Planes, PlanesMut, PlanesRequest, Summary};
+use core::fmt::Debug;
+use xent::{CrossEntropy, Element, Planes, PlanesMut, PlanesRequest, Summary};
 
 /// How planes lie in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,35 +17,102 @@ pub struct PlanesLayout {
     pub image_padding: usize,
 }
 
+/// A dtype whose memory is watched.
+pub trait Watched: bytemuck::Pod + Debug {
+    /// A NaN that no computation makes.
+    const CANARY: Self;
+}
+
+/// A dtype whose outputs can be compared with those of `f32`.
+pub trait Planar: Element<PerRow = f32> + Watched {
+    fn of_f32(x: f32) -> Self;
+    /// Exact.
+    fn widened(self) -> f32;
+    /// Every output of rows.
+    fn evaluate_rows(call: &Call<'_>, ce: &CrossEntropy, batch: &Batch) -> Evaluation;
+}
+
+impl Watched for f32 {
+    const CANARY: Self = f32::from_bits(CANARY);
+}
+
+impl Planar for f32 {
+    fn of_f32(x: f32) -> Self {
+        x
+    }
+
+    fn widened(self) -> f32 {
+        self
+    }
+
+    fn evaluate_rows(call: &Call<'_>, ce: &CrossEntropy, batch: &Batch) -> Evaluation {
+        call.evaluate(ce, batch)
+    }
+}
+
+#[cfg(feature = "half")]
+mod of_halves {
+    use super::*;
+    use crate::support::halves::{Half, evaluate};
+    use half::{bf16, f16};
+
+    macro_rules! planar {
+        ($($half:ident),+) => {
+            $(
+                impl Watched for $half {
+                    const CANARY: Self = $half::from_bits(<$half as Half>::CANARY);
+                }
+
+                impl Planar for $half {
+                    fn of_f32(x: f32) -> Self {
+                        $half::from_f32(x)
+                    }
+
+                    fn widened(self) -> f32 {
+                        self.to_f32()
+                    }
+
+                    fn evaluate_rows(call: &Call<'_>, ce: &CrossEntropy, batch: &Batch) -> Evaluation {
+                        evaluate::<$half>(call, ce, batch)
+                    }
+                }
+            )+
+        };
+    }
+
+    planar!(bf16, f16);
+}
+
 /// Planes with canaries before them, behind them and between them.
 #[derive(Debug)]
-pub struct PlanesBuffer {
-    memory: Vec<u32>,
+pub struct PlanesBuffer<T = f32> {
+    memory: Vec<T>,
     start: usize,
     sizes: (usize, usize, usize),
     image_stride: usize,
     class_stride: usize,
 }
 
-/// Elements of a cache line.
-const LINE: usize = 16;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
-impl PlanesBuffer {
+impl<T: Watched> PlanesBuffer<T> {
     /// Planes of canaries.
     pub fn unwritten(sizes: (usize, usize, usize), layout: PlanesLayout) -> Self {
         let (images, classes, positions) = sizes;
         let class_stride = positions + layout.class_padding;
         let image_stride = classes * class_stride + layout.image_padding;
-        let memory = vec![CANARY; images * image_stride + 4 * LINE + layout.offset];
-        let to_line = memory.as_ptr().addr().wrapping_neg() % (LINE * size_of::<u32>()) / size_of::<u32>();
-        Self { memory, start: LINE + to_line + layout.offset, sizes, image_stride, class_stride }
+        let line = LINE / size_of::<T>();
+        let memory = vec![T::CANARY; images * image_stride + 4 * line + layout.offset];
+        let to_line = memory.as_ptr().addr().wrapping_neg() % LINE / size_of::<T>();
+        Self { memory, start: line + to_line + layout.offset, sizes, image_stride, class_stride }
     }
 
     /// The rows of a batch: as many for each image.
-    pub fn holding(rows: &[f32], sizes: (usize, usize, usize), layout: PlanesLayout) -> Self {
+    pub fn holding(rows: &[T], sizes: (usize, usize, usize), layout: PlanesLayout) -> Self {
         let mut buffer = Self::unwritten(sizes, layout);
         for (at, x) in buffer.places().into_iter().zip(rows) {
-            buffer.memory[at] = x.to_bits();
+            buffer.memory[at] = *x;
         }
         buffer
     }
@@ -71,39 +139,43 @@ impl PlanesBuffer {
             + positions
     }
 
-    pub fn planes(&self) -> Planes<'_> {
-        let memory: &[f32] = bytemuck::cast_slice(&self.memory[self.start..][..self.len()]);
+    pub fn planes(&self) -> Planes<'_, T> {
+        let memory = &self.memory[self.start..][..self.len()];
         Planes::with_strides(memory, self.sizes, self.image_stride, self.class_stride)
             .expect("the buffer is large enough")
     }
 
-    pub fn planes_mut(&mut self) -> PlanesMut<'_> {
+    pub fn planes_mut(&mut self) -> PlanesMut<'_, T> {
         let len = self.len();
-        let memory: &mut [f32] = bytemuck::cast_slice_mut(&mut self.memory[self.start..][..len]);
+        let memory = &mut self.memory[self.start..][..len];
         PlanesMut::with_strides(memory, self.sizes, self.image_stride, self.class_stride)
             .expect("the buffer is large enough")
     }
 
     /// The elements, row after row.
-    pub fn rows(&self) -> Vec<f32> {
-        self.places().into_iter().map(|at| f32::from_bits(self.memory[at])).collect()
+    pub fn rows(&self) -> Vec<T> {
+        self.places().into_iter().map(|at| self.memory[at]).collect()
     }
 
     /// Checks every element that is not one of the planes'.
     pub fn assert_canaries_live(&self, name: &str) {
         let mut memory = self.memory.clone();
         for at in self.places() {
-            memory[at] = CANARY;
+            memory[at] = T::CANARY;
         }
-        let written = memory.iter().position(|&bits| bits != CANARY);
+        let written = memory.iter().position(is_written);
         assert_eq!(written, None, "{name}: written outside of the planes, which start at {}", self.start);
     }
 
     /// Checks that nothing at all has been written.
     pub fn assert_unwritten(&self, name: &str) {
-        let written = self.memory.iter().position(|&bits| bits != CANARY);
+        let written = self.memory.iter().position(is_written);
         assert_eq!(written, None, "{name} was written");
     }
+}
+
+fn is_written<T: Watched>(x: &T) -> bool {
+    bytemuck::bytes_of(x) != bytemuck::bytes_of(&T::CANARY)
 }
 
 /// How a call on planes is made.
@@ -117,7 +189,7 @@ pub struct PlanesCall<'a> {
 }
 
 impl<'a> PlanesCall<'a> {
-    fn request(&self) -> PlanesRequest<'a> {
+    fn request<T: Element<PerRow = f32>>(&self) -> PlanesRequest<'a, T> {
         let Call { upstream, upstream_scalar, row_weights, loss_mask, denominator, .. } = self.inputs;
         let mut request = PlanesRequest::new();
         if let Some(upstream) = upstream {
@@ -142,9 +214,16 @@ impl<'a> PlanesCall<'a> {
     /// canaries around them, and around the logits, live on. Outputs that planes do not have are those of the rows, so
     /// that all can be checked alike.
     pub fn evaluate(&self, ce: &CrossEntropy, batch: &Batch, images: usize) -> Evaluation {
+        self.evaluate_as::<f32>(ce, batch, images)
+    }
+
+    /// The same of logits of this dtype, which are those of the batch. Outputs are widened.
+    pub fn evaluate_as<T: Planar>(&self, ce: &CrossEntropy, batch: &Batch, images: usize) -> Evaluation {
         let (rows, classes) = (batch.rows, batch.classes);
         let sizes = (images, classes, rows / images);
-        let mut logits = PlanesBuffer::holding(&batch.logits, sizes, self.logits);
+        let widened = |x: Vec<T>| x.into_iter().map(T::widened).collect::<Vec<_>>();
+        let elements: Vec<T> = batch.logits.iter().map(|&x| T::of_f32(x)).collect();
+        let mut logits = PlanesBuffer::holding(&elements, sizes, self.logits);
         let mut grad = PlanesBuffer::unwritten(sizes, self.outputs);
         let mut probabilities = PlanesBuffer::unwritten(sizes, self.outputs);
         let unwritten = || vec![f32::from_bits(CANARY); rows];
@@ -171,25 +250,26 @@ impl<'a> PlanesCall<'a> {
             grad.assert_unwritten("the unused gradient");
             core::mem::swap(&mut grad, &mut logits);
         } else {
-            assert_same_bits("logits", classes, &logits.rows(), &batch.logits, "before and after the call");
+            let (after, before) = (widened(logits.rows()), widened(elements));
+            assert_same_bits("logits", classes, &after, &before, "before and after the call");
         }
         logits.assert_canaries_live("logits");
         grad.assert_canaries_live("grad");
         probabilities.assert_canaries_live("probabilities");
-        let of_rows = self.inputs.evaluate(ce, batch);
+        let of_rows = T::evaluate_rows(&self.inputs, ce, batch);
         Evaluation {
             classes,
             loss,
             weight,
             counted,
             correct,
-            grad: grad.rows(),
+            grad: widened(grad.rows()),
             losses,
             lse,
             target_log_probabilities,
             argmax_probabilities,
             argmax,
-            probabilities: probabilities.rows(),
+            probabilities: widened(probabilities.rows()),
             ..of_rows
         }
     }
