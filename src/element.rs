@@ -18,9 +18,10 @@ use crate::kernel::real::Real;
 /// errors along. See [`contract`](crate::contract) for the bounds and for what is stored.
 ///
 /// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
-/// [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) takes `f32` alone, and [`Planes`](crate::Planes) and
-/// [`Distillation`](crate::Distillation) take all but `f64`. The types say so: such a call does not compile.
-/// [`Shards`](crate::Shards) take all, those of `f64` with states of their own: [`RowStateF64`](crate::RowStateF64).
+/// [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) takes `f32` alone, and
+/// [`Distillation`](crate::Distillation) all but `f64`. The types say so: such a call does not compile.
+/// [`Planes`](crate::Planes) take all dtypes, and so do [`Shards`](crate::Shards), those of `f64` with states of their own:
+/// [`RowStateF64`](crate::RowStateF64).
 ///
 /// ```compile_fail,E0277
 /// use xent::{Distillation, Matrix};

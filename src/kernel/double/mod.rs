@@ -11,6 +11,7 @@
 //! shards   sums of two numbers that merge                                         pair.rs
 //! pass 2   as that of f32                                                         affine.rs
 //! logits   scaled and capped, in each pass anew                                   transform.rs
+//! planes   all of it for 16 positions at a time                             planes.rs
 //! ```
 //!
 //! The first pass reads a row twice, from the caches the second time, and so every exponential is relative to the row's
@@ -21,6 +22,7 @@ pub(crate) mod backward;
 pub(crate) mod exp;
 pub(crate) mod pair;
 mod place;
+pub(crate) mod planes;
 pub(crate) mod scalar;
 pub(crate) mod search;
 pub(crate) mod statistics;
