@@ -18,9 +18,8 @@ use crate::kernel::real::Real;
 /// errors along. See [`contract`](crate::contract) for the bounds and for what is stored.
 ///
 /// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
-/// [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) takes `f32` alone, and [`Planes`](crate::Planes) all but `f64`.
-/// The types say so: such a call does not compile. [`Shards`](crate::Shards) of `f64` have states of their own:
-/// [`RowStateF64`](crate::RowStateF64).
+/// [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) takes `f32` alone. The types say so: such a call does not
+/// compile. [`Shards`](crate::Shards) of `f64` have states of their own: [`RowStateF64`](crate::RowStateF64).
 ///
 /// ```
 /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};

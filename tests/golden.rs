@@ -13,7 +13,11 @@ use support::double_shards::{evaluate_shards, states};
 use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation};
 use support::families::FAMILIES;
+#[cfg(feature = "half")]
+use support::halves::{Half, rounded};
 use support::other_grad::{self, gradient_as};
+#[cfg(feature = "half")]
+use support::planes::Planar;
 use support::planes::{PlanesCall, PlanesLayout};
 use support::shards::{Order, Split};
 use support::variants::{DTYPES, Dtype, VARIANTS, Variant};
@@ -68,6 +72,11 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("shards, f64", shards_of_doubles),
     ("planes", planes),
     ("planes, transformed", transformed_planes),
+    #[cfg(feature = "half")]
+    ("planes, bf16", planes_of::<half::bf16>),
+    #[cfg(feature = "half")]
+    ("planes, f16", planes_of::<half::f16>),
+    ("planes, f64", planes_of_doubles),
     ("distillation, f32", distillation::<f32>),
     ("distillation, f64", distillation::<f64>),
     #[cfg(feature = "half")]
@@ -366,10 +375,35 @@ fn transformed_planes(backend: Backend, parallelism: Parallelism, batch: &Batch,
 }
 
 fn add_planes(ce: &CrossEntropy, batch: &Batch, hash: &mut Hash) {
-    let layout = PlanesLayout { offset: 3, class_padding: 5, image_padding: 7 };
-    for in_place in [false, true] {
-        let call = PlanesCall { in_place, logits: layout, ..PlanesCall::default() };
+    for call in calls_on_planes() {
         hash.add_evaluation(&call.evaluate(ce, batch, 1));
+    }
+}
+
+fn calls_on_planes() -> impl Iterator<Item = PlanesCall<'static>> {
+    let logits = PlanesLayout { offset: 3, class_padding: 5, image_padding: 7 };
+    [false, true].into_iter().map(move |in_place| PlanesCall { in_place, logits, ..PlanesCall::default() })
+}
+
+/// Of a dtype of 16 bits, with every option.
+#[cfg(feature = "half")]
+fn planes_of<T: Half + Planar>(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
+    let batch = rounded::<T>(batch);
+    for variant in VARIANTS.iter().chain(&TRANSFORMS) {
+        let ce = build(variant, batch.classes, backend, parallelism);
+        for call in calls_on_planes() {
+            hash.add_evaluation(&call.evaluate_as::<T>(&ce, &batch, 1));
+        }
+    }
+}
+
+fn planes_of_doubles(backend: Backend, parallelism: Parallelism, batch: &Batch, hash: &mut Hash) {
+    let batch = Doubles::near(batch);
+    for variant in VARIANTS.iter().chain(&TRANSFORMS) {
+        let ce = build(variant, batch.classes, backend, parallelism);
+        for call in calls_on_planes() {
+            call.evaluate_doubles(&ce, &batch, 1).bits().into_iter().for_each(|bits| hash.add(bits));
+        }
     }
 }
 

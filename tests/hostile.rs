@@ -38,6 +38,11 @@ proptest! {
     }
 
     #[test]
+    fn any_valid_call_on_planes_keeps_the_bounds(bytes in bytes()) {
+        hostile::planes(&bytes);
+    }
+
+    #[test]
     fn any_call_gives_what_is_documented_or_an_error_and_writes_nothing_then(bytes in bytes()) {
         hostile::api::api(&bytes);
     }

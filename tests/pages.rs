@@ -14,8 +14,8 @@ use support::batch::{Batch, Random};
 use support::halves::narrow;
 
 use xent::{
-    CrossEntropy, Matrix, MatrixMut, Parallelism, PlanesMut, PlanesRequest, Reduction, Request, ShardElement,
-    ShardState, Softmax,
+    CrossEntropy, Element, Matrix, MatrixMut, Parallelism, PlanesMut, PlanesRequest, Reduction, Request,
+    ShardElement, ShardState, Softmax,
 };
 
 /// Both sides of every vector, block and transposition.
@@ -202,8 +202,10 @@ fn no_call_on_f16_reaches_beyond_its_slices() {
 }
 
 /// Rows are columns here.
-#[test]
-fn no_call_on_planes_reaches_beyond_its_slices() {
+fn check_planes<E>(narrow_to: fn(&[f32]) -> Vec<E>)
+where
+    E: Element<PerRow: Pod> + Pod,
+{
     let mut arena = Arena::new();
     for classes in [1, 3, 17] {
         for positions in 1..=MOST_CLASSES {
@@ -214,7 +216,7 @@ fn no_call_on_planes_reaches_beyond_its_slices() {
                     let ce = &losses(classes, backend)[1];
                     let Arena { logits, narrow, targets, .. } = &mut arena;
                     let targets: &[i64] = targets.holding(&batch.targets, edge);
-                    let x = logits.holding(&batch.logits, edge);
+                    let x = logits.holding(&narrow_to(&batch.logits), edge);
                     let planes = PlanesMut::new(x, 1, classes, positions).expect("it fits");
                     let request = PlanesRequest::new().losses(narrow.slice(positions, edge));
                     ce.run_planes_in_place(planes, targets, request).expect("the batch is valid");
@@ -222,6 +224,28 @@ fn no_call_on_planes_reaches_beyond_its_slices() {
             }
         }
     }
+}
+
+#[test]
+fn no_call_on_planes_reaches_beyond_its_slices() {
+    check_planes::<f32>(<[f32]>::to_vec);
+}
+
+#[test]
+fn no_call_on_planes_of_f64_reaches_beyond_its_slices() {
+    check_planes::<f64>(|x| x.iter().map(|&x| f64::from(x)).collect());
+}
+
+#[cfg(feature = "half")]
+#[test]
+fn no_call_on_planes_of_bf16_reaches_beyond_its_slices() {
+    check_planes::<half::bf16>(narrow::<half::bf16>);
+}
+
+#[cfg(feature = "half")]
+#[test]
+fn no_call_on_planes_of_f16_reaches_beyond_its_slices() {
+    check_planes::<half::f16>(narrow::<half::f16>);
 }
 
 /// Padding need not be there behind the last row.

@@ -77,8 +77,18 @@ impl<T> BandPlanes<'_, T> {
         }
     }
 
+    /// What is read, and from plane to plane.
+    #[inline(always)]
+    pub(super) fn from(&self) -> (&[T], usize) {
+        match self {
+            Self::Between { from, from_stride, .. } => (from, *from_stride),
+            Self::InPlace { x, stride } => (x, *stride),
+        }
+    }
+
     /// What is written, and from plane to plane.
-    fn to(&mut self) -> (&mut [T], usize) {
+    #[inline(always)]
+    pub(super) fn to(&mut self) -> (&mut [T], usize) {
         match self {
             Self::Between { to, to_stride, .. } => (to, *to_stride),
             Self::InPlace { x, stride } => (x, *stride),

@@ -99,6 +99,18 @@ impl<L> Gaps<'_, L> {
 }
 
 impl<L: Real> Gaps<'_, L> {
+    /// What the gap of a class weighs.
+    #[inline(always)]
+    pub(super) fn weight(&self, class: usize) -> f32 {
+        match self {
+            Gaps::None => 0.0,
+            Gaps::Equal | Gaps::LiveEqual => 1.0,
+            Gaps::Weighted(weights) | Gaps::LiveWeighted(weights) => weights[class],
+            // Rows with such targets are not taken side by side.
+            Gaps::Distribution(_) => f32::NAN,
+        }
+    }
+
     /// Those of the classes from `class` on.
     #[inline(always)]
     pub(crate) fn from(self, class: usize) -> Self {
@@ -132,18 +144,6 @@ fn widened<S: Simd>(s: S, v: S::F32) -> S::F64 {
 }
 
 impl Gaps<'_> {
-    /// What the gap of a class weighs.
-    #[inline(always)]
-    pub(super) fn weight(&self, class: usize) -> f32 {
-        match self {
-            Gaps::None => 0.0,
-            Gaps::Equal | Gaps::LiveEqual => 1.0,
-            Gaps::Weighted(weights) | Gaps::LiveWeighted(weights) => weights[class],
-            // Rows with such targets are not taken side by side.
-            Gaps::Distribution(_) => f32::NAN,
-        }
-    }
-
     /// What the gaps of 16 classes from `class` on weigh. What is past the last is unspecified.
     #[inline(always)]
     pub(super) fn load<S: Simd>(&self, s: S, class: usize) -> S::F32 {

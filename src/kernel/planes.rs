@@ -134,9 +134,9 @@ pub(crate) struct AffineTask<'a> {
 
 /// What positions hold that do not count, or have no softmax.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Fill {
+pub(crate) struct Fill<L = f32> {
     pub(crate) is_filled: [bool; LANES],
-    pub(crate) value: [f32; LANES],
+    pub(crate) value: [L; LANES],
 }
 
 /// The reverse of [`LoadTask`].

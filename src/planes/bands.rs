@@ -8,7 +8,6 @@
 //! The first step can be split between threads by positions, because it writes nothing but a number for each; the second
 //! by classes, because planes lie apart.
 
-use core::array;
 use core::ops::Range;
 
 use super::batch::{Image, ImageLogits, Positions, Strided, groups, split_off};
@@ -159,7 +158,8 @@ impl<T: Kernels> Statistics<'_, T> {
     #[inline(never)]
     fn whole(self, start: usize, positions: &mut Positions<'_>, scalars: [&mut [Scalars]; 2]) -> Totals {
         let mut tile = [[0.0; LANES]; GROUPS * BLOCK];
-        let mut groups = array::from_fn(|_| Group::default());
+        // Each where it stays: `from_fn` would make a copy of them on its way.
+        let mut groups = [Group::default(), Group::default()];
         let mut tiles = Tiles { statistics: self, tile: &mut tile, groups: &mut groups };
         tiles.run(start, positions, scalars)
     }

@@ -20,6 +20,10 @@ use crate::{CrossEntropy, Element, Error, Summary, Target};
 /// Nothing is copied or transposed: 16 neighbouring positions are one vector in each plane. `targets` are N x d1 x d2 x
 /// ..., one class for each position, in the order of a plane's elements; rows in an [`Error`] are counted like this.
 ///
+/// Every [`Element`] may be the dtype of the logits, with every option. Results in 16 bits are those of `f32` on the same
+/// numbers, rounded once. Planes of `f64` keep the bounds of rows of `f64`, and not their bits: sums go along lanes of
+/// another kind. Threads share their images, and not the positions of one.
+///
 /// Vectors go along positions, so images of less than 16 positions leave a part of them empty. Logits of shape (N, C) are
 /// better taken as a [`Matrix`](crate::Matrix).
 impl CrossEntropy {
@@ -38,7 +42,7 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// [`Error::NoClasses`], [`Error::LengthMismatch`] (targets, class weights), and [`Error::TargetOutOfRange`].
-    pub fn loss_planes<E: Element<PerRow = f32>, T: Target>(
+    pub fn loss_planes<E: Element, T: Target>(
         &self,
         logits: Planes<'_, E>,
         targets: &[T],
@@ -50,7 +54,7 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss_planes`], and [`Error::PlanesMismatch`].
-    pub fn loss_and_grad_planes<E: Element<PerRow = f32>, T: Target>(
+    pub fn loss_and_grad_planes<E: Element, T: Target>(
         &self,
         logits: Planes<'_, E>,
         targets: &[T],
@@ -73,7 +77,7 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss_planes`].
-    pub fn loss_and_grad_planes_in_place<E: Element<PerRow = f32>, T: Target>(
+    pub fn loss_and_grad_planes_in_place<E: Element, T: Target>(
         &self,
         logits: PlanesMut<'_, E>,
         targets: &[T],
@@ -87,7 +91,7 @@ impl CrossEntropy {
     /// Those of [`CrossEntropy::loss_planes`]; [`Error::PlanesMismatch`] and [`Error::LengthMismatch`] for an output that
     /// does not fit the logits; [`Error::InvalidRowWeight`], [`Error::InvalidUpstreamScalar`] and
     /// [`Error::InvalidDenominator`]. No output has then been written.
-    pub fn run_planes<E: Element<PerRow = f32>, T: Target>(
+    pub fn run_planes<E: Element, T: Target>(
         &self,
         logits: Planes<'_, E>,
         targets: &[T],
@@ -100,7 +104,7 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::run_planes`], and [`Error::GradTwice`] if the request names a gradient of its own.
-    pub fn run_planes_in_place<E: Element<PerRow = f32>, T: Target>(
+    pub fn run_planes_in_place<E: Element, T: Target>(
         &self,
         logits: PlanesMut<'_, E>,
         targets: &[T],
@@ -112,7 +116,7 @@ impl CrossEntropy {
         self.run_on_planes(Logits::Overwrite(logits), Targets::new(targets), request)
     }
 
-    fn run_on_planes<E: Element<PerRow = f32>>(
+    fn run_on_planes<E: Element>(
         &self,
         logits: Logits<'_, E>,
         targets: Targets<'_>,
@@ -134,25 +138,8 @@ impl CrossEntropy {
     }
 }
 
-/// What a call on planes needs of a dtype.
-pub(crate) trait InPlanes: Element {
-    /// All images. There are rows, and so there are classes.
-    fn run(job: &Job<'_>, batch: Batch<'_, Self>) -> Totals;
-}
-
-impl<T: Kernels> InPlanes for T {
-    fn run(job: &Job<'_>, batch: Batch<'_, Self>) -> Totals {
-        run(job, batch)
-    }
-}
-
-impl InPlanes for f64 {
-    fn run(_: &Job<'_>, _: Batch<'_, Self>) -> Totals {
-        Totals::default()
-    }
-}
-
-fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>) -> Totals {
+/// All images, whose numbers are computed in `f32`.
+pub(super) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>) -> Totals {
     let (_, classes, positions) = batch.sizes();
     let images_per_piece = (PIECE / classes.saturating_mul(positions)).max(1);
     let piece = |batch: Batch<'_, T>| if classes <= MOST { few(job, batch) } else { many(job, batch) };

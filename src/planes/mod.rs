@@ -8,20 +8,24 @@
 //! batch.rs      images on their way to threads
 //! tiles.rs      few classes: exponentials are kept
 //! bands.rs      many classes: exponentials are computed again
+//! dtype.rs      which way each dtype goes
+//! doubles.rs    f64
 //! group.rs      what 16 positions need besides their logits
 //! ```
 //!
-//! The kernels are in `kernel/planes.rs` and `kernel/bands.rs`.
+//! The kernels are in `kernel/planes.rs`, `kernel/bands.rs` and `kernel/double/planes.rs`.
 
 mod bands;
 mod batch;
 mod calls;
+mod doubles;
+mod dtype;
 mod group;
 mod request;
 mod tiles;
 mod view;
 
 pub(crate) use batch::Batch;
-pub(crate) use calls::InPlanes;
+pub(crate) use dtype::InPlanes;
 pub use request::PlanesRequest;
 pub use view::{Planes, PlanesMut};

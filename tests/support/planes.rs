@@ -2,6 +2,7 @@
 
 use super::batch::Batch;
 use super::buffer::CANARY;
+use super::doubles::{self, Doubles, Found, widened};
 use super::evaluation::{Call, Evaluation, assert_same_bits};
 use core::fmt::Debug;
 use xent::{CrossEntropy, Element, Planes, PlanesMut, PlanesRequest, Summary};
@@ -34,6 +35,10 @@ pub trait Planar: Element<PerRow = f32> + Watched {
 
 impl Watched for f32 {
     const CANARY: Self = f32::from_bits(CANARY);
+}
+
+impl Watched for f64 {
+    const CANARY: Self = f64::from_bits(0x7ff8_ca7a_ca7a_ca7a);
 }
 
 impl Planar for f32 {
@@ -189,8 +194,8 @@ pub struct PlanesCall<'a> {
 }
 
 impl<'a> PlanesCall<'a> {
-    fn request<T: Element<PerRow = f32>>(&self) -> PlanesRequest<'a, T> {
-        let Call { upstream, upstream_scalar, row_weights, loss_mask, denominator, .. } = self.inputs;
+    fn request<T: Element>(&self, upstream: Option<&'a [T::PerRow]>) -> PlanesRequest<'a, T> {
+        let Call { upstream_scalar, row_weights, loss_mask, denominator, .. } = self.inputs;
         let mut request = PlanesRequest::new();
         if let Some(upstream) = upstream {
             request = request.upstream(upstream);
@@ -232,7 +237,7 @@ impl<'a> PlanesCall<'a> {
         let mut argmax = vec![usize::MAX - 1; rows];
 
         let request = self
-            .request()
+            .request(self.inputs.upstream)
             .losses(&mut losses)
             .lse(&mut lse)
             .target_log_probabilities(&mut target_log_probabilities)
@@ -271,6 +276,55 @@ impl<'a> PlanesCall<'a> {
             argmax,
             probabilities: widened(probabilities.rows()),
             ..of_rows
+        }
+    }
+
+    /// The same of logits of `f64`. Upstream gradients are widened.
+    pub fn evaluate_doubles(&self, ce: &CrossEntropy, batch: &Doubles, images: usize) -> Found {
+        let (rows, classes) = (batch.rows, batch.classes);
+        let sizes = (images, classes, rows / images);
+        let mut logits = PlanesBuffer::holding(&batch.logits, sizes, self.logits);
+        let mut grad = PlanesBuffer::unwritten(sizes, self.outputs);
+        let mut probabilities = PlanesBuffer::unwritten(sizes, self.outputs);
+        let [mut losses, mut lse, mut target_log_probabilities, mut argmax_probabilities] =
+            [(); 4].map(|()| vec![<f64 as Watched>::CANARY; rows]);
+        let mut argmax = vec![usize::MAX - 1; rows];
+        let upstream = widened(self.inputs.upstream);
+
+        let request = PlanesCall { inputs: self.inputs, ..*self }
+            .request(upstream.as_deref())
+            .losses(&mut losses)
+            .lse(&mut lse)
+            .target_log_probabilities(&mut target_log_probabilities)
+            .argmax_probabilities(&mut argmax_probabilities)
+            .argmax(&mut argmax)
+            .probabilities(probabilities.planes_mut());
+        let summary = if self.in_place {
+            ce.run_planes_in_place(logits.planes_mut(), &batch.targets, request)
+        } else {
+            ce.run_planes(logits.planes(), &batch.targets, request.grad(grad.planes_mut()))
+        };
+        let summary = summary.expect("the batch is valid");
+        if self.in_place {
+            grad.assert_unwritten("the unused gradient");
+            core::mem::swap(&mut grad, &mut logits);
+        } else {
+            let same = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits();
+            assert!(logits.rows().iter().zip(&batch.logits).all(same), "logits");
+        }
+        logits.assert_canaries_live("logits");
+        grad.assert_canaries_live("grad");
+        probabilities.assert_canaries_live("probabilities");
+        Found {
+            summary,
+            grad: grad.rows(),
+            losses,
+            lse,
+            target_log_probabilities,
+            argmax_probabilities,
+            argmax,
+            probabilities: probabilities.rows(),
+            ..doubles::evaluate(&self.inputs, ce, batch)
         }
     }
 }

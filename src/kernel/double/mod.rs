@@ -12,6 +12,7 @@
 //! pass 2   as that of f32                                                         affine.rs
 //! logits   scaled and capped, in each pass anew                                   transform.rs
 //! two      a student's row against a teacher's, at a temperature                  distillation.rs
+//! planes   all of it for 16 positions at a time                                   planes.rs
 //! ```
 //!
 //! The first pass reads a row twice, from the caches the second time, and so every exponential is relative to the row's
@@ -23,6 +24,7 @@ pub(crate) mod distillation;
 pub(crate) mod exp;
 pub(crate) mod pair;
 mod place;
+pub(crate) mod planes;
 pub(crate) mod scalar;
 pub(crate) mod search;
 pub(crate) mod statistics;

@@ -32,6 +32,19 @@ impl<V: Copy> Sums<V> {
         self.add(s, s.add_f64(s.add_f64(v[0], v[1]), s.add_f64(v[2], v[3])))
     }
 
+    /// The sum of each lane, rounded once; infinite or NaN, where it is.
+    #[inline(always)]
+    pub(super) fn of_lanes<S: Simd<F64 = V>>(self, s: S) -> [f64; LANES] {
+        let (mut sum, mut lost) = ([0.0; LANES], [0.0; LANES]);
+        s.store_f64(self.sum, &mut sum);
+        s.store_f64(self.lost, &mut lost);
+        for lane in 0..LANES {
+            // What is lost of an infinite sum is NaN.
+            sum[lane] = if sum[lane].is_finite() { sum[lane] + lost[lane] } else { sum[lane] };
+        }
+        sum
+    }
+
     /// The sum of all lanes, rounded once; infinite or NaN, where a lane is.
     #[inline(always)]
     pub(super) fn total<S: Simd<F64 = V>>(self, s: S) -> f64 {

@@ -1,7 +1,7 @@
 //! Calls on logits of `f64`.
 
 use super::case::Case;
-use super::{in_another_way, on_another_backend};
+use super::{in_another_way, on_another_backend, planes_call};
 use crate::support::double_bounds::{self, Shares};
 use crate::support::double_distillation::{self, DoublePair, Expected};
 use crate::support::double_shards::evaluate_shards;
@@ -52,6 +52,19 @@ pub fn check_distillation(case: &Case, temperature: f64, factor: f64) {
         let other = on_another_backend(case).distillation(temperature);
         let again = double_distillation::find(&other, &pair, &in_another_way(case));
         assert!(again.bits() == found.bits(), "in another way");
+    }
+}
+
+/// The same of rows that are positions of images.
+pub fn check_planes(case: &Case, images: usize, factor: f64) {
+    let batch = batch(case, factor);
+    let (ce, call) = (case.cross_entropy(), planes_call(case.call()));
+    let found = call.evaluate_doubles(&ce, &batch, images);
+    found.assert_no_subnormal("hostile planes");
+    double_bounds::check(&ce, &batch, &call.inputs, &found, false, &mut Shares::default(), "hostile planes");
+    if case.is_repeated {
+        let (ce, call) = (on_another_backend(case).cross_entropy(), planes_call(in_another_way(case)));
+        assert!(call.evaluate_doubles(&ce, &batch, images).bits() == found.bits(), "in another way");
     }
 }
 

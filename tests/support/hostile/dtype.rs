@@ -9,6 +9,9 @@ use crate::support::evaluation::{Call, Evaluation};
 #[cfg(feature = "half")]
 use crate::support::halves::{self, Half};
 use crate::support::other_grad;
+#[cfg(feature = "half")]
+use crate::support::planes::Planar;
+use crate::support::planes::PlanesCall;
 use crate::support::shards::Split;
 use core::fmt;
 use xent::{CrossEntropy, Distillation};
@@ -25,6 +28,8 @@ pub struct Dtype {
     pub rounded: fn(Batch) -> Batch,
     pub evaluate: fn(&Call<'_>, &CrossEntropy, &Batch) -> Evaluation,
     pub evaluate_shards: fn(&Split, &Call<'_>, &CrossEntropy, &Batch) -> Evaluation,
+    /// The rows as positions of so many images.
+    pub evaluate_planes: fn(&PlanesCall<'_>, &CrossEntropy, &Batch, usize) -> Evaluation,
     /// Against what it is on logits of `f32`.
     pub check_distillation: fn(&Distillation, &Pair, &Call<'_>, &Found, &str),
 }
@@ -46,11 +51,12 @@ impl Dtype {
         rounded: |batch| batch,
         evaluate: |call, ce, batch| call.evaluate(ce, batch),
         evaluate_shards: |split, call, ce, batch| split.evaluate_call(call, ce, batch),
+        evaluate_planes: |call, ce, batch, images| call.evaluate(ce, batch, images),
         check_distillation: |_, _, _, _, _| {},
     };
 
     #[cfg(feature = "half")]
-    const fn of_half<T: Half>() -> Self {
+    const fn of_half<T: Half + Planar>() -> Self {
         Self {
             name: T::NAME,
             rounding: T::ROUNDING,
@@ -58,6 +64,7 @@ impl Dtype {
             rounded: |batch| halves::rounded::<T>(&batch),
             evaluate: halves::evaluate::<T>,
             evaluate_shards: halves::evaluate_shards::<T>,
+            evaluate_planes: |call, ce, batch, images| call.evaluate_as::<T>(ce, batch, images),
             check_distillation: check_halves::<T>,
         }
     }

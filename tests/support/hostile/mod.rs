@@ -13,6 +13,7 @@ use crate::support::bounds::{Expected, Rounding};
 use crate::support::buffer::Layout;
 use crate::support::evaluation::{Call, Evaluation};
 use crate::support::other_grad::gradient_as;
+use crate::support::planes::{PlanesCall, PlanesLayout};
 use crate::support::shards::Split;
 use case::{Case, Kind};
 use xent::contract::transformed_logit;
@@ -22,7 +23,8 @@ use xent::{Backend, CrossEntropy, Parallelism, reference};
 pub type Check = fn(&[u8]);
 
 /// Every kind, with the folder of its seeds.
-pub const CHECKS: [(&str, Check); 3] = [("calls", cross_entropy), ("calls", shards), ("api", api::api)];
+pub const CHECKS: [(&str, Check); 4] =
+    [("calls", cross_entropy), ("calls", shards), ("calls", planes), ("api", api::api)];
 
 /// Every output of a call is within the bounds of the contract, nothing beside the outputs is written, and another
 /// backend, place or layout changes no bit.
@@ -69,6 +71,38 @@ pub fn shards(bytes: &[u8]) {
     if case.is_repeated {
         let again = (case.dtype.evaluate_shards)(&split, &in_another_way(&case), &ce, &case.batch);
         again.assert_equal(&found, "in another way");
+    }
+}
+
+/// The same of rows that are positions of images, as many in each.
+pub fn planes(bytes: &[u8]) {
+    let case = Case { target_probabilities: None, ..Case::new(bytes) };
+    let rows = case.batch.rows;
+    let images = (1..=3).rev().find(|&images| rows.is_multiple_of(images)).unwrap_or(1);
+    if let Kind::LossOfDoubles(factor) = case.kind {
+        return double::check_planes(&case, images, factor);
+    }
+    let ce = case.cross_entropy();
+    let found = (case.dtype.evaluate_planes)(&planes_call(case.call()), &ce, &case.batch, images);
+    check_bounds(&case, &ce, &found, case.dtype.rounding, "hostile planes");
+    if case.is_repeated {
+        let (ce, call) = (on_another_backend(&case).cross_entropy(), planes_call(in_another_way(&case)));
+        let again = (case.dtype.evaluate_planes)(&call, &ce, &case.batch, images);
+        again.assert_equal(&found, "planes in another way");
+    }
+}
+
+fn planes_call(call: Call<'_>) -> PlanesCall<'_> {
+    let layout = |Layout { offset, padding }| PlanesLayout {
+        offset,
+        class_padding: padding,
+        image_padding: padding / 2,
+    };
+    PlanesCall {
+        inputs: call,
+        logits: layout(call.logits),
+        outputs: layout(call.outputs),
+        in_place: call.in_place,
     }
 }
 
