@@ -31,7 +31,8 @@
 //! Where targets are probabilities, the loss is a sum of positive terms, and its bound is (D' + [`DISTRIBUTION_LOSS`]) [`U`]
 //! with D' over all classes but the largest; the error of the gradient S p_i - v_i is at most that of the probability,
 //! with [`DISTRIBUTION_TARGET`] more, times S p_i, and [`DISTRIBUTION_TARGET`] [`U`] times v_i. A v_i that is no normal
-//! number may count as 0 in both, and the loss may be infinite where a v_i (m - x_i) is above `f32::MAX`.
+//! number may count as 0 in both, and the loss may be infinite where an m - x_i with v_i > 0, or its product with v_i, is
+//! above `f32::MAX`.
 //!
 //! The focal loss multiplies by (1 - p)^gamma, whose error is gamma times that of the gradient at the target: its bound is
 //! larger by gamma (D' + [`TARGET_GRADIENT`]) [`U`], that of its gradient by as much and by the bounds on p, -ln p and

@@ -43,9 +43,9 @@ impl Expected<'_> {
         let bound = bound + of_products + of_vanishing + of_transforms;
         let z_bound = row_weight * ce.z_loss() * (2.0 * lse.abs() * of_lse + U * lse * lse);
         let sum_bound = if ce.z_loss() == 0.0 { 0.0 } else { U * exact_loss };
-        let may_overflow = (0..classes).any(|c| {
-            softmax.gaps[c].is_finite() && v(c) * softmax.gaps[c] > f64::from(f32::MAX) * (1.0 - 4.0 * U)
-        });
+        let most = f64::from(f32::MAX) * (1.0 - 4.0 * U);
+        let overflows = |c: usize| v(c) > 0.0 && v(c).max(1.0) * softmax.gaps[c] > most;
+        let may_overflow = (0..classes).any(|c| softmax.gaps[c].is_finite() && overflows(c));
         // Infinite, so that the reduced loss may be, too.
         let bound = if may_overflow && outputs.loss == f32::INFINITY { f64::INFINITY } else { bound };
         if bound.is_finite() {
