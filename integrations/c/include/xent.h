@@ -757,7 +757,7 @@ typedef struct xent_planes {
      */
     int64_t class_stride;
     /**
-     * `XENT_DTYPE_F32`.
+     * An `xent_dtype`, as that of a matrix of logits.
      */
     uint32_t dtype;
 } xent_planes;
@@ -792,7 +792,7 @@ typedef struct xent_planes_mut {
      */
     int64_t class_stride;
     /**
-     * `XENT_DTYPE_F32`.
+     * An `xent_dtype`, as that of a matrix of logits.
      */
     uint32_t dtype;
 } xent_planes_mut;

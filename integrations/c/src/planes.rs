@@ -2,10 +2,10 @@
 
 use core::mem::size_of;
 
-use xent::{CrossEntropy, PlanesRequest, Summary, Target};
+use xent::{CrossEntropy, Element, PlanesRequest, Summary, Target};
 
 use crate::cross_entropy::{loss_at, xent_cross_entropy};
-use crate::dtype::{Scalar, with_target};
+use crate::dtype::{Scalar, with_element, with_target};
 use crate::memory::Memory;
 use crate::request::{add_to, xent_summary};
 use crate::status::{Outcome, from_error, guard, xent_status};
@@ -133,13 +133,15 @@ unsafe fn loss_of(
     let mut memory = Memory::new();
     // SAFETY: the caller's promise is handed on.
     let to = unsafe { memory.number_mut("loss", loss)? };
-    let request = match grad {
+    let summary = with_element!(logits.dtype(), E => {
+        let request = match grad {
+            // SAFETY: the caller's promise is handed on.
+            Some(grad) => PlanesRequest::new().grad(unsafe { memory.planes_mut::<E>("grad", grad)? }),
+            None => PlanesRequest::new(),
+        };
         // SAFETY: the caller's promise is handed on.
-        Some(grad) => PlanesRequest::new().grad(unsafe { memory.planes_mut("grad", grad)? }),
-        None => PlanesRequest::new(),
-    };
-    // SAFETY: the caller's promise is handed on.
-    let summary = unsafe { run_request(ce, memory, logits, targets, request)? };
+        unsafe { run_request::<E>(ce, memory, logits, targets, request) }
+    })?;
     *to = summary.loss;
     Ok(())
 }
@@ -158,10 +160,13 @@ unsafe fn run(
     let mut memory = Memory::new();
     // SAFETY: the caller's promise is handed on.
     let to = unsafe { Destination::new(&mut memory, summary)? };
-    // SAFETY: the caller's promise is handed on.
-    let request = unsafe { request_of(request, &mut memory)? };
-    // SAFETY: the caller's promise is handed on.
-    let found = unsafe { run_request(ce, memory, logits, targets, request)? };
+    let found = with_element!(logits.dtype(), E => {
+        // SAFETY: the caller's promise is handed on.
+        unsafe {
+            let request = request_of::<E>(request, &mut memory)?;
+            run_request::<E>(ce, memory, logits, targets, request)
+        }
+    })?;
     to.write(&found.into());
     Ok(())
 }
@@ -170,10 +175,13 @@ unsafe fn run(
 ///
 /// # Safety
 /// The caller's promise about the request and its memory.
-unsafe fn request_of<'a>(
+unsafe fn request_of<'a, E>(
     wanted: *const xent_planes_request,
     memory: &mut Memory,
-) -> Outcome<PlanesRequest<'a>> {
+) -> Outcome<PlanesRequest<'a, E>>
+where
+    E: Element<PerRow: Scalar> + Scalar,
+{
     let mut request = PlanesRequest::new();
     if wanted.is_null() {
         return Ok(request);
@@ -200,25 +208,27 @@ unsafe fn request_of<'a>(
 
 /// # Safety
 /// The caller's promise about logits and targets.
-unsafe fn run_request(
+unsafe fn run_request<E: Element + Scalar>(
     ce: &CrossEntropy,
     memory: Memory,
     logits: Logits,
     targets: xent_array,
-    request: PlanesRequest<'_>,
+    request: PlanesRequest<'_, E>,
 ) -> Outcome<Summary> {
     // SAFETY: the caller's promise is handed on.
-    with_target!(targets.dtype, T => unsafe { run_targets::<T>(ce, memory, logits, targets, request) })
+    with_target!(targets.dtype, T => unsafe {
+        run_targets::<E, T>(ce, memory, logits, targets, request)
+    })
 }
 
 /// # Safety
 /// The caller's promise about logits and targets.
-unsafe fn run_targets<T: Target + Scalar>(
+unsafe fn run_targets<E: Element + Scalar, T: Target + Scalar>(
     ce: &CrossEntropy,
     mut memory: Memory,
     logits: Logits,
     targets: xent_array,
-    request: PlanesRequest<'_>,
+    request: PlanesRequest<'_, E>,
 ) -> Outcome<Summary> {
     // SAFETY: the caller's promise is handed on.
     let targets = unsafe { memory.array::<T>("targets", targets)? };
@@ -235,4 +245,13 @@ unsafe fn run_targets<T: Target + Scalar>(
         }
     };
     summary.map_err(from_error)
+}
+
+impl Logits {
+    fn dtype(&self) -> u32 {
+        match self {
+            Self::Keep(logits) => logits.dtype,
+            Self::Overwrite(logits) => logits.dtype,
+        }
+    }
 }

@@ -54,7 +54,7 @@ pub struct xent_planes {
     pub image_stride: i64,
     /// Elements from the start of one plane to the start of the next.
     pub class_stride: i64,
-    /// `XENT_DTYPE_F32`.
+    /// An `xent_dtype`, as that of a matrix of logits.
     pub dtype: u32,
 }
 
@@ -75,7 +75,7 @@ pub struct xent_planes_mut {
     pub image_stride: i64,
     /// Elements from the start of one plane to the start of the next: `positions`, or more.
     pub class_stride: i64,
-    /// `XENT_DTYPE_F32`.
+    /// An `xent_dtype`, as that of a matrix of logits.
     pub dtype: u32,
 }
 

@@ -90,10 +90,8 @@ impl<R: Number> RowValues<'_, R> {
     pub(crate) fn request<L: Logits<PerRow = R>>(&self) -> Request<'_, L> {
         with_inputs!(Request::new(), self)
     }
-}
 
-impl RowValues<'_, f32> {
-    pub(crate) fn planes_request(&self) -> PlanesRequest<'_> {
+    pub(crate) fn planes_request<L: Logits<PerRow = R>>(&self) -> PlanesRequest<'_, L> {
         with_inputs!(PlanesRequest::new(), self)
     }
 }

@@ -4,8 +4,8 @@ use pyo3::prelude::*;
 use xent::{CrossEntropy, Error, Matrix, MatrixMut, Request, Summary};
 
 use crate::array::{Array, check_apart};
-use crate::dtypes::{Dtype, Logits, with_logits};
-use crate::errors::{exception, no_logits, type_error, value_error};
+use crate::dtypes::{Logits, with_logits};
+use crate::errors::{exception, no_logits, value_error};
 use crate::gradient;
 use crate::layout::Layout;
 use crate::outputs::{RowOutputs, WideOutputs, slice};
@@ -90,11 +90,10 @@ impl<'py> Call<'py> {
                 let summary = with_logits!(dtype, L => self.run_rows::<L>(py, ce, in_place));
                 summary.ok_or_else(|| no_logits("input", dtype))?
             }
-            Layout::Planes { .. } if dtype == Dtype::F32 => self.run_planes(py, ce, in_place),
-            Layout::Planes { .. } => Err(type_error(format!(
-                "input is {dtype}: in shape (N, C, d1, ...) it is {}, or has its classes innermost in memory",
-                Dtype::F32
-            ))),
+            Layout::Planes { .. } => {
+                let summary = with_logits!(dtype, L => self.run_planes::<L>(py, ce, in_place));
+                summary.ok_or_else(|| no_logits("input", dtype))?
+            }
         }
     }
 
@@ -165,7 +164,12 @@ impl<'py> Call<'py> {
         summary.map_err(exception)
     }
 
-    fn run_planes(&mut self, py: Python<'py>, ce: &CrossEntropy, in_place: bool) -> PyResult<Summary> {
+    fn run_planes<L: Logits>(
+        &mut self,
+        py: Python<'py>,
+        ce: &CrossEntropy,
+        in_place: bool,
+    ) -> PyResult<Summary> {
         let Self { input, layout, target, inputs, wide, rows, accumulate } = self;
         let is_other = |grad: &Array<'_>| gradient::is_other(grad.dtype, input.dtype);
         let unavailable = [
@@ -180,15 +184,15 @@ impl<'py> Call<'py> {
                 "{output} needs input of shape (N, C), or with its classes innermost in memory"
             )));
         }
-        let values = inputs.values::<f32>()?;
-        let Target::Classes(classes) = target.target::<f32>(input, *layout)? else {
+        let values = inputs.values::<L::PerRow>()?;
+        let Target::Classes(classes) = target.target::<L::PerRow>(input, *layout)? else {
             return Err(value_error("targets of planes are classes"));
         };
-        let mut request = values.planes_request();
+        let mut request = values.planes_request::<L>();
         let mut overwritten = None;
         if let Some(grad) = &mut wide.grad {
             let layout = layout.of_companion(input, grad, 1)?;
-            let grad = layout.planes_mut(grad.slice_mut::<f32>()?)?;
+            let grad = layout.planes_mut(grad.slice_mut::<L>()?)?;
             if in_place {
                 overwritten = Some(grad);
             } else {
@@ -219,7 +223,7 @@ impl<'py> Call<'py> {
                 threads::run(py, || ce.run_planes_in_place(logits, classes, request))
             }),
             None => {
-                let logits = layout.planes_of(input.slice::<f32>()?)?;
+                let logits = layout.planes_of(input.slice::<L>()?)?;
                 with_classes!(&classes, classes => threads::run(py, || ce.run_planes(logits, classes, request)))
             }
         };

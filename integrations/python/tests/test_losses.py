@@ -116,19 +116,21 @@ def test_a_single_row_needs_no_batch_dimension(target):
     assert xent.cross_entropy(x[0], target, reduction="none").shape == ()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("order", ["planes", "channels last"])
 @pytest.mark.parametrize("positions", [(7,), (4, 5), (2, 3, 4)])
-def test_images_have_their_classes_in_dimension_1(order, positions):
+def test_images_have_their_classes_in_dimension_1(dtype, order, positions):
     random = numpy.random.default_rng(0)
-    last = random.standard_normal((3, *positions, 6)).astype("f")
+    last = random.standard_normal((3, *positions, 6)).astype(DTYPES[dtype])
     target = random.integers(0, 6, (3, *positions))
     expected, expected_grad = loss_and_grad(last.reshape(-1, 6), target.reshape(-1), reduction="none")
     x = numpy.moveaxis(last, -1, 1)
     if order == "planes":
         x = numpy.ascontiguousarray(x)
     losses, grad = xent.loss_and_grad(x, target, reduction="none")
-    assert_close(losses, expected.reshape(target.shape))
-    assert_close(grad, numpy.moveaxis(expected_grad.reshape(last.shape), -1, 1))
+    assert grad.dtype == x.dtype
+    assert_close(losses, expected.reshape(target.shape), "float64" if dtype == "float64" else "float32")
+    assert_close(grad, numpy.moveaxis(expected_grad.reshape(last.shape), -1, 1), dtype)
     in_place = x.copy(order="K")
     xent.loss_and_grad(in_place, target, reduction="none", out=in_place)
     assert numpy.array_equal(in_place, grad)

@@ -406,7 +406,7 @@ static void planes(void) {
     CHECK_STATUS(xent_loss_planes(ce, x, c.y, c.loss), XENT_STATUS_SIZE_OVERFLOW);
     x = xent_planes_of(c.logits, XENT_DTYPE_F32, 1, INT64_MAX, INT64_MAX);
     CHECK_STATUS(xent_loss_planes(ce, x, c.y, c.loss), XENT_STATUS_NEGATIVE_SIZE);
-    x = good, x.dtype = XENT_DTYPE_F64;
+    x = good, x.dtype = XENT_DTYPE_U8;
     CHECK_STATUS(xent_loss_planes(ce, x, c.y, c.loss), XENT_STATUS_DTYPE);
     x = good, x.positions = 2;
     CHECK_STATUS(xent_loss_planes(ce, x, c.y, c.loss), XENT_STATUS_LENGTH_MISMATCH);
@@ -414,6 +414,8 @@ static void planes(void) {
     CHECK_STATUS(xent_loss_and_grad_planes(ce, good, c.y, dx, c.loss), XENT_STATUS_STRIDE_TOO_SMALL);
     dx = good_grad, dx.classes = 2;
     CHECK_STATUS(xent_loss_and_grad_planes(ce, good, c.y, dx, c.loss), XENT_STATUS_SHAPE_MISMATCH);
+    dx = good_grad, dx.dtype = XENT_DTYPE_F16;
+    CHECK_STATUS(xent_loss_and_grad_planes(ce, good, c.y, dx, c.loss), XENT_STATUS_DTYPE);
     dx = good_grad, dx.data = c.logits;
     CHECK_STATUS(xent_loss_and_grad_planes(ce, good, c.y, dx, c.loss), XENT_STATUS_OVERLAP);
     xent_planes_request request = xent_planes_request_default();

@@ -708,6 +708,52 @@ static void planes_are_transposed_rows(void) {
     xent_cross_entropy_destroy(ce);
 }
 
+/* Planes of every dtype, few classes and many: the gradient of the reference, also in place. */
+static void planes_of_every_dtype_have_their_gradient(void) {
+    enum { POSITIONS = 19, MOST = 200 };
+    const uint32_t dtypes[] = {XENT_DTYPE_F32, XENT_DTYPE_F64, XENT_DTYPE_F16, XENT_DTYPE_BF16};
+    const int class_counts[] = {3, MOST};
+    xent_cross_entropy *ce = NULL;
+    CHECK_OK(xent_cross_entropy_create(NULL, &ce));
+    for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
+        for (size_t s = 0; s < sizeof class_counts / sizeof *class_counts; s++) {
+            uint32_t dtype = dtypes[d], per_row = dtype == XENT_DTYPE_F64 ? XENT_DTYPE_F64 : XENT_DTYPE_F32;
+            int classes = class_counts[s];
+            size_t bytes = (size_t)(classes * POSITIONS) * size_of(dtype);
+            struct guarded logits = guard_bytes(bytes), grad = guard_bytes(bytes);
+            int64_t targets[POSITIONS];
+            double expected[MOST], x[MOST], losses[POSITIONS], loss = -1, in_place = -1;
+            for (int p = 0; p < POSITIONS; p++) {
+                targets[p] = (p * 7 + 3) % classes;
+                for (int c = 0; c < classes; c++)
+                    store(dtype, logits.data, c * POSITIONS + p, number(p * classes + c));
+            }
+            xent_planes planes = xent_planes_of(logits.data, dtype, 1, classes, POSITIONS);
+            xent_array y = xent_array_of(targets, XENT_DTYPE_I64, POSITIONS);
+            xent_planes_request request = xent_planes_request_default();
+            request.losses = xent_array_mut_of(losses, per_row, POSITIONS);
+            request.grad = xent_planes_mut_of(grad.data, dtype, 1, classes, POSITIONS);
+            xent_summary summary = xent_summary_default();
+            CHECK_OK(xent_run_planes(ce, planes, y, &request, &summary));
+            CHECK_OK(xent_loss_planes(ce, planes, y, &loss));
+            CHECK_OK(xent_loss_and_grad_planes_in_place(
+                ce, xent_planes_mut_of(logits.data, dtype, 1, classes, POSITIONS), y, &in_place));
+            CHECK(loss == summary.loss && loss == in_place && memcmp(logits.data, grad.data, bytes) == 0);
+            CHECK(has_canaries(&logits) && has_canaries(&grad));
+            for (int p = 0; p < POSITIONS; p++) {
+                for (int c = 0; c < classes; c++)
+                    x[c] = number(p * classes + c);
+                double of_row = reference_row(x, classes, (int)targets[p], expected);
+                CHECK(relative_difference(load(per_row, losses, p), of_row) <= tolerance_of(per_row));
+                for (int c = 0; c < classes; c++)
+                    CHECK(is_gradient(dtype, load(dtype, grad.data, c * POSITIONS + p), expected[c] / POSITIONS));
+            }
+            free(logits.memory);
+            free(grad.memory);
+        }
+    xent_cross_entropy_destroy(ce);
+}
+
 /* Divergence and gradient from doubles; nothing where student and teacher agree. */
 static void a_student_is_drawn_to_its_teacher(void) {
     enum { ROWS = 2, CLASSES = 4, ELEMENTS = ROWS * CLASSES };
@@ -843,6 +889,7 @@ int main(void) {
     scaled_doubles();
     second_derivatives_are_those_of_the_softmax();
     planes_are_transposed_rows();
+    planes_of_every_dtype_have_their_gradient();
     a_student_is_drawn_to_its_teacher();
     softmax_forward_and_backward();
     empty_batches_are_no_error();
