@@ -18,9 +18,9 @@ use crate::kernel::real::Real;
 /// errors along. See [`contract`](crate::contract) for the bounds and for what is stored.
 ///
 /// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
-/// [`Planes`](crate::Planes) and [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) take `f32` alone, and
-/// [`Distillation`](crate::Distillation) all but `f64`. The types say so: such a call does not compile.
-/// [`Shards`](crate::Shards) take all, those of `f64` with states of their own: [`RowStateF64`](crate::RowStateF64).
+/// [`Planes`](crate::Planes) take `f32` alone, and [`Distillation`](crate::Distillation) all but `f64`. The types say so:
+/// such a call does not compile. [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) and
+/// [`Shards`](crate::Shards) take all, shards of `f64` with states of their own: [`RowStateF64`](crate::RowStateF64).
 ///
 /// ```compile_fail,E0277
 /// use xent::{Distillation, Matrix};
@@ -65,6 +65,7 @@ pub(crate) mod sealed {
     use core::fmt::Debug;
 
     use crate::batch::{Backward, Batch};
+    use crate::curvature::Rows;
     use crate::parallel::Schedule;
     use crate::rows::{Job, Totals};
 
@@ -78,6 +79,12 @@ pub(crate) mod sealed {
 
         #[doc(hidden)]
         fn run_backward(schedule: Schedule, batch: Backward<'_, Self>);
+
+        /// The derivative of the reduced loss, where that was asked for.
+        #[doc(hidden)]
+        fn run_curvature(schedule: Schedule, rows: Rows<'_, Self>, classes: usize) -> f64
+        where
+            Self: super::Element;
     }
 }
 
@@ -103,6 +110,15 @@ macro_rules! elements {
                     batch: crate::batch::Backward<'_, Self>,
                 ) {
                     schedule.run_backward(batch);
+                }
+
+                fn run_curvature(
+                    schedule: crate::parallel::Schedule,
+                    rows: crate::curvature::Rows<'_, Self>,
+                    classes: usize,
+                ) -> f64 {
+                    let totals = schedule.run_rows(rows, classes, crate::rows::Totals::add);
+                    if <$per_row>::NEEDS_LOST { totals.with_lost().loss } else { totals.loss }
                 }
             }
         )+

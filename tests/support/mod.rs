@@ -11,6 +11,7 @@ pub mod covering;
 pub mod curvature;
 pub mod distillation;
 pub mod double_bounds;
+pub mod double_curvature;
 pub mod double_double;
 pub mod double_rows;
 pub mod double_shards;

@@ -18,6 +18,7 @@
 
 pub(crate) mod affine;
 pub(crate) mod backward;
+mod curvature;
 pub(crate) mod exp;
 pub(crate) mod pair;
 mod place;

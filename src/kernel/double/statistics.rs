@@ -128,7 +128,7 @@ fn statistics<S: Simd, P: Place>(
 
 /// The largest logit.
 #[inline(always)]
-fn max_of<S: Simd>(s: S, x: &[f64], load: impl Load, pivot: Entry<f64>) -> f64 {
+pub(super) fn max_of<S: Simd>(s: S, x: &[f64], load: impl Load, pivot: Entry<f64>) -> f64 {
     let groups = Groups::new(0..x.len(), pivot);
     let mut max = [s.splat_f64(f64::NEG_INFINITY); 4];
     for index in 0..groups.len {
