@@ -8,9 +8,8 @@ use half::{bf16, f16};
 use support::backends;
 use support::batch::{IGNORE_INDEX, Random};
 use support::buffer::Layout;
-use support::curvature::{CurvatureCall, INPUTS, Problem};
-use support::evaluation::assert_same_bits;
-use support::halves::{Half, HalfBuffer, narrow, rounded, widen};
+use support::curvature::{INPUTS, Problem};
+use support::half_curvature::check_halves;
 use xent::{CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Reduction, Smoothing};
 
 /// Every option on its own and with others.
@@ -37,49 +36,6 @@ fn builder(options: usize, classes: usize) -> CrossEntropyBuilder {
     }
 }
 
-/// The same problem of numbers that `T` has.
-fn problem_of<T: Half>(problem: &Problem) -> Problem {
-    let direction = widen(&narrow::<T>(&problem.direction));
-    Problem { batch: rounded::<T>(&problem.batch), direction, ..problem.clone() }
-}
-
-/// Every output, in watched memory, against what is found for `f32`.
-fn check<T: Half>(ce: &CrossEntropy, problem: &Problem, layout: Layout, context: &str) {
-    let problem = problem_of::<T>(problem);
-    let of_f32 = CurvatureCall::default().evaluate(ce, &problem);
-    let context = format!("{}, {context}", T::NAME);
-    of_f32.check(ce, &problem, &context);
-    let Problem { batch, direction, .. } = &problem;
-    let (rows, classes) = (batch.rows, batch.classes);
-    let logits = HalfBuffer::<T>::holding(&batch.logits, rows, classes, layout);
-    let mut directions = HalfBuffer::<T>::holding(direction, rows, classes, layout);
-    let [mut product, mut hessian, mut gauss_newton] =
-        [(); 3].map(|()| HalfBuffer::<T>::unwritten(rows, classes, layout));
-    let mut derivatives = vec![f32::from_bits(0x7fc0_ca7a); rows];
-    // The inputs of a request are the same for all dtypes that are computed in `f32`.
-    let inputs = problem.request_of::<T>();
-    let curvature = ce.curvature_with(logits.matrix(), &batch.targets, &inputs).expect("it is valid");
-    const FITS: &str = "the shapes agree";
-    curvature.hessian_vector_product(directions.matrix(), product.matrix_mut()).expect(FITS);
-    curvature.hessian_diagonal(hessian.matrix_mut()).expect(FITS);
-    curvature.gauss_newton_diagonal(gauss_newton.matrix_mut()).expect(FITS);
-    let jvp = curvature.jvp_of_rows(directions.matrix(), &mut derivatives).expect(FITS);
-    let alone = curvature.jvp(directions.matrix()).expect(FITS);
-    assert_eq!([jvp.to_bits(), alone.to_bits()], [of_f32.jvp.to_bits(); 2], "jvp, {context}");
-    curvature.hessian_vector_product_in_place(directions.matrix_mut()).expect(FITS);
-    assert_same_bits("derivatives", 1, &derivatives, &of_f32.derivatives, &context);
-    for (name, found, expected) in [
-        ("product", &product, &of_f32.product),
-        ("in place", &directions, &of_f32.product),
-        ("hessian_diagonal", &hessian, &of_f32.hessian_diagonal),
-        ("gauss_newton_diagonal", &gauss_newton, &of_f32.gauss_newton_diagonal),
-    ] {
-        let expected = widen(&narrow::<T>(expected));
-        assert_same_bits(name, classes, &found.elements(name), &expected, &context);
-    }
-    assert_same_bits("logits", classes, &logits.elements("logits"), &batch.logits, &context);
-}
-
 #[test]
 fn every_option_gives_what_f32_does_rounded_once() {
     for (turn, classes) in [1, 2, 5, 16, 17, 40, 64, 65, 128, 130, 1000, 2049, 5000].into_iter().enumerate() {
@@ -90,8 +46,8 @@ fn every_option_gives_what_f32_does_rounded_once() {
                 let ce = builder(options, classes).backend(backend).build().expect("it is available");
                 let layout = Layout { offset: turn % 16, padding: options % 3 };
                 let context = format!("options {options}, {classes} classes, {backend}");
-                check::<bf16>(&ce, &problem, layout, &context);
-                check::<f16>(&ce, &problem, layout, &context);
+                check_halves::<bf16>(&ce, &problem, layout, &context);
+                check_halves::<f16>(&ce, &problem, layout, &context);
             }
         }
     }
@@ -120,8 +76,8 @@ fn hostile_rows_and_directions_give_nan_and_keep_it_to_themselves() {
                 for options in [0, 3, 9] {
                     let ce = builder(options, classes).backend(backend).build().expect("it is available");
                     let context = format!("place {place}, options {options}, {backend}");
-                    check::<bf16>(&ce, &problem, Layout::default(), &context);
-                    check::<f16>(&ce, &problem, Layout::default(), &context);
+                    check_halves::<bf16>(&ce, &problem, Layout::default(), &context);
+                    check_halves::<f16>(&ce, &problem, Layout::default(), &context);
                 }
             }
         }

@@ -193,7 +193,7 @@ fn hostile_rows_and_directions_give_nan_and_keep_it_to_themselves() {
             let batch = Doubles::near(&Batch::random(16, classes, 63));
             let mut v = direction(16, classes, &mut Random::new(64));
             let (mut hostile, mut hostile_v) = (batch.clone(), v.clone());
-            let is_hostile = |row: usize| batch.targets[row] >= 0 && row % 2 == 0;
+            let is_hostile = |row: usize| batch.targets[row] >= 0 && row.is_multiple_of(2);
             for row in (0..16).filter(|&row| is_hostile(row)) {
                 let at = row * classes + place;
                 match row / 2 % 6 {

@@ -19,6 +19,8 @@ pub mod doubles;
 pub mod evaluation;
 pub mod families;
 #[cfg(feature = "half")]
+pub mod half_curvature;
+#[cfg(feature = "half")]
 pub mod halves;
 pub mod hostile;
 pub mod other_grad;
