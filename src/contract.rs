@@ -122,7 +122,8 @@
 //!
 //! What would be a subnormal `f32` is 0; a `bf16` is subnormal where an `f32` is, so none is stored. A subnormal `f16` is
 //! a normal `f32` and is stored: its range is so small that gradients need it. Below 2^-25 a gradient in `f16` is 0; a loss
-//! scale ([`upstream_scalar`](crate::Request::upstream_scalar)) lifts it. Beyond the largest number (65,504 in `f16`, from
+//! scale ([`upstream_scalar`](crate::Request::upstream_scalar)) lifts it. Products and diagonals of second order are those of
+//! `f32` for the same numbers, rounded to 16 bits. Beyond the largest number (65,504 in `f16`, from
 //! 65,520 on) results are infinite, as IEEE 754 has it. NaN stays NaN.
 //!
 //! # `f64`
@@ -137,6 +138,11 @@
 //! (D + [`LSE`]) [`U_F64`] where that is larger. Of a weight above 1, a row's loss is 0 where it is no normal number before
 //! the weight. Scaled and capped logits are within [`transformed_logit_f64`], their derivatives within
 //! [`transform_slope_f64`], and both enter as those of `f32` do.
+//!
+//! Second derivatives, and directional ones, keep the bounds of `f32` with [`U_F64`] in place of [`U`] and each constant, with
+//! those of the errors of -ln p, p and 1 - p of a focal loss, larger by [`SCALARS_F64`], whether or not there are options. The
+//! error of an lse in A is that of the z-loss. No number is wider than `f64`: where max(1, A') (1 + sum_j \|v_j\|) comes near
+//! `f64::MAX`, a product or a derivative may be infinite, or NaN.
 //!
 //! # Bits
 //!

@@ -7,8 +7,9 @@ use crate::cross_entropy::{Census, reciprocal};
 use crate::request::check_shape;
 use crate::row_inputs::RowInputs;
 use crate::targets::Targets;
-use crate::{CrossEntropy, Error, Matrix, MatrixMut, Request, Target};
-use rows::{Diagonal, Output, Rows, Settings};
+use crate::{CrossEntropy, Element, Error, Matrix, MatrixMut, Request, Target};
+pub(crate) use rows::Rows;
+use rows::{Diagonal, Output, Settings};
 
 /// The reduced loss near some logits, to second order: [`CrossEntropy::curvature`] makes it. Targets are checked once, and
 /// it can be asked along any number of directions, as an optimiser by conjugate gradients does.
@@ -55,6 +56,9 @@ use rows::{Diagonal, Output, Rows, Settings};
 /// exactly 0 in every product and diagonal. A row with a NaN or +inf, with nothing but -inf, or whose direction is not
 /// finite gives NaN, and no other row does. Bounds are in [`contract`](crate::contract). Threads take whole rows.
 ///
+/// Logits may have any dtype of [`Element`]; directions, products and diagonals have that of the logits, and derivatives of
+/// rows are [`Element::PerRow`]. Those of 16 bits are what `f32` has for the same numbers, rounded once.
+///
 /// ```
 /// use xent::{CrossEntropy, Matrix, MatrixMut};
 ///
@@ -80,15 +84,15 @@ use rows::{Diagonal, Output, Rows, Settings};
 /// # Ok::<(), xent::Error>(())
 /// ```
 #[derive(Clone, Copy)]
-pub struct Curvature<'a> {
+pub struct Curvature<'a, E: Element = f32> {
     ce: &'a CrossEntropy,
-    logits: Matrix<'a>,
+    logits: Matrix<'a, E>,
     targets: Targets<'a>,
     census: Census,
-    inputs: RowInputs<'a>,
+    inputs: RowInputs<'a, E::PerRow>,
 }
 
-impl core::fmt::Debug for Curvature<'_> {
+impl<E: Element> core::fmt::Debug for Curvature<'_, E> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let Self { ce, logits, inputs, .. } = self;
         f.debug_struct("Curvature")
@@ -105,11 +109,11 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss`].
-    pub fn curvature<'a, T: Target>(
+    pub fn curvature<'a, E: Element, T: Target>(
         &'a self,
-        logits: Matrix<'a>,
+        logits: Matrix<'a, E>,
         targets: &'a [T],
-    ) -> Result<Curvature<'a>, Error> {
+    ) -> Result<Curvature<'a, E>, Error> {
         self.curvature_with(logits, targets, &Request::new())
     }
 
@@ -119,12 +123,12 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::run`] that concern inputs.
-    pub fn curvature_with<'a, T: Target>(
+    pub fn curvature_with<'a, E: Element, T: Target>(
         &'a self,
-        logits: Matrix<'a>,
+        logits: Matrix<'a, E>,
         targets: &'a [T],
-        request: &Request<'a>,
-    ) -> Result<Curvature<'a>, Error> {
+        request: &Request<'a, E>,
+    ) -> Result<Curvature<'a, E>, Error> {
         let (targets, inputs) = (Targets::new(targets), request.inputs);
         let census = self.check(logits.rows(), logits.cols(), targets, &inputs)?;
         Ok(Curvature { ce: self, logits, targets, census, inputs })
@@ -134,12 +138,12 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss`], and [`Error::ShapeMismatch`].
-    pub fn hessian_vector_product<T: Target>(
+    pub fn hessian_vector_product<E: Element, T: Target>(
         &self,
-        logits: Matrix<'_>,
+        logits: Matrix<'_, E>,
         targets: &[T],
-        direction: Matrix<'_>,
-        out: MatrixMut<'_>,
+        direction: Matrix<'_, E>,
+        out: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
         self.curvature(logits, targets)?.hessian_vector_product(direction, out)
     }
@@ -148,11 +152,11 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss`], and [`Error::ShapeMismatch`].
-    pub fn jvp<T: Target>(
+    pub fn jvp<E: Element, T: Target>(
         &self,
-        logits: Matrix<'_>,
+        logits: Matrix<'_, E>,
         targets: &[T],
-        direction: Matrix<'_>,
+        direction: Matrix<'_, E>,
     ) -> Result<f64, Error> {
         self.curvature(logits, targets)?.jvp(direction)
     }
@@ -161,17 +165,17 @@ impl CrossEntropy {
     ///
     /// # Errors
     /// Those of [`CrossEntropy::loss`], and [`Error::ShapeMismatch`].
-    pub fn gauss_newton_diagonal<T: Target>(
+    pub fn gauss_newton_diagonal<E: Element, T: Target>(
         &self,
-        logits: Matrix<'_>,
+        logits: Matrix<'_, E>,
         targets: &[T],
-        out: MatrixMut<'_>,
+        out: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
         self.curvature(logits, targets)?.gauss_newton_diagonal(out)
     }
 }
 
-impl<'a> Curvature<'a> {
+impl<'a, E: Element> Curvature<'a, E> {
     /// The Hessian of the reduced loss times `direction`, in `out`; both rows x C. With v a row of the direction, its
     /// row is
     ///
@@ -183,7 +187,11 @@ impl<'a> Curvature<'a> {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].
-    pub fn hessian_vector_product(&self, direction: Matrix<'_>, out: MatrixMut<'_>) -> Result<(), Error> {
+    pub fn hessian_vector_product(
+        &self,
+        direction: Matrix<'_, E>,
+        out: MatrixMut<'_, E>,
+    ) -> Result<(), Error> {
         self.check_shape("direction", direction)?;
         self.check_shape("out", out.as_matrix())?;
         self.run(Output::HessianVectorProduct(Upstream::Keep(direction, out)));
@@ -194,7 +202,7 @@ impl<'a> Curvature<'a> {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].
-    pub fn hessian_vector_product_in_place(&self, direction: MatrixMut<'_>) -> Result<(), Error> {
+    pub fn hessian_vector_product_in_place(&self, direction: MatrixMut<'_, E>) -> Result<(), Error> {
         self.check_shape("direction", direction.as_matrix())?;
         self.run(Output::HessianVectorProduct(Upstream::Overwrite(direction)));
         Ok(())
@@ -205,7 +213,7 @@ impl<'a> Curvature<'a> {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].
-    pub fn jvp(&self, direction: Matrix<'_>) -> Result<f64, Error> {
+    pub fn jvp(&self, direction: Matrix<'_, E>) -> Result<f64, Error> {
         self.check_shape("direction", direction)?;
         Ok(self.run(Output::Jvp(direction, None)))
     }
@@ -215,7 +223,7 @@ impl<'a> Curvature<'a> {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::LengthMismatch`].
-    pub fn jvp_of_rows(&self, direction: Matrix<'_>, derivatives: &mut [f32]) -> Result<f64, Error> {
+    pub fn jvp_of_rows(&self, direction: Matrix<'_, E>, derivatives: &mut [E::PerRow]) -> Result<f64, Error> {
         self.check_shape("direction", direction)?;
         let (expected, actual) = (self.logits.rows(), derivatives.len());
         if actual != expected {
@@ -229,7 +237,7 @@ impl<'a> Curvature<'a> {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].
-    pub fn gauss_newton_diagonal(&self, out: MatrixMut<'_>) -> Result<(), Error> {
+    pub fn gauss_newton_diagonal(&self, out: MatrixMut<'_, E>) -> Result<(), Error> {
         self.diagonal(Diagonal::GaussNewton, out)
     }
 
@@ -238,22 +246,22 @@ impl<'a> Curvature<'a> {
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].
-    pub fn hessian_diagonal(&self, out: MatrixMut<'_>) -> Result<(), Error> {
+    pub fn hessian_diagonal(&self, out: MatrixMut<'_, E>) -> Result<(), Error> {
         self.diagonal(Diagonal::Hessian, out)
     }
 
-    fn diagonal(&self, diagonal: Diagonal, out: MatrixMut<'_>) -> Result<(), Error> {
+    fn diagonal(&self, diagonal: Diagonal, out: MatrixMut<'_, E>) -> Result<(), Error> {
         self.check_shape("out", out.as_matrix())?;
         self.run(Output::Diagonal(diagonal, out));
         Ok(())
     }
 
-    fn check_shape(&self, argument: &'static str, matrix: Matrix<'_>) -> Result<(), Error> {
+    fn check_shape(&self, argument: &'static str, matrix: Matrix<'_, E>) -> Result<(), Error> {
         let expected = (self.logits.rows(), self.logits.cols());
         check_shape(argument, expected, (matrix.rows(), matrix.cols()))
     }
 
-    fn run(&self, output: Output<'_>) -> f64 {
+    fn run(&self, output: Output<'_, E>) -> f64 {
         let Self { ce, logits, targets, census, inputs } = *self;
         let (divisor, z_divisor) = ce.divisors(&census, &inputs);
         let (classes, upstream) = (logits.cols(), inputs.upstream_scalar.unwrap_or(1.0));
@@ -265,6 +273,6 @@ impl<'a> Curvature<'a> {
             z_factor: upstream * reciprocal(z_divisor),
         };
         let rows = Rows { settings, logits, targets, inputs, output };
-        ce.schedule.run_rows(rows, classes, |first, second| first + second)
+        E::run_curvature(ce.schedule, rows).loss
     }
 }

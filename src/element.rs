@@ -18,8 +18,8 @@ use crate::kernel::real::Real;
 /// errors along. See [`contract`](crate::contract) for the bounds and for what is stored.
 ///
 /// Rows of `f64` are for gradient checks and small models: they cost twice the bytes and more than twice the arithmetic.
-/// [`CrossEntropy::curvature`](crate::CrossEntropy::curvature) takes `f32` alone. The types say so: such a call does not
-/// compile. [`Shards`](crate::Shards) of `f64` have states of their own: [`RowStateF64`](crate::RowStateF64).
+/// Every call takes every dtype. [`Shards`](crate::Shards) of `f64` have states of their own:
+/// [`RowStateF64`](crate::RowStateF64).
 ///
 /// ```
 /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
@@ -55,7 +55,8 @@ pub(crate) mod sealed {
     use core::fmt::Debug;
 
     use crate::batch::{Backward, Batch};
-    use crate::distillation::Rows as Distilled;
+    use crate::curvature;
+    use crate::distillation;
     use crate::parallel::Schedule;
     use crate::planes;
     use crate::rows::{Job, Totals};
@@ -77,7 +78,13 @@ pub(crate) mod sealed {
         fn run_backward(schedule: Schedule, batch: Backward<'_, Self>);
 
         #[doc(hidden)]
-        fn run_distillation(schedule: Schedule, rows: Distilled<'_, Self>) -> Totals
+        fn run_distillation(schedule: Schedule, rows: distillation::Rows<'_, Self>) -> Totals
+        where
+            Self: super::Element;
+
+        /// The loss is the derivative of the reduced loss, where that was asked for.
+        #[doc(hidden)]
+        fn run_curvature(schedule: Schedule, rows: curvature::Rows<'_, Self>) -> Totals
         where
             Self: super::Element;
     }
@@ -118,7 +125,16 @@ macro_rules! elements {
                     schedule: crate::parallel::Schedule,
                     rows: crate::distillation::Rows<'_, Self>,
                 ) -> crate::rows::Totals {
-                    schedule.run_distillation(rows)
+                    let classes = rows.classes();
+                    schedule.run_totals::<Self, _>(rows, classes)
+                }
+
+                fn run_curvature(
+                    schedule: crate::parallel::Schedule,
+                    rows: crate::curvature::Rows<'_, Self>,
+                ) -> crate::rows::Totals {
+                    let classes = rows.classes();
+                    schedule.run_totals::<Self, _>(rows, classes)
                 }
             }
         )+

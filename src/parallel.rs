@@ -7,7 +7,6 @@
 use crate::Element;
 use crate::backend::Instructions;
 use crate::batch::{Backward, Batch};
-use crate::distillation;
 use crate::kernel::number::Number;
 use crate::kernel::real::Real;
 use crate::kernel::statistics::{BLOCK, Statistics};
@@ -126,12 +125,12 @@ impl Schedule {
         self.run_rows(batch, classes, |(), ()| ());
     }
 
-    /// The divergences of all rows.
-    pub(crate) fn run_distillation<'a, T: Element>(self, rows: distillation::Rows<'a, T>) -> Totals
-    where
-        distillation::Rows<'a, T>: Task<Output = Totals>,
-    {
-        let classes = rows.classes();
+    /// The totals of all rows, with what rounding took from them where the dtype needs it.
+    pub(crate) fn run_totals<T: Element, B: SplitRows + Task<Output = Totals>>(
+        self,
+        rows: B,
+        classes: usize,
+    ) -> Totals {
         let totals = self.run_rows(rows, classes, Totals::add);
         if T::PerRow::NEEDS_LOST { totals.with_lost() } else { totals }
     }

@@ -15,6 +15,8 @@ use support::double_shards::evaluate_shards;
 use support::doubles::{self, Doubles};
 use support::evaluation::{Call, Evaluation, assert_same_bits};
 #[cfg(feature = "half")]
+use support::half_curvature::check_halves;
+#[cfg(feature = "half")]
 use support::halves::{self, Half};
 use support::other_grad::{self, assert_rounded_once, gradient_as};
 use support::shards::Split;
@@ -364,8 +366,9 @@ fn every_pair_of_options_keeps_the_bounds_in_shards() {
     shares.print();
 }
 
-/// On logits of `f32`, as all of second order: those of another dtype are numbers that it has. `tests/curvature.rs` has all
-/// combinations of what the loss is made of, for more numbers of classes.
+/// On logits of `f32`, which has the numbers of another dtype; and on those of 16 bits, which have what it has, rounded.
+/// `tests/curvature.rs` has all combinations of what the loss is made of, for more numbers of classes, and
+/// `tests/double_curvature.rs` those of `f64`.
 #[test]
 fn every_pair_of_options_keeps_the_bounds_of_second_derivatives_on_every_backend() {
     for (seed, mut case) in cases_of(TargetKind::Classes, usize::MAX).enumerate() {
@@ -374,7 +377,13 @@ fn every_pair_of_options_keeps_the_bounds_of_second_derivatives_on_every_backend
         for backend in backends() {
             case.backend = backend;
             let ce = case.cross_entropy();
-            call.evaluate(&ce, &problem).check(&ce, &problem, &format!("{backend}, {}", case.name));
+            let context = format!("{backend}, {}", case.name);
+            call.evaluate(&ce, &problem).check(&ce, &problem, &context);
+            #[cfg(feature = "half")]
+            {
+                check_halves::<half::bf16>(&ce, &problem, call.inputs, &context);
+                check_halves::<half::f16>(&ce, &problem, call.inputs, &context);
+            }
         }
     }
 }

@@ -277,6 +277,26 @@ fn cases() -> Vec<Case> {
             };
             push(format!("curvature, {kernel}, {}", variant.name), Box::new(hash));
         }
+        for variant in VARIANTS[..1].iter().chain(&VARIANTS[3..4]).chain(&TRANSFORMS) {
+            type Curvature = fn(&CrossEntropy, &Batch, &mut Hash);
+            let dtypes: [(&str, Curvature); 3] = [
+                ("bf16", |ce, batch, hash| curvature_of(ce, batch, hash, half::bf16::from_f32)),
+                ("f16", |ce, batch, hash| curvature_of(ce, batch, hash, half::f16::from_f32)),
+                ("f64", |ce, batch, hash| {
+                    curvature_of(ce, batch, hash, |x| f64::from(x) * (1.0 + 1.234_567e-9));
+                }),
+            ];
+            for (dtype, of_dtype) in dtypes {
+                let hash = move |backend, parallelism| {
+                    let mut hash = Hash::new();
+                    for batch in batches(shapes) {
+                        of_dtype(&build(variant, batch.classes, backend, parallelism), &batch, &mut hash);
+                    }
+                    hash.0
+                };
+                push(format!("curvature, {dtype}, {kernel}, {}", variant.name), Box::new(hash));
+            }
+        }
         for (name, function) in FUNCTIONS {
             let hash = move |backend, parallelism| {
                 let mut hash = Hash::new();
@@ -482,14 +502,25 @@ fn softmax<T: Convert>(backend: Backend, parallelism: Parallelism, batch: &Batch
     }
 }
 
-/// Whether it has second derivatives.
+/// Every output of second order.
 fn curvature(ce: &CrossEntropy, batch: &Batch, hash: &mut Hash) {
+    curvature_of(ce, batch, hash, |x| x);
+}
+
+/// The same of logits and a direction of another dtype.
+fn curvature_of<E: Element + Into<f64>>(
+    ce: &CrossEntropy,
+    batch: &Batch,
+    hash: &mut Hash,
+    of_f32: fn(f32) -> E,
+) {
     let Batch { rows, classes, ref logits, ref targets } = *batch;
     let mut random = Random::new(12);
-    let direction: Vec<f32> = (0..rows * classes).map(|_| random.normal()).collect();
+    let direction: Vec<E> = (0..rows * classes).map(|_| of_f32(random.normal())).collect();
     let direction = matrix(&direction, rows, classes);
-    let [mut product, mut hessian, mut gauss_newton] = [(); 3].map(|()| vec![0.0; rows * classes]);
-    let curvature = ce.curvature(matrix(logits, rows, classes), targets).expect("the batch is valid");
+    let logits: Vec<E> = logits.iter().map(|&x| of_f32(x)).collect();
+    let [mut product, mut hessian, mut gauss_newton] = [(); 3].map(|()| vec![E::default(); rows * classes]);
+    let curvature = ce.curvature(matrix(&logits, rows, classes), targets).expect("the batch is valid");
     let done = curvature.hessian_vector_product(direction, matrix_mut(&mut product, rows, classes));
     done.expect("all have one shape");
     let done = curvature.hessian_diagonal(matrix_mut(&mut hessian, rows, classes));

@@ -1,45 +1,47 @@
 //! Rows on their way to the kernel of second derivatives: all checked, and ready to be split between threads.
 
 use crate::batch::Upstream;
+use crate::kernel::curvature::lanes::{Lanes, Stored};
 use crate::kernel::curvature::{BLOCKS, Cap, Column, FocalTarget, Memory, Parts, Point};
 use crate::kernel::place::Columns;
-use crate::kernel::scalar::to_f32;
+use crate::kernel::real::Real;
 use crate::kernel::statistics::BLOCK;
 use crate::loss::curvature::{Curvature, Gradient};
 use crate::loss::{Options, Terms, Transform};
 use crate::parallel::SplitRows;
 use crate::row_inputs::RowInputs;
+use crate::rows::Totals;
 use crate::simd::{Simd, Task};
 use crate::targets::Targets;
-use crate::{Matrix, MatrixMut};
+use crate::{Element, Matrix, MatrixMut};
 
 /// Rows of logits, and what to write for them. The result is how fast the reduced loss rises, where that was asked for.
-pub(super) struct Rows<'a> {
-    pub(super) settings: Settings<'a>,
-    pub(super) logits: Matrix<'a>,
+pub(crate) struct Rows<'a, T: Element> {
+    pub(super) settings: Settings<'a, T::PerRow>,
+    pub(super) logits: Matrix<'a, T>,
     pub(super) targets: Targets<'a>,
-    pub(super) inputs: RowInputs<'a>,
-    pub(super) output: Output<'a>,
+    pub(super) inputs: RowInputs<'a, T::PerRow>,
+    pub(super) output: Output<'a, T>,
 }
 
 /// What is the same for all rows of a call.
 #[derive(Clone, Copy)]
-pub(super) struct Settings<'a> {
+pub(super) struct Settings<'a, L> {
     pub(super) options: &'a Options,
     pub(super) terms: Terms,
-    pub(super) transform: Option<Transform>,
+    pub(super) transform: Option<Transform<L>>,
     /// What the gradient of each row's loss is multiplied by, where rows bring no upstream gradients and no weights, and
     /// what that of its z-loss is.
     pub(super) factor: f64,
     pub(super) z_factor: f64,
 }
 
-pub(super) enum Output<'a> {
+pub(super) enum Output<'a, T: Element> {
     /// The direction, and where the product goes.
-    HessianVectorProduct(Upstream<'a>),
+    HessianVectorProduct(Upstream<'a, T>),
     /// The direction, and where the derivatives of the rows go.
-    Jvp(Matrix<'a>, Option<&'a mut [f32]>),
-    Diagonal(Diagonal, MatrixMut<'a>),
+    Jvp(Matrix<'a, T>, Option<&'a mut [T::PerRow]>),
+    Diagonal(Diagonal, MatrixMut<'a, T>),
 }
 
 /// Whose diagonal.
@@ -61,7 +63,7 @@ struct Target {
     z_factor: f64,
 }
 
-impl Output<'_> {
+impl<T: Element> Output<'_, T> {
     fn split_at(self, rows: usize) -> (Self, Self) {
         match self {
             Self::HessianVectorProduct(direction) => {
@@ -79,22 +81,35 @@ impl Output<'_> {
             }
         }
     }
+}
 
+impl<T: Element + Stored<T::PerRow>> Output<'_, T>
+where
+    T::PerRow: Lanes,
+{
     /// One value for all of a row. Returns what the row adds to the derivative of the reduced loss.
     fn fill(&mut self, row: usize, value: f32) -> f64 {
         match self {
             Self::HessianVectorProduct(direction) => {
-                direction.out().row_mut(row).unwrap_or_default().fill(value);
+                direction.out().row_mut(row).unwrap_or_default().fill(T::from_real(value.into()));
             }
-            Self::Diagonal(_, out) => out.row_mut(row).unwrap_or_default().fill(value),
-            Self::Jvp(_, Some(out)) => out[row] = value,
+            Self::Diagonal(_, out) => {
+                out.row_mut(row).unwrap_or_default().fill(T::from_real(value.into()));
+            }
+            Self::Jvp(_, Some(out)) => out[row] = value.into(),
             Self::Jvp(_, None) => {}
         }
         f64::from(value)
     }
 }
 
-impl SplitRows for Rows<'_> {
+impl<T: Element> Rows<'_, T> {
+    pub(crate) fn classes(&self) -> usize {
+        self.logits.cols()
+    }
+}
+
+impl<T: Element> SplitRows for Rows<'_, T> {
     fn rows(&self) -> usize {
         self.logits.rows()
     }
@@ -118,11 +133,14 @@ impl SplitRows for Rows<'_> {
     }
 }
 
-impl Task for Rows<'_> {
-    type Output = f64;
+impl<T: Element + Stored<T::PerRow>> Task for Rows<'_, T>
+where
+    T::PerRow: Lanes,
+{
+    type Output = Totals;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> f64 {
+    fn run<S: Simd>(self, simd: S) -> Totals {
         if self.settings.transform.is_some() {
             run_transformed(self, simd)
         } else {
@@ -133,31 +151,42 @@ impl Task for Rows<'_> {
 
 /// A function of its own, which alone takes that memory on the stack.
 #[inline(never)]
-fn run_transformed<S: Simd>(rows: Rows<'_>, simd: S) -> f64 {
-    simd.vectorize(RowsWithMemory { rows, memory: &mut [[0.0; BLOCK]; BLOCKS] })
+fn run_transformed<S: Simd, T: Element + Stored<T::PerRow>>(rows: Rows<'_, T>, simd: S) -> Totals
+where
+    T::PerRow: Lanes,
+{
+    let memory = &mut [[T::PerRow::default(); BLOCK]; BLOCKS];
+    simd.vectorize(RowsWithMemory { rows, memory })
 }
 
-struct RowsWithMemory<'a> {
-    rows: Rows<'a>,
-    memory: &'a mut Memory,
+struct RowsWithMemory<'a, T: Element> {
+    rows: Rows<'a, T>,
+    memory: &'a mut Memory<T::PerRow>,
 }
 
-impl Task for RowsWithMemory<'_> {
-    type Output = f64;
+impl<T: Element + Stored<T::PerRow>> Task for RowsWithMemory<'_, T>
+where
+    T::PerRow: Lanes,
+{
+    type Output = Totals;
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) -> f64 {
-        let mut total = 0.0;
+    fn run<S: Simd>(mut self, simd: S) -> Totals {
+        let mut total = Totals::default();
         for row in 0..self.rows.logits.rows() {
-            total += self.rows.row(simd, row, self.memory);
+            let derivative = self.rows.row(simd, row, self.memory);
+            total = total.add(Totals { loss: derivative, ..Totals::default() });
         }
         total
     }
 }
 
-impl Rows<'_> {
+impl<T: Element + Stored<T::PerRow>> Rows<'_, T>
+where
+    T::PerRow: Lanes,
+{
     #[inline(always)]
-    fn row<S: Simd>(&mut self, s: S, row: usize, memory: &mut Memory) -> f64 {
+    fn row<S: Simd>(&mut self, s: S, row: usize, memory: &mut Memory<T::PerRow>) -> f64 {
         let Some(target) = self.target(row) else { return self.output.fill(row, 0.0) };
         let x = self.logits.row(row).unwrap_or_default();
         let Settings { options, terms, transform, .. } = self.settings;
@@ -181,13 +210,13 @@ impl Rows<'_> {
             focal: focal.filter(|_| curvature.bend != 0.0),
             cap,
         };
-        let of_cap = |parts: &Parts<'_>, column: Column| {
+        let of_cap = |parts: &Parts<'_, T::PerRow>, column: Column<T::PerRow>| {
             let is_target = column.class == class;
             let weight = if is_target && is_left_out { 0.0 } else { options.weight_of(column.class) };
             parts.cap.as_ref().map_or(0.0, |cap| point.of_cap(column, cap, weight, is_target))
         };
         // There entries have other terms, which the largest logit has by itself.
-        let has_own = |parts: &Parts<'_>| {
+        let has_own = |parts: &Parts<'_, T::PerRow>| {
             (parts.focal.is_some() || parts.cap.is_some()) && class != point.largest().class
         };
         match &mut self.output {
@@ -203,13 +232,13 @@ impl Rows<'_> {
                     return self.output.fill(row, f32::NAN);
                 };
                 let parts = parts_of(terms.hessian(lse, squares.0, squares.1), cap);
-                let at = |column: Column| {
+                let at = |column: Column<T::PerRow>| {
                     point.product_at(column, columns.from(), along, &parts, of_cap(&parts, column))
                 };
                 let (at_target, at_largest) = (has_own(&parts).then(|| at(target)), at(point.largest()));
                 point.product(s, columns, along, parts, at_largest, memory);
                 if let Some(at_target) = at_target {
-                    direction.out().row_mut(row).unwrap_or_default()[class] = at_target;
+                    direction.out().row_mut(row).unwrap_or_default()[class] = T::from_real(at_target);
                 }
                 0.0
             }
@@ -221,7 +250,7 @@ impl Rows<'_> {
                 let slope = point.slope(s, v, along, (target, is_left_out), gaps, memory);
                 let (of_loss, of_z_loss) = (terms.derivative(&slope), terms.z_derivative(&slope, lse));
                 if let Some(out) = out {
-                    out[row] = to_f32(row_weight * scale * (of_loss + of_z_loss));
+                    out[row] = Real::round(row_weight * scale * (of_loss + of_z_loss));
                 }
                 factors.0 * of_loss + factors.1 * of_z_loss
             }
@@ -231,11 +260,12 @@ impl Rows<'_> {
                     Diagonal::GaussNewton => parts_of(terms.gauss_newton(squares.0, squares.1), None),
                 };
                 let out = out.row_mut(row).unwrap_or_default();
-                let at = |column: Column| point.diagonal_at(column, &parts, of_cap(&parts, column));
+                let at =
+                    |column: Column<T::PerRow>| point.diagonal_at(column, &parts, of_cap(&parts, column));
                 let (at_target, at_largest) = (has_own(&parts).then(|| at(target)), at(point.largest()));
                 point.diagonal(s, out, parts, at_largest, memory);
                 if let Some(at_target) = at_target {
-                    out[class] = at_target;
+                    out[class] = T::from_real(at_target);
                 }
                 0.0
             }
@@ -255,10 +285,10 @@ impl Rows<'_> {
 impl Options {
     /// What a softcap adds, where there is one.
     #[inline(always)]
-    fn cap(&self, gradient: Gradient) -> Option<Cap<'_>> {
+    fn cap<L: Lanes>(&self, gradient: Gradient) -> Option<Cap<'_, L>> {
         let inverse = 1.0 / self.softcap?;
         let shift = -2.0 * inverse * gradient.of_weight();
-        let limit = f64::from(f32::MAX);
-        Some(Cap { gradient, shift: self.shift(to_f32(shift.clamp(-limit, limit))), inverse })
+        let limit = L::MAX.into();
+        Some(Cap { gradient, shift: Real::round(shift.clamp(-limit, limit)), gaps: self.gaps(), inverse })
     }
 }

@@ -1,6 +1,6 @@
 //! The second pass: gradients and probabilities are affine functions of the exponentials.
 
-use super::gaps::{Distribution, live_only};
+use super::gaps::{Distribution, Gaps, live_only};
 use super::map::{Exp, Identity, Map, Scaled, each_vector, run};
 use super::number::Number;
 use super::place::{Adding, Columns};
@@ -64,6 +64,21 @@ pub(crate) fn scale_and_least(scale: f64) -> (f32, f32) {
     let least = (SMALLEST / f64::from(scale.abs())) as f32;
     let least = if least < exp::LEAST { exp::LEAST } else { least };
     (scale, if scale == 0.0 { f32::NAN } else { least })
+}
+
+impl<'a> Shift<'a> {
+    /// What is subtracted of the classes that have such gaps.
+    #[inline(always)]
+    pub(crate) fn new(gaps: Gaps<'a>, shift: f32) -> Self {
+        match gaps {
+            Gaps::None => Self::None,
+            Gaps::Equal => Self::Equal(shift),
+            Gaps::Weighted(weights) => Self::Weighted { weights, scale: shift },
+            Gaps::LiveEqual => Self::LiveEqual(shift),
+            Gaps::LiveWeighted(weights) => Self::LiveWeighted { weights, scale: shift },
+            Gaps::Distribution(distribution) => Self::Distribution { distribution, scale: shift },
+        }
+    }
 }
 
 impl Shift<'_> {

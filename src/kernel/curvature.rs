@@ -26,85 +26,87 @@
 //! ```
 //!
 //! times what is the same for all, the square of the scale, which is in the coefficients.
+//!
+//! Written once, for rows that are computed in `f32` and in `f64`: see `lanes.rs`.
 
+pub(crate) mod lanes;
 mod passes;
 
 use core::ops::Range;
 
 use super::Entry;
-use super::affine::{Affine, Shift};
-use super::gaps::{Gaps, weighted_sum};
+use super::gaps::Gaps;
 use super::place::Columns;
-use super::scalar::{self, to_f32};
-use super::statistics::{BLOCK, max, statistics};
-use super::tasks::{AffineTask, Content, FirstEqual};
-use super::transform::TransformTask;
-use super::transformed::TransformedStatisticsTask;
+use super::real::Real;
+use super::statistics::BLOCK;
 use crate::loss::curvature::{ClassSoftmax, Curvature, Gradient, Slope};
 use crate::loss::{Softmax, Transform};
-use crate::simd::{Simd, Task};
-use passes::{Back, Diagonal, PassTask, Product, sum_of_products, through};
+use crate::simd::Simd;
+use lanes::{Lanes, Stored};
+pub(crate) use passes::Function;
+use passes::{Back, Diagonal, Product, Same, Through};
 
 /// A row of logits, and its softmax with the largest of them as the pivot.
 #[derive(Clone, Copy)]
-pub(crate) struct Point<'a> {
+pub(crate) struct Point<'a, T, L> {
     /// Before the transform.
-    x: &'a [f32],
-    transform: Option<Transform>,
-    largest: Column,
-    pub(crate) softmax: Softmax,
+    x: &'a [T],
+    transform: Option<Transform<L>>,
+    largest: Column<L>,
+    pub(crate) softmax: Softmax<L>,
 }
 
 /// A logit as the softmax sees it.
 #[derive(Clone, Copy)]
-pub(crate) struct Column {
+pub(crate) struct Column<L> {
     pub(crate) class: usize,
-    logit: f32,
+    logit: L,
     /// 1 - tanh^2 with a softcap, else 1.
-    slope: f32,
+    slope: L,
 }
 
 /// Memory for a block of transformed logits, their derivatives, a direction and a gradient; nothing, where logits are not
 /// transformed.
-pub(crate) type Memory = [[f32; BLOCK]];
+pub(crate) type Memory<L> = [[L; BLOCK]];
 
 /// How many blocks there are in a [`Memory`].
 pub(crate) const BLOCKS: usize = 4;
 
-/// Some columns of a row, as the softmax sees them.
-struct Block<'b> {
-    x: &'b [f32],
+/// Some columns of a row, transformed.
+struct Block<'b, L> {
+    x: &'b [L],
     /// 1 - tanh^2, with a softcap; else nothing.
-    slopes: &'b [f32],
+    slopes: &'b [L],
     /// For a direction or a product, and for a gradient.
-    product: &'b mut [f32],
-    gradient: &'b mut [f32],
+    product: &'b mut [L],
+    gradient: &'b mut [L],
 }
 
 /// The target of a focal loss, which bends the loss in a way of its own.
 #[derive(Clone, Copy)]
-pub(crate) struct FocalTarget {
-    pub(crate) column: Column,
+pub(crate) struct FocalTarget<L> {
+    pub(crate) column: Column<L>,
     pub(crate) softmax: ClassSoftmax,
 }
 
 /// What the curvature of a softcap adds: a diagonal, the gradient times the softcap's second derivatives.
 #[derive(Clone, Copy)]
-pub(crate) struct Cap<'a> {
+pub(crate) struct Cap<'a, L> {
     pub(crate) gradient: Gradient,
-    /// Of the gradient, whose scale is still to come.
-    pub(crate) shift: Shift<'a>,
+    /// Of the gradient, whose scale is still to come, and of which classes.
+    pub(crate) shift: L,
+    pub(crate) gaps: Gaps<'a, L>,
     /// 1 / cap.
     pub(crate) inverse: f64,
 }
 
 /// What a matrix of second derivatives is made of.
 #[derive(Clone, Copy)]
-pub(crate) struct Parts<'a> {
+pub(crate) struct Parts<'a, L> {
     pub(crate) curvature: Curvature,
     /// With a bend of the curvature.
-    pub(crate) focal: Option<FocalTarget>,
-    pub(crate) cap: Option<Cap<'a>>,
+    pub(crate) focal: Option<FocalTarget<L>>,
+    pub(crate) cap: Option<Cap<'a, L>>,
 }
 
 /// What a direction v amounts to at a point.
@@ -116,100 +118,105 @@ pub(crate) struct Direction {
     rise_of_largest: f64,
 }
 
-impl<'a> Point<'a> {
+impl<'a, L: Lanes, T: Stored<L>> Point<'a, T, L> {
     /// `None` where the row has a NaN, +inf, or nothing but -inf.
     #[inline(always)]
     pub(crate) fn new<S: Simd>(
         s: S,
-        x: &'a [f32],
-        transform: Option<Transform>,
-        gaps: Gaps<'_>,
+        x: &'a [T],
+        transform: Option<Transform<L>>,
+        gaps: Gaps<'_, L>,
     ) -> Option<Self> {
         // A NaN may hide from the maximum, but not from the sum.
-        let max = max(s, x, Entry::NONE);
-        let largest = FirstEqual { x, value: max }.run(s)?;
+        let largest = T::largest(s, x)?;
         let largest = column(s, x, transform, largest);
-        if largest.logit.is_infinite() {
+        if largest.logit.into().is_infinite() {
             return None;
         }
         let pivot = Entry::new(largest.class, largest.logit);
         // What classes weigh is the same for all rows, unless some are masked.
         let gaps = if gaps.is_live() { gaps } else { Gaps::None };
-        let others = match transform {
-            None => statistics(s, Columns::Read(x), 0, pivot, gaps, &mut []),
-            Some(transform) => s.vectorize(TransformedStatisticsTask { transform, x, pivot, gaps }),
-        };
-        let softmax = Softmax::new(others, pivot.value);
+        let softmax = Softmax::new(T::statistics(s, x, transform, pivot, gaps), pivot.value);
         if softmax.is_nan() { None } else { Some(Self { x, transform, largest, softmax }) }
     }
 
     #[inline(always)]
-    pub(crate) fn largest(&self) -> Column {
+    pub(crate) fn largest(&self) -> Column<L> {
         self.largest
     }
 
     #[inline(always)]
-    pub(crate) fn column<S: Simd>(&self, s: S, class: usize) -> Column {
+    pub(crate) fn column<S: Simd>(&self, s: S, class: usize) -> Column<L> {
         column(s, self.x, self.transform, class)
     }
 
     /// A class's place in the softmax.
-    pub(crate) fn class(&self, column: Column) -> ClassSoftmax {
+    pub(crate) fn class(&self, column: Column<L>) -> ClassSoftmax {
         let Softmax { scale, target_probability, others_probability, max, ln_sum, .. } = self.softmax;
         if column.class == self.largest.class {
             let nll = self.softmax.nll();
             return ClassSoftmax { probability: target_probability, complement: others_probability, nll };
         }
         // Not above 1/2: nothing cancels.
-        let x = f64::from(column.logit);
-        let probability = scalar::exp(x - f64::from(self.reference())) * scale;
-        ClassSoftmax { probability, complement: 1.0 - probability, nll: f64::from(max) - x + ln_sum }
+        let x: f64 = column.logit.into();
+        let probability = L::exp_of_gap(x - self.reference().into()) * scale;
+        ClassSoftmax { probability, complement: 1.0 - probability, nll: max.into() - x + ln_sum }
     }
 
     #[inline(always)]
-    fn pivot(&self) -> Entry {
+    fn pivot(&self) -> Entry<L> {
         Entry::new(self.largest.class, self.largest.logit)
     }
 
     /// What exponentials are relative to: the largest of the other logits, or 0 where none is finite.
     #[inline(always)]
-    fn reference(&self) -> f32 {
+    fn reference(&self) -> L {
         let max = self.softmax.statistics.max;
-        if max == f32::NEG_INFINITY { 0.0 } else { max }
+        if max == L::NEG_INFINITY { L::default() } else { max }
     }
 
-    /// The columns in blocks: all at once, where they are taken as they are.
+    /// The columns that are transformed at a time.
     #[inline(always)]
-    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
-        let (len, step) = (self.x.len(), if self.transform.is_some() { BLOCK } else { self.x.len().max(1) });
-        (0..len).step_by(step).map(move |start| start..len.min(start + step))
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<T, L> {
+        let len = self.x.len();
+        (0..len).step_by(BLOCK).map(move |start| start..len.min(start + BLOCK))
     }
 
     #[inline(always)]
-    fn block<'b, S: Simd>(&'b self, s: S, columns: Range<usize>, memory: &'b mut Memory) -> Block<'b> {
+    fn block<'b, S: Simd>(
+        &self,
+        s: S,
+        transform: Transform<L>,
+        columns: Range<usize>,
+        memory: &'b mut Memory<L>,
+    ) -> Block<'b, L> {
         let x = &self.x[columns];
-        match (self.transform, memory) {
-            (Some(transform), [logits, slopes, product, gradient]) => {
-                let logits = &mut logits[..x.len()];
-                let slopes = &mut slopes[..if transform.has_slopes() { x.len() } else { 0 }];
-                s.vectorize(TransformTask::of_block(Some(transform), x, logits, slopes));
-                let (product, gradient) = (&mut product[..x.len()], &mut gradient[..x.len()]);
-                Block { x: logits, slopes, product, gradient }
-            }
-            _ => Block { x, slopes: &[], product: &mut [], gradient: &mut [] },
-        }
+        let [logits, slopes, product, gradient] = memory else {
+            // No caller has transformed logits and no memory.
+            return Block { x: &[], slopes: &[], product: &mut [], gradient: &mut [] };
+        };
+        let logits = &mut logits[..x.len()];
+        let slopes = &mut slopes[..if transform.has_slopes() { x.len() } else { 0 }];
+        T::transform(s, transform, x, logits, slopes);
+        let (product, gradient) = (&mut product[..x.len()], &mut gradient[..x.len()]);
+        Block { x: logits, slopes, product, gradient }
     }
 
     /// `None` where the direction is not finite.
     #[inline(always)]
-    pub(crate) fn along<S: Simd>(&self, s: S, v: &[f32], memory: &mut Memory) -> Option<Direction> {
+    pub(crate) fn along<S: Simd>(&self, s: S, v: &[T], memory: &mut Memory<L>) -> Option<Direction> {
         let Softmax { scale, target_probability: p, others_probability: q, .. } = self.softmax;
         let mut others = 0.0;
-        for columns in self.blocks() {
-            let Block { x, slopes, product, .. } = self.block(s, columns.clone(), memory);
-            let pivot = self.pivot().from(columns.start);
-            let v = through(s, &v[columns], slopes, product);
-            others += sum_of_products(s, x, v, pivot, self.reference());
+        match self.transform {
+            None => others += T::sum_of_products(s, self.x, v, self.pivot(), self.reference()),
+            Some(transform) => {
+                for columns in self.blocks() {
+                    let block = self.block(s, transform, columns.clone(), memory);
+                    let pivot = self.pivot().from(columns.start);
+                    let v = through(s, &v[columns], block.slopes, block.product);
+                    others += L::sum_of_products(s, block.x, v, pivot, self.reference());
+                }
+            }
         }
         let (own, others) = (self.largest.times(v), scale * others);
         let mean = p * own + others;
@@ -217,7 +224,7 @@ impl<'a> Point<'a> {
     }
 
     /// u_c - p . u for some class.
-    fn rise(&self, direction: Direction, v: &[f32], column: Column) -> f64 {
+    fn rise(&self, direction: Direction, v: &[T], column: Column<L>) -> f64 {
         if column.class == self.largest.class {
             direction.rise_of_largest
         } else {
@@ -231,21 +238,25 @@ impl<'a> Point<'a> {
     pub(crate) fn slope<S: Simd>(
         &self,
         s: S,
-        v: &[f32],
+        v: &[T],
         direction: Direction,
-        (target, is_left_out): (Column, bool),
-        gaps: Gaps<'_>,
-        memory: &mut Memory,
+        (target, is_left_out): (Column<L>, bool),
+        gaps: Gaps<'_, L>,
+        memory: &mut Memory<L>,
     ) -> Slope {
         let of_target = -self.rise(direction, v, target);
-        let but = if is_left_out { Entry::new(target.class, 0.0) } else { Entry::NONE };
+        let but = if is_left_out { Entry::new(target.class, L::default()) } else { Entry::NONE };
         let mut weighted = 0.0;
-        if !matches!(gaps, Gaps::None) {
-            for columns in self.blocks() {
-                let start = columns.start;
-                let Block { x, slopes, product, .. } = self.block(s, columns.clone(), memory);
-                let v = through(s, &v[columns], slopes, product);
-                weighted += weighted_sum(s, x, v, gaps.from(start), but.from(start));
+        match self.transform {
+            _ if matches!(gaps, Gaps::None) => {}
+            None => weighted += T::weighted_sum(s, self.x, v, gaps, but),
+            Some(transform) => {
+                for columns in self.blocks() {
+                    let start = columns.start;
+                    let block = self.block(s, transform, columns.clone(), memory);
+                    let v = through(s, &v[columns], block.slopes, block.product);
+                    weighted += L::weighted_sum(s, block.x, v, gaps.from(start), but.from(start));
+                }
             }
         }
         Slope { mean: direction.mean, of_target, weighted_sum: weighted }
@@ -254,12 +265,12 @@ impl<'a> Point<'a> {
     /// An entry of [`Point::product`].
     pub(crate) fn product_at(
         &self,
-        column: Column,
-        v: &[f32],
+        column: Column<L>,
+        v: &[T],
         direction: Direction,
-        parts: &Parts<'_>,
+        parts: &Parts<'_, L>,
         of_cap: f64,
-    ) -> f32 {
+    ) -> L {
         let Parts { curvature: Curvature { jacobian, outer, bend }, focal, .. } = *parts;
         let probability = self.class(column).probability;
         let rest = jacobian * self.rise(direction, v, column) + outer * direction.mean;
@@ -269,26 +280,26 @@ impl<'a> Point<'a> {
                 if column.class == target.column.class { -target.softmax.complement } else { probability };
             bend * (factor * self.rise(direction, v, target.column))
         });
-        let slope = f64::from(column.slope);
-        to_f32(slope * (probability * rest - of_bend + of_cap * f64::from(v[column.class])))
+        let slope: f64 = column.slope.into();
+        Real::round(slope * (probability * rest - of_bend + of_cap * v[column.class].to_real().into()))
     }
 
     /// An entry of [`Point::diagonal`].
-    pub(crate) fn diagonal_at(&self, column: Column, parts: &Parts<'_>, of_cap: f64) -> f32 {
+    pub(crate) fn diagonal_at(&self, column: Column<L>, parts: &Parts<'_, L>, of_cap: f64) -> L {
         let Parts { curvature: Curvature { jacobian, outer, bend }, focal, .. } = *parts;
         let ClassSoftmax { probability: p, complement: q, .. } = self.class(column);
         let of_bend = focal.map_or(0.0, |target| {
             let factor = if column.class == target.column.class { q } else { p };
             bend * (factor * factor)
         });
-        let slope = f64::from(column.slope);
-        to_f32(slope * (slope * (p * (jacobian * q + outer * p) + of_bend) + of_cap))
+        let slope: f64 = column.slope.into();
+        Real::round(slope * (slope * (p * (jacobian * q + outer * p) + of_bend) + of_cap))
     }
 
     /// What a softcap adds to an entry, but for its slope: -(2 / cap) t g, of a class that weighs this.
-    pub(crate) fn of_cap(&self, column: Column, cap: &Cap<'_>, weight: f64, is_target: bool) -> f64 {
+    pub(crate) fn of_cap(&self, column: Column<L>, cap: &Cap<'_, L>, weight: f64, is_target: bool) -> f64 {
         // Infinite where the class is masked.
-        let t = (f64::from(column.logit) * cap.inverse).max(-1.0);
+        let t = (column.logit.into() * cap.inverse).max(-1.0);
         -2.0 * cap.inverse * t * cap.gradient.at(self.class(column), weight, is_target)
     }
 
@@ -298,11 +309,11 @@ impl<'a> Point<'a> {
     pub(crate) fn product<S: Simd>(
         &self,
         s: S,
-        mut columns: Columns<'_>,
+        mut columns: Columns<'_, T>,
         direction: Direction,
-        parts: Parts<'_>,
-        at_largest: f32,
-        memory: &mut Memory,
+        parts: Parts<'_, L>,
+        at_largest: L,
+        memory: &mut Memory<L>,
     ) {
         let Parts { curvature: Curvature { jacobian, outer, bend }, focal, cap } = parts;
         let (mean, v) = (direction.mean, columns.from());
@@ -310,29 +321,30 @@ impl<'a> Point<'a> {
         // As p_i (A v_i + (B - A) a - F r_y), in a unit in which the parenthesis cannot overflow.
         let unit = 2.0 * largest_magnitude(jacobian, outer - jacobian);
         let unit = if focal.is_some() { 2.0 * largest_magnitude(unit, bend) } else { unit };
-        let scaled = Affine::new(self.softmax.scale * unit, Shift::None);
-        let product = Product {
-            x: &[],
-            reference: self.reference(),
-            scale: scaled.scale,
-            least: scaled.least,
-            of_direction: to_f32(jacobian / unit),
-            constant: to_f32((outer - jacobian) / unit * mean - bend / unit * rise_of_target),
+        let (scale, least) = L::scale_and_least(self.softmax.scale * unit);
+        let reference = self.reference();
+        let of_direction = Real::round(jacobian / unit);
+        let constant = Real::round((outer - jacobian) / unit * mean - bend / unit * rise_of_target);
+        let largest = Entry::new(self.largest.class, at_largest);
+        let Some(transform) = self.transform else {
+            let x = self.x;
+            let function = Product { x, reference, scale, least, of_direction, constant };
+            return T::pass(s, columns, function, largest);
         };
         for range in self.blocks() {
             let (first, rest) = columns.split_at(range.len());
             columns = rest;
-            let largest = Entry::new(self.largest.class, at_largest).from(range.start);
-            let block = self.block(s, range.clone(), memory);
-            let function = Product { x: block.x, ..product };
+            let largest = largest.from(range.start);
+            let block = self.block(s, transform, range.clone(), memory);
+            let function = Product { x: block.x, reference, scale, least, of_direction, constant };
             if block.slopes.is_empty() {
-                s.vectorize(PassTask { columns: first, function, largest });
+                T::pass(s, first, function, largest);
                 continue;
             }
-            through(s, &first.from()[..range.len()], block.slopes, block.product);
-            let columns = Columns::InPlace(&mut *block.product);
-            s.vectorize(PassTask { columns, function, largest: Entry::NONE });
-            self.back(s, first, block, cap, largest, (range.start, false));
+            through(s, &first.from()[..range.len()], block.slopes, &mut *block.product);
+            L::pass(s, Columns::InPlace(&mut *block.product), function, Entry::NONE);
+            let back = self.back(s, block, cap, range.start, false);
+            T::pass(s, first, back, largest);
         }
     }
 
@@ -342,88 +354,103 @@ impl<'a> Point<'a> {
     pub(crate) fn diagonal<S: Simd>(
         &self,
         s: S,
-        mut out: &mut [f32],
-        parts: Parts<'_>,
-        at_largest: f32,
-        memory: &mut Memory,
+        mut out: &mut [T],
+        parts: Parts<'_, L>,
+        at_largest: L,
+        memory: &mut Memory<L>,
     ) {
         let Parts { curvature: Curvature { jacobian, outer, bend }, cap, .. } = parts;
         // Away from the target that of a focal loss is F p_i p_j.
         let outer = outer + bend;
         // As p_i (A + (B - A) p_i).
         let unit = largest_magnitude(jacobian, outer - jacobian);
-        let scale = self.softmax.scale;
-        let (probability, scaled) = (Affine::new(scale, Shift::None), Affine::new(scale * unit, Shift::None));
+        let (probability_scale, probability_least) = L::scale_and_least(self.softmax.scale);
+        let (scale, least) = L::scale_and_least(self.softmax.scale * unit);
         let function = Diagonal {
             reference: self.reference(),
-            probability_scale: probability.scale,
-            probability_least: probability.least,
-            scale: scaled.scale,
-            least: scaled.least,
-            of_probability: to_f32((outer - jacobian) / unit),
-            constant: to_f32(jacobian / unit),
+            probability_scale,
+            probability_least,
+            scale,
+            least,
+            of_probability: Real::round((outer - jacobian) / unit),
+            constant: Real::round(jacobian / unit),
+        };
+        let largest = Entry::new(self.largest.class, at_largest);
+        let Some(transform) = self.transform else {
+            return T::pass(s, Columns::Between(self.x, out), function, largest);
         };
         for range in self.blocks() {
             let (first, rest) = out.split_at_mut(range.len());
             out = rest;
-            let largest = Entry::new(self.largest.class, at_largest).from(range.start);
-            let block = self.block(s, range.clone(), memory);
+            let largest = largest.from(range.start);
+            let block = self.block(s, transform, range.clone(), memory);
             if block.slopes.is_empty() {
-                s.vectorize(PassTask { columns: Columns::Between(block.x, first), function, largest });
+                T::pass_from(s, Columns::Between(block.x, first), function, largest);
                 continue;
             }
-            let columns = Columns::Between(block.x, &mut *block.product);
-            s.vectorize(PassTask { columns, function, largest: Entry::NONE });
-            self.back(s, Columns::Between(block.slopes, first), block, cap, largest, (range.start, true));
+            L::pass(s, Columns::Between(block.x, &mut *block.product), function, Entry::NONE);
+            let slopes = block.slopes;
+            let back = self.back(s, block, cap, range.start, true);
+            T::pass_from(s, Columns::Between(slopes, first), back, largest);
         }
     }
 
-    /// What goes back through a softcap: the product of a block, or its diagonal. The columns hold the direction before;
-    /// for a diagonal the derivatives.
+    /// What goes back through a softcap: the product of a block, or its diagonal. It is a function of the direction; for a
+    /// diagonal of the derivatives.
     #[inline(always)]
-    fn back<S: Simd>(
+    fn back<'b, S: Simd>(
         &self,
         s: S,
-        columns: Columns<'_>,
-        block: Block<'_>,
-        cap: Option<Cap<'_>>,
-        largest: Entry,
-        (start, is_diagonal): (usize, bool),
-    ) {
+        block: Block<'b, L>,
+        cap: Option<Cap<'_, L>>,
+        start: usize,
+        is_diagonal: bool,
+    ) -> Back<'b, L> {
         let Block { x, slopes, product, gradient } = block;
         let inverse = cap.map_or(0.0, |cap| cap.inverse);
-        if let Some(Cap { gradient: coefficients, shift, inverse }) = cap {
-            s.vectorize(AffineTask {
-                columns: Columns::Between(x, &mut *gradient),
-                content: Content::LogitsOfShard,
-                max: self.reference(),
-                scale: -2.0 * inverse * coefficients.of_probability() * self.softmax.scale,
-                shift: shift.starting_at(start),
-                // The gradient there is another; and what is there now, no number.
-                target: Entry::new(self.largest.class, 0.0).from(start),
-            });
+        if let Some(Cap { gradient: coefficients, shift, gaps, inverse }) = cap {
+            let scale = -2.0 * inverse * coefficients.of_probability() * self.softmax.scale;
+            // The gradient at the largest logit is another; and what is there now, no number.
+            let but = self.pivot().from(start);
+            L::gradient(s, x, &mut *gradient, self.reference(), scale, shift, gaps.from(start), but);
         } else {
-            gradient.fill(0.0);
+            gradient.fill(L::default());
         }
-        let function = Back { x, slopes, product, gradient, inverse: to_f32(inverse), is_diagonal };
-        s.vectorize(PassTask { columns, function, largest });
+        Back { x, slopes, product, gradient, inverse: Real::round(inverse), is_diagonal }
     }
 }
 
-impl Column {
+/// The direction, times the derivatives where there are any, where it is computed with.
+#[inline(always)]
+fn through<'b, S: Simd, L: Lanes, T: Stored<L>>(s: S, v: &[T], slopes: &[L], to: &'b mut [L]) -> &'b [L] {
+    let columns = Columns::Between(v, &mut *to);
+    if slopes.is_empty() {
+        T::pass_to(s, columns, Same, Entry::NONE);
+    } else {
+        T::pass_to(s, columns, Through { slopes }, Entry::NONE);
+    }
+    to
+}
+
+impl<L: Lanes> Column<L> {
     /// The derivative in the direction, but for the scale.
-    fn times(self, v: &[f32]) -> f64 {
-        f64::from(v[self.class]) * f64::from(self.slope)
+    fn times<T: Stored<L>>(self, v: &[T]) -> f64 {
+        v[self.class].to_real().into() * self.slope.into()
     }
 }
 
 /// What a logit becomes.
 #[inline(always)]
-fn column<S: Simd>(s: S, x: &[f32], transform: Option<Transform>, class: usize) -> Column {
-    let (mut logit, mut slope) = ([x[class]], [1.0]);
+fn column<S: Simd, L: Lanes, T: Stored<L>>(
+    s: S,
+    x: &[T],
+    transform: Option<Transform<L>>,
+    class: usize,
+) -> Column<L> {
+    let (mut logit, mut slope) = ([x[class].to_real()], [1.0.into()]);
     if let Some(transform) = transform {
         let slope = &mut slope[..usize::from(transform.has_slopes())];
-        s.vectorize(TransformTask::of_block(Some(transform), &x[class..=class], &mut logit, slope));
+        T::transform(s, transform, &x[class..=class], &mut logit, slope);
     }
     Column { class, logit: logit[0], slope: slope[0] }
 }

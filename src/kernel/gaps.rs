@@ -158,17 +158,17 @@ impl Gaps<'_> {
 
 /// Sum of w v over all columns of the logits `x` but one.
 #[inline(always)]
-pub(super) fn weighted_sum<S: Simd>(s: S, x: &[f32], v: &[f32], gaps: Gaps<'_>, but: Entry) -> f64 {
+pub(super) fn weighted_sum<S: Simd, T: Number>(s: S, x: &[T], v: &[T], gaps: Gaps<'_>, but: Entry) -> f64 {
     let mut sums = s.zero_sums();
     for start in (0..v.len()).step_by(LANES) {
         let rest = &v[start..];
         let v = match rest.first_chunk() {
-            Some(whole) => s.load(whole),
-            None => s.load_partial(rest, 0.0),
+            Some(whole) => T::load(s, whole),
+            None => T::load_partial(s, rest, 0.0),
         };
         let mut weights = s.with_lane(gaps.load(s, start), but.from(start).lane(), 0.0);
         if gaps.is_live() {
-            let logits = s.load_partial(&x[start..x.len().min(start + LANES)], 0.0);
+            let logits = T::load_partial(s, &x[start..x.len().min(start + LANES)], 0.0);
             weights = live_only(s, logits, weights);
         }
         sums = s.accumulate(sums, s.mul(weights, v));

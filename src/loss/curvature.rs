@@ -15,6 +15,7 @@
 //! Hessian H it is D H D + diag(g t''), D = diag(t').
 
 use super::{Smoothing, Softmax, Terms};
+use crate::kernel::real::Real;
 
 /// `jacobian` (diag(p) - p p^T) + `outer` p p^T + `bend` (p - e_y) (p - e_y)^T.
 #[derive(Clone, Copy, Debug)]
@@ -93,16 +94,16 @@ impl Terms {
     /// Those of a row. Its target weighs `own`, all other classes `others`, in the unit of the statistics; `largest` is what
     /// the class weighs that the statistics of the softmax leave out. A focal loss needs the target's place in the softmax.
     #[inline(always)]
-    pub(crate) fn of_point(
+    pub(crate) fn of_point<L: Real>(
         &self,
-        softmax: &Softmax,
+        softmax: &Softmax<L>,
         focal: Option<ClassSoftmax>,
         own: f64,
         others: f64,
         largest: f64,
     ) -> RowTerms {
         let (slope, bend) = focal.map_or((1.0, 0.0), |target| {
-            self.focal_derivatives(target.probability, target.complement, target.nll)
+            self.focal_derivatives::<L>(target.probability, target.complement, target.nll)
         });
         let (mut each, mut total) = (self.smooth, self.total_weight);
         match self.smoothing {

@@ -39,9 +39,9 @@ impl Terms {
     ///
     /// The second has both signs: in rows that are neither lost nor easy the loss bends down.
     #[inline(always)]
-    pub(crate) fn focal_derivatives(&self, p: f64, q: f64, nll: f64) -> (f64, f64) {
+    pub(crate) fn focal_derivatives<L: Real>(&self, p: f64, q: f64, nll: f64) -> (f64, f64) {
         let gamma = self.focal_gamma;
-        let (power, slope) = self.focal_of::<f32>(p, q, nll);
+        let (power, slope) = self.focal_of::<L>(p, q, nll);
         if p == 0.0 || power == 0.0 {
             return (slope, 0.0);
         }

@@ -181,14 +181,7 @@ impl Options {
     /// What a gradient subtracts, where the coefficients have this shift.
     #[inline(always)]
     pub(crate) fn shift(&self, shift: f32) -> Shift<'_> {
-        match self.gaps() {
-            Gaps::None => Shift::None,
-            Gaps::Equal => Shift::Equal(shift),
-            Gaps::Weighted(weights) => Shift::Weighted { weights, scale: shift },
-            Gaps::LiveEqual => Shift::LiveEqual(shift),
-            Gaps::LiveWeighted(weights) => Shift::LiveWeighted { weights, scale: shift },
-            Gaps::Distribution(distribution) => Shift::Distribution { distribution, scale: shift },
-        }
+        Shift::new(self.gaps(), shift)
     }
 }
 

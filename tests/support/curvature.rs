@@ -10,7 +10,7 @@ use xent::contract::{
     transformed_logit,
 };
 use xent::reference::{self, CurvatureOutcome, SoftmaxRow};
-use xent::{CrossEntropy, Matrix, Reduction, Request, Smoothing};
+use xent::{CrossEntropy, Element, Matrix, Reduction, Request, Smoothing};
 
 const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
 
@@ -123,6 +123,11 @@ impl Problem {
 
     /// The inputs, without any outputs.
     pub fn request(&self) -> Request<'_> {
+        self.request_of()
+    }
+
+    /// The same for logits of another dtype that is computed in `f32`.
+    pub fn request_of<E: Element<PerRow = f32>>(&self) -> Request<'_, E> {
         let mut request = Request::new();
         if let Some(loss_mask) = &self.loss_mask {
             request = request.loss_mask(loss_mask);

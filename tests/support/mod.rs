@@ -11,6 +11,7 @@ pub mod covering;
 pub mod curvature;
 pub mod distillation;
 pub mod double_bounds;
+pub mod double_curvature;
 pub mod double_distillation;
 pub mod double_double;
 pub mod double_rows;
@@ -18,6 +19,8 @@ pub mod double_shards;
 pub mod doubles;
 pub mod evaluation;
 pub mod families;
+#[cfg(feature = "half")]
+pub mod half_curvature;
 #[cfg(feature = "half")]
 pub mod halves;
 pub mod hostile;

@@ -1,71 +1,76 @@
 //! What the passes over columns compute, each compiled once for an instruction set.
 
+use super::lanes::{Lanes, Stored};
 use crate::kernel::groups::{Groups, exp_of_group, group, group_without, rest_without};
 use crate::kernel::map::{self, Map};
+use crate::kernel::number::Number;
 use crate::kernel::place::{Columns, Read};
-use crate::kernel::transform::product as normal_product;
 use crate::kernel::{Entry, exp, vector_at};
 use crate::simd::{LANES, Simd, Task};
 
 /// A function of 16 neighbouring columns, on any instruction set.
-pub(super) trait Function: Copy {
-    fn apply<S: Simd>(self, s: S, x: S::F32, column: usize) -> S::F32;
+pub(crate) trait Function<L: Lanes>: Copy {
+    fn apply<S: Simd>(self, s: S, x: L::Vector<S>, column: usize) -> L::Vector<S>;
 }
 
 /// The function of all columns but the largest logit's, which gets its own value.
-pub(super) struct PassTask<'a, F> {
-    pub(super) columns: Columns<'a>,
-    pub(super) function: F,
+pub(super) struct PassTask<'a, F, T, G> {
+    pub(super) columns: Columns<'a, F, T>,
+    pub(super) function: On<G>,
     pub(super) largest: Entry,
 }
 
 /// Of a direction: exp(x - `reference`) `scale`, times `of_direction` v + `constant`.
 #[derive(Clone, Copy)]
-pub(super) struct Product<'a> {
-    pub(super) x: &'a [f32],
-    pub(super) reference: f32,
-    pub(super) scale: f32,
-    pub(super) least: f32,
-    pub(super) of_direction: f32,
-    pub(super) constant: f32,
+pub(super) struct Product<'a, L, X = L> {
+    pub(super) x: &'a [X],
+    pub(super) reference: L,
+    pub(super) scale: L,
+    pub(super) least: L,
+    pub(super) of_direction: L,
+    pub(super) constant: L,
 }
 
 /// Of logits: exp(x - `reference`) `scale`, times `of_probability` p + `constant`.
 #[derive(Clone, Copy)]
-pub(super) struct Diagonal {
-    pub(super) reference: f32,
-    pub(super) probability_scale: f32,
-    pub(super) probability_least: f32,
-    pub(super) scale: f32,
-    pub(super) least: f32,
-    pub(super) of_probability: f32,
-    pub(super) constant: f32,
+pub(super) struct Diagonal<L> {
+    pub(super) reference: L,
+    pub(super) probability_scale: L,
+    pub(super) probability_least: L,
+    pub(super) scale: L,
+    pub(super) least: L,
+    pub(super) of_probability: L,
+    pub(super) constant: L,
 }
 
 /// Of a direction: times derivatives.
 #[derive(Clone, Copy)]
-struct Through<'a> {
-    slopes: &'a [f32],
+pub(super) struct Through<'a, L> {
+    pub(super) slopes: &'a [L],
 }
+
+/// Of a direction: the same number, where it is computed with.
+#[derive(Clone, Copy)]
+pub(super) struct Same;
 
 /// Of a direction, or of derivatives for a diagonal; see [`Point::back`](super::Point::back).
 #[derive(Clone, Copy)]
-pub(super) struct Back<'a> {
-    pub(super) x: &'a [f32],
-    pub(super) slopes: &'a [f32],
-    pub(super) product: &'a [f32],
+pub(super) struct Back<'a, L> {
+    pub(super) x: &'a [L],
+    pub(super) slopes: &'a [L],
+    pub(super) product: &'a [L],
     /// Times -2 / cap.
-    pub(super) gradient: &'a [f32],
+    pub(super) gradient: &'a [L],
     /// 1 / cap
-    pub(super) inverse: f32,
+    pub(super) inverse: L,
     pub(super) is_diagonal: bool,
 }
 
 /// A [`Function`] on one instruction set.
 #[derive(Clone, Copy)]
-struct On<F>(F);
+pub(super) struct On<G>(pub(super) G);
 
-impl<S: Simd, F: Function> Map<S> for On<F> {
+impl<S: Simd, G: Function<f32>> Map<S> for On<G> {
     const TAKES_FOUR: bool = false;
 
     #[inline(always)]
@@ -74,29 +79,24 @@ impl<S: Simd, F: Function> Map<S> for On<F> {
     }
 }
 
-impl<F: Function> Task for PassTask<'_, F> {
+impl<F: Number, T: Number, G: Function<f32>> Task for PassTask<'_, F, T, G> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        map::run(s, self.columns, On(self.function), self.largest);
+        map::run(s, self.columns, self.function, self.largest);
     }
-}
-
-/// The direction times the derivatives, where there are any.
-#[inline(always)]
-pub(super) fn through<'a, S: Simd>(s: S, v: &'a [f32], slopes: &[f32], to: &'a mut [f32]) -> &'a [f32] {
-    if slopes.is_empty() {
-        return v;
-    }
-    let columns = Columns::Between(v, &mut *to);
-    s.vectorize(PassTask { columns, function: Through { slopes }, largest: Entry::NONE });
-    to
 }
 
 /// Sum of exp(x - reference) v over all columns but the pivot's.
 #[inline(always)]
-pub(super) fn sum_of_products<S: Simd>(s: S, x: &[f32], v: &[f32], pivot: Entry, reference: f32) -> f64 {
+pub(super) fn sum_of_products<S: Simd, T: Number>(
+    s: S,
+    x: &[T],
+    v: &[T],
+    pivot: Entry,
+    reference: f32,
+) -> f64 {
     let (x, v) = (Read(x), Read(&v[..x.len()]));
     let reference = s.splat(reference);
     let groups = Groups::new(0..x.0.len(), pivot);
@@ -116,7 +116,7 @@ pub(super) fn sum_of_products<S: Simd>(s: S, x: &[f32], v: &[f32], pivot: Entry,
         let e = exp_of_group(s, rest_without(s, x, pivot.from(groups.rest)), reference);
         let mut last = [s.splat(0.0); 4];
         for i in 0..4 {
-            last[i] = s.load_partial(&v[(i * LANES).min(v.len())..], 0.0);
+            last[i] = <T as Number>::load_partial(s, &v[(i * LANES).min(v.len())..], 0.0);
         }
         sums = accumulate_products(s, sums, e, last);
     }
@@ -135,66 +135,78 @@ fn accumulate_products<S: Simd>(s: S, mut sums: S::F64, e: [S::F32; 4], v: [S::F
 
 /// 16 columns; what is past the last is this.
 #[inline(always)]
-fn load<S: Simd>(s: S, x: &[f32], column: usize, filler: f32) -> S::F32 {
+fn load<S: Simd, L: Lanes, T: Stored<L>>(s: S, x: &[T], column: usize, filler: L) -> L::Vector<S> {
     if column + LANES <= x.len() {
-        s.load(vector_at(x, column))
+        T::load(s, vector_at(x, column))
     } else {
-        s.load_partial(&x[column..], filler)
+        T::load_partial(s, &x[column..], filler)
     }
 }
 
 /// Derivatives of tanh, which rounding may have put above 1: their product with the largest number shall be finite.
 #[inline(always)]
-fn load_slopes<S: Simd>(s: S, slopes: &[f32], column: usize) -> S::F32 {
-    let zero = s.splat(0.0);
-    s.sub(zero, s.max(s.splat(-1.0), s.sub(zero, load(s, slopes, column, 0.0))))
+fn load_slopes<S: Simd, L: Lanes>(s: S, slopes: &[L], column: usize) -> L::Vector<S> {
+    let zero = L::splat(s, L::default());
+    L::sub(
+        s,
+        zero,
+        L::max(s, L::splat(s, (-1.0).into()), L::sub(s, zero, load(s, slopes, column, L::default()))),
+    )
 }
 
-impl Function for Product<'_> {
+impl<L: Lanes, X: Stored<L>> Function<L> for Product<'_, L, X> {
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, v: S::F32, column: usize) -> S::F32 {
-        let x = load(s, self.x, column, f32::NEG_INFINITY);
-        let e = exp::exp(s, s.sub(x, s.splat(self.reference)));
-        let p = s.mul_at_least(e, s.splat(self.scale), s.splat(self.least));
-        let factor = s.mul_add(v, s.splat(self.of_direction), s.splat(self.constant));
-        s.zero_below(s.mul(p, factor), s.splat(f32::MIN_POSITIVE))
+    fn apply<S: Simd>(self, s: S, v: L::Vector<S>, column: usize) -> L::Vector<S> {
+        let x = load(s, self.x, column, L::NEG_INFINITY);
+        let e = L::exp(s, L::sub(s, x, L::splat(s, self.reference)));
+        let p = L::mul_at_least(s, e, L::splat(s, self.scale), L::splat(s, self.least));
+        let factor = L::mul_add(s, v, L::splat(s, self.of_direction), L::splat(s, self.constant));
+        L::zero_below(s, L::mul(s, p, factor), L::splat(s, L::MIN_POSITIVE))
     }
 }
 
-impl Function for Diagonal {
+impl<L: Lanes> Function<L> for Diagonal<L> {
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, x: S::F32, _: usize) -> S::F32 {
-        let e = exp::exp(s, s.sub(x, s.splat(self.reference)));
-        let p = s.mul_at_least(e, s.splat(self.probability_scale), s.splat(self.probability_least));
-        let factor = s.mul_add(p, s.splat(self.of_probability), s.splat(self.constant));
-        let product = s.mul(s.mul_at_least(e, s.splat(self.scale), s.splat(self.least)), factor);
-        s.zero_below(product, s.splat(f32::MIN_POSITIVE))
+    fn apply<S: Simd>(self, s: S, x: L::Vector<S>, _: usize) -> L::Vector<S> {
+        let e = L::exp(s, L::sub(s, x, L::splat(s, self.reference)));
+        let p =
+            L::mul_at_least(s, e, L::splat(s, self.probability_scale), L::splat(s, self.probability_least));
+        let factor = L::mul_add(s, p, L::splat(s, self.of_probability), L::splat(s, self.constant));
+        let scaled = L::mul_at_least(s, e, L::splat(s, self.scale), L::splat(s, self.least));
+        L::zero_below(s, L::mul(s, scaled, factor), L::splat(s, L::MIN_POSITIVE))
     }
 }
 
-impl Function for Through<'_> {
+impl<L: Lanes> Function<L> for Through<'_, L> {
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, v: S::F32, column: usize) -> S::F32 {
-        normal_product(s, v, load_slopes(s, self.slopes, column))
+    fn apply<S: Simd>(self, s: S, v: L::Vector<S>, column: usize) -> L::Vector<S> {
+        L::product(s, v, load_slopes(s, self.slopes, column))
     }
 }
 
-impl Function for Back<'_> {
+impl<L: Lanes> Function<L> for Same {
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, v: S::F32, column: usize) -> S::F32 {
+    fn apply<S: Simd>(self, _: S, v: L::Vector<S>, _: usize) -> L::Vector<S> {
+        v
+    }
+}
+
+impl<L: Lanes> Function<L> for Back<'_, L> {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, v: L::Vector<S>, column: usize) -> L::Vector<S> {
         let slope = load_slopes(s, self.slopes, column);
-        let product = load(s, self.product, column, 0.0);
-        let gradient = load(s, self.gradient, column, 0.0);
+        let product = load(s, self.product, column, L::default());
+        let gradient = load(s, self.gradient, column, L::default());
         // Infinite where the class is masked.
-        let x = s.max(s.splat(f32::MIN), load(s, self.x, column, 0.0));
-        let t = s.max(s.splat(-1.0), normal_product(s, x, s.splat(self.inverse)));
-        let turned = normal_product(s, t, gradient);
+        let x = L::max(s, L::splat(s, L::MIN), load(s, self.x, column, L::default()));
+        let t = L::max(s, L::splat(s, (-1.0).into()), L::product(s, x, L::splat(s, self.inverse)));
+        let turned = L::product(s, t, gradient);
         // The derivative first, which is at most 1: no step on the way overflows.
         let (product, turned) = if self.is_diagonal {
-            (normal_product(s, normal_product(s, slope, product), v), normal_product(s, slope, turned))
+            (L::product(s, L::product(s, slope, product), v), L::product(s, slope, turned))
         } else {
-            (normal_product(s, slope, product), normal_product(s, normal_product(s, slope, v), turned))
+            (L::product(s, slope, product), L::product(s, L::product(s, slope, v), turned))
         };
-        s.zero_below(s.add(product, turned), s.splat(f32::MIN_POSITIVE))
+        L::zero_below(s, L::add(s, product, turned), L::splat(s, L::MIN_POSITIVE))
     }
 }

@@ -20,6 +20,7 @@
 
 pub(crate) mod affine;
 pub(crate) mod backward;
+mod curvature;
 pub(crate) mod distillation;
 pub(crate) mod exp;
 pub(crate) mod pair;

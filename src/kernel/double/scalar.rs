@@ -101,6 +101,12 @@ pub(super) fn exp(x: f64, x_low: f64) -> Exp {
     Exp { high, low, exponent: n }
 }
 
+/// exp(d) for d <= 0; 0 where that is no normal number; NaN for NaN.
+pub(super) fn exp_of_gap(d: f64) -> f64 {
+    let e = exp(d, 0.0);
+    e.scale(e.high)
+}
+
 impl Exp {
     /// v 2^exponent for v between 0.5 and 2^60 or so; 0 where that is no normal number.
     #[inline(always)]

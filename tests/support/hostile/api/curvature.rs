@@ -2,13 +2,26 @@
 
 use super::{Output, assert_ok_if, hostile_target, number_bytes, options};
 use crate::support::hostile::bytes::Bytes;
-use xent::Matrix;
+use bytemuck::Pod;
+use xent::{Element, Matrix};
 
+/// On logits of any dtype; add a dtype here.
 pub fn calls(bytes: &mut Bytes<'_>) {
+    match bytes.below(4) {
+        #[cfg(feature = "half")]
+        1 => calls_of_dtype::<half::bf16>(bytes),
+        #[cfg(feature = "half")]
+        2 => calls_of_dtype::<half::f16>(bytes),
+        3 => calls_of_dtype::<f64>(bytes),
+        _ => calls_of_dtype::<f32>(bytes),
+    }
+}
+
+fn calls_of_dtype<E: Element<PerRow: Pod> + Pod>(bytes: &mut Bytes<'_>) {
     let (rows, classes) = (bytes.below(5), bytes.below(18));
     let Some(ce) = options(bytes, classes) else { return };
     let targets: Vec<i64> = (0..bytes.size_like(rows)).map(|_| hostile_target(bytes, classes)).collect();
-    let logits: Vec<f32> = number_bytes(bytes, rows * classes);
+    let logits: Vec<E> = number_bytes(bytes, rows * classes);
     let logits = Matrix::new(&logits, rows, classes).expect("it is large enough");
     let curvature = ce.curvature(logits, &targets);
     let is_target =
@@ -20,11 +33,11 @@ pub fn calls(bytes: &mut Bytes<'_>) {
     let Ok(curvature) = curvature else { return };
 
     let [of_direction, of_out] = [(); 2].map(|()| (bytes.size_like(rows), bytes.size_like(classes)));
-    let direction: Vec<f32> = number_bytes(bytes, of_direction.0 * of_direction.1);
+    let direction: Vec<E> = number_bytes(bytes, of_direction.0 * of_direction.1);
     let direction = Matrix::new(&direction, of_direction.0, of_direction.1).expect("it is large enough");
     let kind = bytes.below(5);
-    let mut out = Output::<f32>::new(of_out.0 * of_out.1);
-    let mut derivatives = Output::<f32>::new(bytes.size_like(rows));
+    let mut out = Output::<E>::new(of_out.0 * of_out.1);
+    let mut derivatives = Output::<E::PerRow>::new(bytes.size_like(rows));
     let len = derivatives.0.len();
     let result = match kind {
         0 => curvature.hessian_vector_product(direction, out.matrix(of_out)),
