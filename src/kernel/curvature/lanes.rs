@@ -1,7 +1,7 @@
 //! What second derivatives are computed in: `f32`, or for rows of `f64` that (`kernel::double::curvature`). And what the
 //! numbers are in memory.
 
-use super::passes::{Function, On, PassTask, sum_of_products};
+use super::passes::{Function, On, PassTask, SumOfProducts};
 use crate::kernel::affine::Shift;
 use crate::kernel::gaps::{Gaps, weighted_sum};
 use crate::kernel::number::{Number, Rounded};
@@ -216,7 +216,8 @@ impl<T: Number> Stored<f32> for T {
 
     #[inline(always)]
     fn sum_of_products<S: Simd>(s: S, x: &[Self], v: &[Self], pivot: Entry, reference: f32) -> f64 {
-        sum_of_products(s, x, v, pivot, reference)
+        // A function of its own: among the rest of a row, the loop would lack registers.
+        s.vectorize(SumOfProducts { x, v, pivot, reference })
     }
 
     #[inline(always)]

@@ -89,38 +89,44 @@ impl<F: Number, T: Number, G: Function<f32>> Task for PassTask<'_, F, T, G> {
 }
 
 /// Sum of exp(x - reference) v over all columns but the pivot's.
-#[inline(always)]
-pub(super) fn sum_of_products<S: Simd, T: Number>(
-    s: S,
-    x: &[T],
-    v: &[T],
-    pivot: Entry,
-    reference: f32,
-) -> f64 {
-    let (x, v) = (Read(x), Read(&v[..x.len()]));
-    let reference = s.splat(reference);
-    let groups = Groups::new(0..x.0.len(), pivot);
-    let mut sums = s.zero_sums();
-    for index in 0..groups.len {
-        let at = groups.at(index);
-        let e = exp_of_group(s, group(s, &x, at), reference);
-        sums = accumulate_products(s, sums, e, group(s, &v, at));
-    }
-    if groups.has_pivot() {
-        let at = groups.pivot_group;
-        let e = exp_of_group(s, group_without(s, &x, at, pivot), reference);
-        sums = accumulate_products(s, sums, e, group(s, &v, at));
-    }
-    let (x, v) = (&x.0[groups.rest..], &v.0[groups.rest..]);
-    if !x.is_empty() {
-        let e = exp_of_group(s, rest_without(s, x, pivot.from(groups.rest)), reference);
-        let mut last = [s.splat(0.0); 4];
-        for i in 0..4 {
-            last[i] = <T as Number>::load_partial(s, &v[(i * LANES).min(v.len())..], 0.0);
+pub(super) struct SumOfProducts<'a, T> {
+    pub(super) x: &'a [T],
+    pub(super) v: &'a [T],
+    pub(super) pivot: Entry,
+    pub(super) reference: f32,
+}
+
+impl<T: Number> Task for SumOfProducts<'_, T> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let Self { x, v, pivot, reference } = self;
+        let (x, v) = (Read(x), Read(&v[..x.len()]));
+        let reference = s.splat(reference);
+        let groups = Groups::new(0..x.0.len(), pivot);
+        let mut sums = s.zero_sums();
+        for index in 0..groups.len {
+            let at = groups.at(index);
+            let e = exp_of_group(s, group(s, &x, at), reference);
+            sums = accumulate_products(s, sums, e, group(s, &v, at));
         }
-        sums = accumulate_products(s, sums, e, last);
+        if groups.has_pivot() {
+            let at = groups.pivot_group;
+            let e = exp_of_group(s, group_without(s, &x, at, pivot), reference);
+            sums = accumulate_products(s, sums, e, group(s, &v, at));
+        }
+        let (x, v) = (&x.0[groups.rest..], &v.0[groups.rest..]);
+        if !x.is_empty() {
+            let e = exp_of_group(s, rest_without(s, x, pivot.from(groups.rest)), reference);
+            let mut last = [s.splat(0.0); 4];
+            for i in 0..4 {
+                last[i] = <T as Number>::load_partial(s, &v[(i * LANES).min(v.len())..], 0.0);
+            }
+            sums = accumulate_products(s, sums, e, last);
+        }
+        s.sum_lanes(sums)
     }
-    s.sum_lanes(sums)
 }
 
 /// The products go to the `f64` lanes one by one: of both signs, they may be larger than what they add up to.
