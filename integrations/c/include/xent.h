@@ -1016,9 +1016,8 @@ xent_status xent_run_probabilities_in_place(const struct xent_cross_entropy *cro
                                             struct xent_summary *summary);
 
 /**
- * The Hessian of the reduced loss at rows x C logits of `XENT_DTYPE_F32`, times `direction`, in `out`; both are rows x C
- * of the same dtype. Of the request, which may be null, the inputs count and no output is written. Scaled and capped
- * logits are refused.
+ * The Hessian of the reduced loss at rows x C logits, times `direction`, in `out`; both are rows x C of the logits'
+ * dtype. Of the request, which may be null, the inputs count and no output is written.
  */
 xent_status xent_hessian_vector_product(const struct xent_cross_entropy *cross_entropy,
                                         struct xent_matrix logits,
@@ -1038,7 +1037,8 @@ xent_status xent_hessian_vector_product_in_place(const struct xent_cross_entropy
 
 /**
  * The derivative of the reduced loss along `direction`, rows x C, in `*derivative`; and in `derivatives`, if it is not
- * left out, that of the loss of each row, before the reduction. Otherwise as `xent_hessian_vector_product`.
+ * left out, that of the loss of each row, before the reduction: `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` where the logits
+ * are. Otherwise as `xent_hessian_vector_product`.
  */
 xent_status xent_jvp(const struct xent_cross_entropy *cross_entropy,
                      struct xent_matrix logits,

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -183,38 +184,60 @@ auto matrix_mut(Container &&elements, std::size_t rows, std::size_t cols, std::s
 /// `planes_mut(...)` make them.
 template <class T> class basic_planes {
   public:
-    /// Without padding. Throws if the elements do not reach as far.
-    basic_planes(span<T> elements, std::size_t images, std::size_t classes, std::size_t positions)
-        : data_(elements.data()), images_(images), classes_(classes), positions_(positions) {
-        const std::size_t rows = classes == 0 || positions == 0 ? 0 : elements.size() / classes / positions;
-        if (images > rows && classes > 0 && positions > 0)
+    /// Planes class_stride elements apart, and images image_stride. Throws if the elements do not reach as far.
+    basic_planes(span<T> elements, std::size_t images, std::size_t classes, std::size_t positions,
+                 std::size_t image_stride, std::size_t class_stride)
+        : data_(elements.data()), images_(images), classes_(classes), positions_(positions),
+          image_stride_(image_stride), class_stride_(class_stride) {
+        if (reach(images, image_stride, reach(classes, class_stride, positions)) > elements.size())
             throw error(XENT_STATUS_LENGTH_MISMATCH, "the planes reach past their elements");
     }
+
+    /// Without padding.
+    basic_planes(span<T> elements, std::size_t images, std::size_t classes, std::size_t positions)
+        : basic_planes(elements, images, classes, positions, reach(classes, positions, positions), positions) {}
 
     /// What is written can be read.
     template <class U, class = std::enable_if_t<std::is_same_v<const U, T> && !std::is_same_v<U, T>>>
     basic_planes(const basic_planes<U> &other)
-        : basic_planes(span<T>(other.data(), other.images() * other.classes() * other.positions()), other.images(),
-                       other.classes(), other.positions()) {}
+        : data_(other.data()), images_(other.images()), classes_(other.classes()), positions_(other.positions()),
+          image_stride_(other.image_stride()), class_stride_(other.class_stride()) {}
 
     T *data() const { return data_; }
     std::size_t images() const { return images_; }
     std::size_t classes() const { return classes_; }
     std::size_t positions() const { return positions_; }
+    std::size_t image_stride() const { return image_stride_; }
+    std::size_t class_stride() const { return class_stride_; }
 
     xent_planes to_read() const {
-        return xent_planes_of(data_, dtype_of<std::remove_const_t<T>>::value, detail::size(images_),
-                              detail::size(classes_), detail::size(positions_));
+        xent_planes planes = xent_planes_of(data_, dtype_of<std::remove_const_t<T>>::value, detail::size(images_),
+                                            detail::size(classes_), detail::size(positions_));
+        planes.image_stride = detail::size(image_stride_);
+        planes.class_stride = detail::size(class_stride_);
+        return planes;
     }
     xent_planes_mut to_write() const {
         static_assert(!std::is_const_v<T>, "an output cannot be const");
-        return xent_planes_mut_of(data_, dtype_of<T>::value, detail::size(images_), detail::size(classes_),
-                                  detail::size(positions_));
+        xent_planes_mut planes = xent_planes_mut_of(data_, dtype_of<T>::value, detail::size(images_),
+                                                    detail::size(classes_), detail::size(positions_));
+        planes.image_stride = detail::size(image_stride_);
+        planes.class_stride = detail::size(class_stride_);
+        return planes;
     }
 
   private:
+    /// From the first element to behind the last of runs that start a stride apart; the largest number, where it would be
+    /// more than that.
+    static std::size_t reach(std::size_t count, std::size_t stride, std::size_t run) {
+        constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
+        if (count == 0 || run == 0)
+            return 0;
+        return stride > 0 && count - 1 > (most - run) / stride ? most : (count - 1) * stride + run;
+    }
+
     T *data_;
-    std::size_t images_, classes_, positions_;
+    std::size_t images_, classes_, positions_, image_stride_, class_stride_;
 };
 
 /// To read.
@@ -225,11 +248,29 @@ auto planes(const Container &elements, std::size_t images, std::size_t classes, 
     return basic_planes<T>(span<T>(view.data(), view.size()), images, classes, positions);
 }
 
+/// To read, with planes or images that are further apart.
+template <class Container>
+auto planes(const Container &elements, std::size_t images, std::size_t classes, std::size_t positions,
+            std::size_t image_stride, std::size_t class_stride) {
+    span view(elements);
+    using T = std::add_const_t<std::remove_reference_t<decltype(view[0])>>;
+    return basic_planes<T>(span<T>(view.data(), view.size()), images, classes, positions, image_stride, class_stride);
+}
+
 /// To write.
 template <class Container>
 auto planes_mut(Container &&elements, std::size_t images, std::size_t classes, std::size_t positions) {
     span view(elements);
     return basic_planes<std::remove_reference_t<decltype(view[0])>>(view, images, classes, positions);
+}
+
+/// To write, with planes or images that are further apart. What lies between them is left alone.
+template <class Container>
+auto planes_mut(Container &&elements, std::size_t images, std::size_t classes, std::size_t positions,
+                std::size_t image_stride, std::size_t class_stride) {
+    span view(elements);
+    return basic_planes<std::remove_reference_t<decltype(view[0])>>(view, images, classes, positions, image_stride,
+                                                                    class_stride);
 }
 
 /// Targets: one class for each row, of any integer type that has a dtype.
@@ -424,14 +465,16 @@ class cross_entropy {
     }
 
     /// The reduced loss of logits whose classes are not last; a target for each position of each image.
-    double loss(basic_planes<const float> logits, const targets &targets) const {
+    template <class T> double loss(basic_planes<T> logits, const targets &targets) const {
         double loss = 0;
         detail::check(xent_loss_planes(ce_.get(), logits.to_read(), targets.array(), &loss));
         return loss;
     }
 
     /// The reduced loss, and in `grad`, of the same shape, its derivative with respect to the logits.
-    double loss_and_grad(basic_planes<const float> logits, const targets &targets, basic_planes<float> grad) const {
+    template <class T>
+    double loss_and_grad(basic_planes<T> logits, const targets &targets,
+                         basic_planes<std::remove_const_t<T>> grad) const {
         double loss = 0;
         detail::check(
             xent_loss_and_grad_planes(ce_.get(), logits.to_read(), targets.array(), grad.to_write(), &loss));
@@ -439,14 +482,15 @@ class cross_entropy {
     }
 
     /// The reduced loss; its gradient replaces the logits.
-    double loss_and_grad_in_place(basic_planes<float> logits, const targets &targets) const {
+    template <class T> double loss_and_grad_in_place(basic_planes<T> logits, const targets &targets) const {
         double loss = 0;
         detail::check(xent_loss_and_grad_planes_in_place(ce_.get(), logits.to_write(), targets.array(), &loss));
         return loss;
     }
 
     /// Any set of outputs in one call; the request is that of the C interface.
-    xent_summary run(basic_planes<const float> logits, const targets &targets,
+    template <class T>
+    xent_summary run(basic_planes<T> logits, const targets &targets,
                      const xent_planes_request &request) const {
         xent_summary summary = xent_summary_default();
         detail::check(xent_run_planes(ce_.get(), logits.to_read(), targets.array(), &request, &summary));
@@ -454,7 +498,8 @@ class cross_entropy {
     }
 
     /// The same; the gradient replaces the logits.
-    xent_summary run_in_place(basic_planes<float> logits, const targets &targets,
+    template <class T>
+    xent_summary run_in_place(basic_planes<T> logits, const targets &targets,
                               const xent_planes_request &request) const {
         xent_summary summary = xent_summary_default();
         detail::check(xent_run_planes_in_place(ce_.get(), logits.to_write(), targets.array(), &request, &summary));
@@ -462,31 +507,37 @@ class cross_entropy {
     }
 
     /// The Hessian of the reduced loss times `direction`, in `out`. Of the request, the inputs count.
-    void hessian_vector_product(basic_matrix<const float> logits, const targets &targets,
-                                basic_matrix<const float> direction, basic_matrix<float> out,
-                                const request<float> &request = {}) const {
+    template <class T>
+    void hessian_vector_product(basic_matrix<T> logits, const targets &targets, basic_matrix<std::add_const_t<T>> direction,
+                                basic_matrix<std::remove_const_t<T>> out,
+                                const request<std::remove_const_t<T>> &request = {}) const {
         xent_request plain = request.get();
         detail::check(xent_hessian_vector_product(ce_.get(), logits.to_read(), targets.array(), &plain,
                                                   direction.to_read(), out.to_write()));
     }
 
     /// The same; the product replaces `direction`.
-    void hessian_vector_product_in_place(basic_matrix<const float> logits, const targets &targets,
-                                         basic_matrix<float> direction, const request<float> &request = {}) const {
+    template <class T>
+    void hessian_vector_product_in_place(basic_matrix<T> logits, const targets &targets,
+                                         basic_matrix<std::remove_const_t<T>> direction,
+                                         const request<std::remove_const_t<T>> &request = {}) const {
         xent_request plain = request.get();
         detail::check(xent_hessian_vector_product_in_place(ce_.get(), logits.to_read(), targets.array(), &plain,
                                                            direction.to_write()));
     }
 
     /// The derivative of the reduced loss along `direction`.
-    double jvp(basic_matrix<const float> logits, const targets &targets, basic_matrix<const float> direction,
-               const request<float> &request = {}) const {
-        return jvp(logits, targets, direction, span<float>(), request);
+    template <class T>
+    double jvp(basic_matrix<T> logits, const targets &targets, basic_matrix<std::add_const_t<T>> direction,
+               const request<std::remove_const_t<T>> &request = {}) const {
+        return jvp(logits, targets, direction, span<per_row<std::remove_const_t<T>>>(), request);
     }
 
     /// The same, and in `derivatives` that of the loss of each row.
-    double jvp(basic_matrix<const float> logits, const targets &targets, basic_matrix<const float> direction,
-               span<float> derivatives, const request<float> &request = {}) const {
+    template <class T>
+    double jvp(basic_matrix<T> logits, const targets &targets, basic_matrix<std::add_const_t<T>> direction,
+               span<per_row<std::remove_const_t<T>>> derivatives,
+               const request<std::remove_const_t<T>> &request = {}) const {
         xent_request plain = request.get();
         double derivative = 0;
         detail::check(xent_jvp(ce_.get(), logits.to_read(), targets.array(), &plain, direction.to_read(),
@@ -495,15 +546,17 @@ class cross_entropy {
     }
 
     /// The diagonal of the Gauss-Newton matrix of the reduced loss.
-    void gauss_newton_diagonal(basic_matrix<const float> logits, const targets &targets, basic_matrix<float> out,
-                               const request<float> &request = {}) const {
+    template <class T>
+    void gauss_newton_diagonal(basic_matrix<T> logits, const targets &targets, basic_matrix<std::remove_const_t<T>> out,
+                               const request<std::remove_const_t<T>> &request = {}) const {
         xent_request plain = request.get();
         detail::check(xent_gauss_newton_diagonal(ce_.get(), logits.to_read(), targets.array(), &plain, out.to_write()));
     }
 
     /// The diagonal of the Hessian of the reduced loss.
-    void hessian_diagonal(basic_matrix<const float> logits, const targets &targets, basic_matrix<float> out,
-                          const request<float> &request = {}) const {
+    template <class T>
+    void hessian_diagonal(basic_matrix<T> logits, const targets &targets, basic_matrix<std::remove_const_t<T>> out,
+                          const request<std::remove_const_t<T>> &request = {}) const {
         xent_request plain = request.get();
         detail::check(xent_hessian_diagonal(ce_.get(), logits.to_read(), targets.array(), &plain, out.to_write()));
     }

@@ -1,9 +1,9 @@
 //! Second derivatives of the loss, and its derivative along a direction.
 
-use xent::{Curvature, Target};
+use xent::{Curvature, Element, Target};
 
 use crate::cross_entropy::{loss_at, xent_cross_entropy};
-use crate::dtype::{Scalar, with_target};
+use crate::dtype::{Scalar, with_element, with_target};
 use crate::memory::Memory;
 use crate::request::{request_of, xent_request};
 use crate::status::{Outcome, from_error, guard, xent_status};
@@ -28,9 +28,8 @@ enum Output {
     HessianDiagonal { out: xent_matrix_mut },
 }
 
-/// The Hessian of the reduced loss at rows x C logits of `XENT_DTYPE_F32`, times `direction`, in `out`; both are rows x C
-/// of the same dtype. Of the request, which may be null, the inputs count and no output is written. Scaled and capped
-/// logits are refused.
+/// The Hessian of the reduced loss at rows x C logits, times `direction`, in `out`; both are rows x C of the logits'
+/// dtype. Of the request, which may be null, the inputs count and no output is written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_hessian_vector_product(
     cross_entropy: *const xent_cross_entropy,
@@ -60,7 +59,8 @@ pub unsafe extern "C" fn xent_hessian_vector_product_in_place(
 }
 
 /// The derivative of the reduced loss along `direction`, rows x C, in `*derivative`; and in `derivatives`, if it is not
-/// left out, that of the loss of each row, before the reduction. Otherwise as `xent_hessian_vector_product`.
+/// left out, that of the loss of each row, before the reduction: `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` where the logits
+/// are. Otherwise as `xent_hessian_vector_product`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_jvp(
     cross_entropy: *const xent_cross_entropy,
@@ -108,18 +108,24 @@ pub unsafe extern "C" fn xent_hessian_diagonal(
 /// # Safety
 /// The caller's promise about all arguments.
 unsafe fn run(point: Point, output: Output) -> Outcome {
-    // SAFETY: the caller's promise is handed on.
-    with_target!(point.targets.dtype, T => unsafe { run_targets::<T>(point, output) })
+    with_element!(point.logits.dtype, E => {
+        // SAFETY: the caller's promise is handed on.
+        with_target!(point.targets.dtype, T => unsafe { run_element::<E, T>(point, output) })
+    })
 }
 
 /// # Safety
 /// The caller's promise about all arguments.
-unsafe fn run_targets<T: Target + Scalar>(point: Point, output: Output) -> Outcome {
+unsafe fn run_element<E, T>(point: Point, output: Output) -> Outcome
+where
+    E: Element<PerRow: Scalar> + Scalar,
+    T: Target + Scalar,
+{
     // SAFETY: the caller's promise is handed on.
     let ce = unsafe { loss_at(point.cross_entropy)? };
     let mut memory = Memory::new();
     // SAFETY: the caller's promise is handed on.
-    let logits = unsafe { memory.matrix("logits", point.logits)? };
+    let logits = unsafe { memory.matrix::<E>("logits", point.logits)? };
     // SAFETY: the caller's promise is handed on.
     let targets = unsafe { memory.array::<T>("targets", point.targets)? };
     // SAFETY: the caller's promise is handed on.
@@ -131,7 +137,10 @@ unsafe fn run_targets<T: Target + Scalar>(point: Point, output: Output) -> Outco
 
 /// # Safety
 /// The caller's promise about the output.
-unsafe fn write(curvature: &Curvature<'_>, memory: &mut Memory, output: Output) -> Outcome {
+unsafe fn write<E>(curvature: &Curvature<'_, E>, memory: &mut Memory, output: Output) -> Outcome
+where
+    E: Element<PerRow: Scalar> + Scalar,
+{
     match output {
         Output::HessianVectorProduct { direction, out } => {
             // SAFETY: the caller's promise is handed on.

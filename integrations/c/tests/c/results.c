@@ -634,6 +634,35 @@ static void second_derivatives_are_those_of_the_softmax(void) {
     xent_cross_entropy_destroy(ce);
 }
 
+/* Of every dtype: the product with a direction that is 1 in the first class, (1 - p) p there and -p q elsewhere. */
+static void second_derivatives_have_the_dtype_of_the_logits(void) {
+    enum { CLASSES = 5 };
+    const uint32_t dtypes[] = {XENT_DTYPE_F32, XENT_DTYPE_F64, XENT_DTYPE_F16, XENT_DTYPE_BF16};
+    const uint8_t targets[1] = {4};
+    xent_array y = xent_array_of(targets, XENT_DTYPE_U8, 1);
+    xent_cross_entropy *ce = NULL;
+    CHECK_OK(xent_cross_entropy_create(NULL, &ce));
+    for (int d = 0; d < 4; d++) {
+        double logits[CLASSES], direction[CLASSES], product[CLASSES], p[CLASSES], sum = 0.0, derivative, of_row[1];
+        uint32_t dtype = dtypes[d], per_row = dtype == XENT_DTYPE_F64 ? XENT_DTYPE_F64 : XENT_DTYPE_F32;
+        for (int c = 0; c < CLASSES; c++) {
+            store(dtype, logits, c, number(c));
+            store(dtype, direction, c, c == 0);
+            p[c] = exp(number(c)), sum += p[c];
+        }
+        xent_matrix x = xent_matrix_of(logits, dtype, 1, CLASSES), v = xent_matrix_of(direction, dtype, 1, CLASSES);
+        CHECK_OK(xent_hessian_vector_product(ce, x, y, NULL, v, xent_matrix_mut_of(product, dtype, 1, CLASSES)));
+        double first = p[0] / sum;
+        CHECK(is_gradient(dtype, load(dtype, product, 0), first * (1.0 - first)));
+        for (int c = 1; c < CLASSES; c++)
+            CHECK(is_gradient(dtype, load(dtype, product, c), -first * p[c] / sum));
+        CHECK_OK(xent_jvp(ce, x, y, NULL, v, xent_array_mut_of(of_row, per_row, 1), &derivative));
+        CHECK(relative_difference(derivative, first) <= tolerance_of(dtype));
+        CHECK(relative_difference(load(per_row, of_row, 0), first) <= tolerance_of(dtype));
+    }
+    xent_cross_entropy_destroy(ce);
+}
+
 /* (N, C, P) is as (N P, C): the same losses and gradients, transposed; with strides nothing else is written. */
 static void planes_are_transposed_rows(void) {
     enum { IMAGES = 2, CLASSES = 5, POSITIONS = 19, ROWS = IMAGES * POSITIONS, ELEMENTS = ROWS * CLASSES };
@@ -888,6 +917,7 @@ int main(void) {
     shards_have_the_loss_and_gradient_of_whole_rows();
     scaled_doubles();
     second_derivatives_are_those_of_the_softmax();
+    second_derivatives_have_the_dtype_of_the_logits();
     planes_are_transposed_rows();
     planes_of_every_dtype_have_their_gradient();
     a_student_is_drawn_to_its_teacher();

@@ -202,6 +202,12 @@ static void second_derivatives() {
     CHECK(is_close(derivatives[0], p) && is_close(derivative, derivatives[0] + derivatives[1]));
     xent::request<float> half;
     CHECK(ce.jvp(x, targets, xent::matrix(v, 2, 3), half.upstream_scalar(0.5)) == derivative / 2);
+
+    const std::vector<double> doubles(LOGITS.begin(), LOGITS.end()), direction(v.begin(), v.end());
+    std::vector<double> of_doubles(6);
+    ce.hessian_vector_product(xent::matrix(doubles, 2, 3), targets, xent::matrix(direction, 2, 3),
+                              xent::matrix_mut(of_doubles, 2, 3));
+    CHECK(is_close(of_doubles[0], p * (1 - p)));
 }
 
 static void planes_of_classes() {
@@ -222,6 +228,19 @@ static void planes_of_classes() {
     x = logits;
     CHECK(ce.run_in_place(xent::planes_mut(x, 1, 3, 2), targets, request).counted == 2 && x == grad);
     throws(XENT_STATUS_LENGTH_MISMATCH, "past", [&] { xent::planes(logits, 2, 3, 2); });
+
+    // Each plane followed by padding, and in doubles.
+    std::vector<double> padded(3 * 5, -1.0), of_padded(3 * 5, -1.0);
+    for (std::size_t c = 0; c < 3; c++)
+        for (std::size_t i = 0; i < 2; i++)
+            padded[5 * c + i] = logits[2 * c + i];
+    const auto apart = xent::planes(padded, 1, 3, 2, 15, 5);
+    CHECK(is_close(ce.loss_and_grad(apart, targets, xent::planes_mut(of_padded, 1, 3, 2, 15, 5)), LOSS));
+    for (std::size_t i = 0; i < 15; i++)
+        CHECK(i % 5 < 2 ? is_close(of_padded[i], grad[i / 5 * 2 + i % 5]) : of_padded[i] == -1.0);
+    const auto overlapping = xent::planes_mut(of_padded, 1, 3, 2, 15, 1);
+    throws(XENT_STATUS_STRIDE_TOO_SMALL, "", [&] { ce.loss_and_grad(apart, targets, overlapping); });
+    throws(XENT_STATUS_LENGTH_MISMATCH, "past", [&] { xent::planes(padded, 1, 3, 2, 15, 7); });
 }
 
 static void distillation() {
