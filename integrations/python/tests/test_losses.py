@@ -201,15 +201,21 @@ def test_softmax_is_that_of_the_formula(function, dtype):
     assert_close(out, expected, dtype)
 
 
-def test_second_derivatives_are_those_of_the_formula():
-    x, target = batch()
-    direction = batch(seed=3)[0]
-    p = numpy.exp(log_softmax(x))
-    product = p * direction - p * (p * direction).sum(axis=1, keepdims=True)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_second_derivatives_are_those_of_the_formula(dtype):
+    x, target = batch(dtype=dtype)
+    direction = batch(seed=3, dtype=dtype)[0]
+    p, v = numpy.exp(log_softmax(x)), direction.astype("float64")
+    product = p * v - p * (p * v).sum(axis=1, keepdims=True)
     ce = xent.CrossEntropy()
-    assert_close(ce.hessian_vector_product(x, target, direction), product / len(x))
+    found = ce.hessian_vector_product(x, target, direction)
+    assert found.dtype == x.dtype
+    assert_close(found, product / len(x), dtype)
     _, grad = loss_and_grad(x, target)
-    assert_close(ce.jvp(x, target, direction), (grad * direction).sum())
+    derivatives = numpy.empty(len(x), "float64" if dtype == "float64" else "float32")
+    derivative = ce.jvp(x, target, direction, derivatives=derivatives)
+    assert_close(derivative, (grad * v).sum(), str(derivatives.dtype))
+    assert_close(derivatives, (grad * v).sum(axis=1) * len(x), str(derivatives.dtype))
 
 
 def test_no_row_counts():
