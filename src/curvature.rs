@@ -62,7 +62,7 @@ use rows::{Diagonal, Output, Settings};
 /// ```
 /// use xent::{CrossEntropy, Matrix, MatrixMut};
 ///
-/// let (x, v) = ([1.0, 2.0, 3.0], [1.0, 0.0, -1.0]);
+/// let (x, v) = ([1.0_f32, 2.0, 3.0], [1.0, 0.0, -1.0]);
 /// let ce = CrossEntropy::default();
 /// let curvature = ce.curvature(Matrix::new(&x, 1, 3)?, &[1_u8])?;
 /// let direction = Matrix::new(&v, 1, 3)?;
