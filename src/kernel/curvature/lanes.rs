@@ -91,6 +91,20 @@ pub(crate) trait Stored<L: Lanes>: Rounded<Real = L> {
     fn pass_from<S: Simd>(s: S, columns: Columns<'_, L, Self>, function: impl Function<L>, largest: Entry<L>);
 }
 
+/// Methods on vectors of one kind, by a method of [`Simd`] each.
+macro_rules! forward {
+    ($vector:ident: $($name:ident($($argument:ident),+) to $method:ident;)+) => {
+        $(
+            #[inline(always)]
+            fn $name<S: Simd>(s: S, $($argument: S::$vector),+) -> S::$vector {
+                s.$method($($argument),+)
+            }
+        )+
+    };
+}
+
+pub(crate) use forward;
+
 impl Lanes for f32 {
     type Vector<S: Simd> = S::F32;
     const MIN_POSITIVE: Self = Self::MIN_POSITIVE;
@@ -102,39 +116,15 @@ impl Lanes for f32 {
         s.splat(x)
     }
 
-    #[inline(always)]
-    fn add<S: Simd>(s: S, a: S::F32, b: S::F32) -> S::F32 {
-        s.add(a, b)
-    }
-
-    #[inline(always)]
-    fn sub<S: Simd>(s: S, a: S::F32, b: S::F32) -> S::F32 {
-        s.sub(a, b)
-    }
-
-    #[inline(always)]
-    fn mul<S: Simd>(s: S, a: S::F32, b: S::F32) -> S::F32 {
-        s.mul(a, b)
-    }
-
-    #[inline(always)]
-    fn mul_add<S: Simd>(s: S, a: S::F32, b: S::F32, c: S::F32) -> S::F32 {
-        s.mul_add(a, b, c)
-    }
-
-    #[inline(always)]
-    fn max<S: Simd>(s: S, a: S::F32, b: S::F32) -> S::F32 {
-        s.max(a, b)
-    }
-
-    #[inline(always)]
-    fn mul_at_least<S: Simd>(s: S, a: S::F32, b: S::F32, least: S::F32) -> S::F32 {
-        s.mul_at_least(a, b, least)
-    }
-
-    #[inline(always)]
-    fn zero_below<S: Simd>(s: S, v: S::F32, least: S::F32) -> S::F32 {
-        s.zero_below(v, least)
+    forward! {
+        F32:
+        add(a, b) to add;
+        sub(a, b) to sub;
+        mul(a, b) to mul;
+        mul_add(a, b, c) to mul_add;
+        max(a, b) to max;
+        mul_at_least(a, b, least) to mul_at_least;
+        zero_below(v, least) to zero_below;
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use super::sums::Sums;
 use super::transform::{LEAST, TransformTask};
 use super::{GROUP, Plain, group_without};
 use crate::kernel::curvature::Function;
-use crate::kernel::curvature::lanes::{Lanes, Stored};
+use crate::kernel::curvature::lanes::{Lanes, Stored, forward};
 use crate::kernel::gaps::Gaps;
 use crate::kernel::place::{Between, Columns, InPlace};
 use crate::kernel::statistics::Statistics;
@@ -75,39 +75,15 @@ impl Lanes for f64 {
         s.splat_f64(x)
     }
 
-    #[inline(always)]
-    fn add<S: Simd>(s: S, a: S::F64, b: S::F64) -> S::F64 {
-        s.add_f64(a, b)
-    }
-
-    #[inline(always)]
-    fn sub<S: Simd>(s: S, a: S::F64, b: S::F64) -> S::F64 {
-        s.sub_f64(a, b)
-    }
-
-    #[inline(always)]
-    fn mul<S: Simd>(s: S, a: S::F64, b: S::F64) -> S::F64 {
-        s.mul_f64(a, b)
-    }
-
-    #[inline(always)]
-    fn mul_add<S: Simd>(s: S, a: S::F64, b: S::F64, c: S::F64) -> S::F64 {
-        s.mul_add_f64(a, b, c)
-    }
-
-    #[inline(always)]
-    fn max<S: Simd>(s: S, a: S::F64, b: S::F64) -> S::F64 {
-        s.max_f64(a, b)
-    }
-
-    #[inline(always)]
-    fn mul_at_least<S: Simd>(s: S, a: S::F64, b: S::F64, least: S::F64) -> S::F64 {
-        s.mul_at_least_f64(a, b, least)
-    }
-
-    #[inline(always)]
-    fn zero_below<S: Simd>(s: S, v: S::F64, least: S::F64) -> S::F64 {
-        s.zero_below_f64(v, least)
+    forward! {
+        F64:
+        add(a, b) to add_f64;
+        sub(a, b) to sub_f64;
+        mul(a, b) to mul_f64;
+        mul_add(a, b, c) to mul_add_f64;
+        max(a, b) to max_f64;
+        mul_at_least(a, b, least) to mul_at_least_f64;
+        zero_below(v, least) to zero_below_f64;
     }
 
     #[inline(always)]
