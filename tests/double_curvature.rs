@@ -129,7 +129,7 @@ impl Inputs {
 #[test]
 fn every_option_keeps_the_contract_with_the_unit_of_f64() {
     let mut shares = Shares::default();
-    // Transformed logits come in blocks of 2048.
+    // Transformed logits come in blocks of 1024.
     for (turn, classes) in [1, 2, 3, 5, 16, 17, 33, 64, 65, 100, 129, 2051].into_iter().enumerate() {
         let batch = batch_of_all_kinds(classes, 61 + classes as u64);
         let v = direction(KINDS, classes, &mut Random::new(62 + classes as u64));

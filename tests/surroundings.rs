@@ -302,6 +302,30 @@ fn a_stack_of_64_kilobytes_is_enough_and_of_72_for_capped_logits() {
     }
 }
 
+/// Second derivatives alone, in the dtype that takes the most memory.
+#[test]
+fn a_stack_of_64_kilobytes_is_enough_for_second_derivatives_of_capped_doubles() {
+    for (rows, classes) in [(37, 3), (11, 1000), (5, 2049), (2, 140_000)] {
+        for backend in backends() {
+            let [_, _, ce] = losses(classes, backend);
+            let Batch { logits, targets, .. } = Batch::random(rows, classes, 10);
+            let x: Vec<f64> = logits.into_iter().map(f64::from).collect();
+            let calls = move || -> Result<f64, xent::Error> {
+                let (mut product, mut diagonal) = (vec![1.0; x.len()], vec![f64::NAN; x.len()]);
+                let curvature = ce.curvature(Matrix::new(&x, rows, classes)?, &targets)?;
+                let derivative = curvature.jvp(Matrix::new(&product, rows, classes)?)?;
+                curvature.hessian_vector_product_in_place(MatrixMut::new(&mut product, rows, classes)?)?;
+                curvature.hessian_diagonal(MatrixMut::new(&mut diagonal, rows, classes)?)?;
+                Ok(derivative)
+            };
+            let thread = std::thread::Builder::new().stack_size(64 << 10).spawn(calls);
+            let derivative =
+                thread.expect("a thread can be started").join().expect("the stack is large enough");
+            derivative.expect("the batch is valid");
+        }
+    }
+}
+
 /// The calls alone: the larger stack of the test before is for what compares their results.
 #[test]
 fn a_stack_of_64_kilobytes_is_enough_for_calls_on_capped_logits() {

@@ -2,10 +2,9 @@
 
 use crate::batch::Upstream;
 use crate::kernel::curvature::lanes::{Lanes, Stored};
-use crate::kernel::curvature::{BLOCKS, Cap, Column, FocalTarget, Memory, Parts, Point};
+use crate::kernel::curvature::{Cap, Column, FocalTarget, Memory, Parts, Point};
 use crate::kernel::place::Columns;
 use crate::kernel::real::Real;
-use crate::kernel::statistics::BLOCK;
 use crate::loss::curvature::{Curvature, Gradient};
 use crate::loss::{Options, Terms, Transform};
 use crate::parallel::SplitRows;
@@ -155,8 +154,7 @@ fn run_transformed<S: Simd, T: Element + Stored<T::PerRow>>(rows: Rows<'_, T>, s
 where
     T::PerRow: Lanes,
 {
-    let memory = &mut [[T::PerRow::default(); BLOCK]; BLOCKS];
-    simd.vectorize(RowsWithMemory { rows, memory })
+    T::PerRow::with_memory(|memory| simd.vectorize(RowsWithMemory { rows, memory }))
 }
 
 struct RowsWithMemory<'a, T: Element> {

@@ -40,7 +40,6 @@ use super::Entry;
 use super::gaps::Gaps;
 use super::place::Columns;
 use super::real::Real;
-use super::statistics::BLOCK;
 use crate::loss::curvature::{ClassSoftmax, Curvature, Gradient, Slope};
 use crate::loss::{Softmax, Transform};
 use crate::simd::Simd;
@@ -67,9 +66,9 @@ pub(crate) struct Column<L> {
     slope: L,
 }
 
-/// Memory for a block of transformed logits, their derivatives, a direction and a gradient; nothing, where logits are not
-/// transformed.
-pub(crate) type Memory<L> = [[L; BLOCK]];
+/// Memory for a block of transformed logits, their derivatives, a direction and a gradient, [`Lanes::BLOCK`] of each; nothing,
+/// where logits are not transformed.
+pub(crate) type Memory<L> = [L];
 
 /// How many blocks there are in a [`Memory`].
 pub(crate) const BLOCKS: usize = 4;
@@ -181,7 +180,7 @@ impl<'a, L: Lanes, T: Stored<L>> Point<'a, T, L> {
     #[inline(always)]
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<T, L> {
         let len = self.x.len();
-        (0..len).step_by(BLOCK).map(move |start| start..len.min(start + BLOCK))
+        (0..len).step_by(L::BLOCK).map(move |start| start..len.min(start + L::BLOCK))
     }
 
     #[inline(always)]
@@ -193,7 +192,9 @@ impl<'a, L: Lanes, T: Stored<L>> Point<'a, T, L> {
         memory: &'b mut Memory<L>,
     ) -> Block<'b, L> {
         let x = &self.x[columns];
-        let [logits, slopes, product, gradient] = memory else {
+        let mut parts = memory.chunks_exact_mut(L::BLOCK);
+        let [Some(logits), Some(slopes), Some(product), Some(gradient)] = [(); BLOCKS].map(|()| parts.next())
+        else {
             // No caller has transformed logits and no memory.
             return Block { x: &[], slopes: &[], product: &mut [], gradient: &mut [] };
         };

@@ -2,6 +2,7 @@
 //! numbers are in memory.
 
 use super::passes::{Function, On, PassTask, SumOfProducts};
+use super::{BLOCKS, Memory};
 use crate::kernel::affine::Shift;
 use crate::kernel::gaps::{Gaps, weighted_sum};
 use crate::kernel::number::{Number, Rounded};
@@ -23,6 +24,11 @@ pub(crate) trait Lanes: Real + Stored<Self> {
     const MIN_POSITIVE: Self;
     const MIN: Self;
     const MAX: Self;
+    /// Columns that are transformed at a time: 8 KiB of them.
+    const BLOCK: usize;
+
+    /// Runs with memory for [`BLOCKS`] blocks, on the stack.
+    fn with_memory<R>(run: impl FnOnce(&mut Memory<Self>) -> R) -> R;
 
     fn splat<S: Simd>(s: S, x: Self) -> Self::Vector<S>;
     fn add<S: Simd>(s: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
@@ -110,6 +116,12 @@ impl Lanes for f32 {
     const MIN_POSITIVE: Self = Self::MIN_POSITIVE;
     const MIN: Self = Self::MIN;
     const MAX: Self = Self::MAX;
+    const BLOCK: usize = statistics::BLOCK;
+
+    #[inline(always)]
+    fn with_memory<R>(run: impl FnOnce(&mut Memory<Self>) -> R) -> R {
+        run(&mut [0.0; BLOCKS * Self::BLOCK])
+    }
 
     #[inline(always)]
     fn splat<S: Simd>(s: S, x: Self) -> S::F32 {

@@ -10,8 +10,8 @@ use super::statistics::{StatisticsTask, live_only, max_of};
 use super::sums::Sums;
 use super::transform::{LEAST, TransformTask};
 use super::{GROUP, Plain, group_without};
-use crate::kernel::curvature::Function;
 use crate::kernel::curvature::lanes::{Lanes, Stored, forward};
+use crate::kernel::curvature::{BLOCKS, Function, Memory};
 use crate::kernel::gaps::Gaps;
 use crate::kernel::place::{Between, Columns, InPlace};
 use crate::kernel::statistics::Statistics;
@@ -69,6 +69,12 @@ impl Lanes for f64 {
     const MIN_POSITIVE: Self = Self::MIN_POSITIVE;
     const MIN: Self = Self::MIN;
     const MAX: Self = Self::MAX;
+    const BLOCK: usize = 1024;
+
+    #[inline(always)]
+    fn with_memory<R>(run: impl FnOnce(&mut Memory<Self>) -> R) -> R {
+        run(&mut [0.0; BLOCKS * Self::BLOCK])
+    }
 
     #[inline(always)]
     fn splat<S: Simd>(s: S, x: Self) -> S::F64 {
