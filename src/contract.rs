@@ -19,9 +19,9 @@
 //!
 //! A gradient that is accumulated has one rounding more, that of the sum.
 //!
-//! No subnormal number is ever stored or returned. With label smoothing or class weights, the loss is a sum of positive terms and
-//! keeps its bound, with the weights in D'; the gradient is a difference, and its bound holds relative to the sum of
-//! the magnitudes of its two terms. At the target, the one that is a multiple of its p has the error of a probability
+//! No subnormal number is ever stored or returned. With label smoothing or class weights, the loss is a sum of positive
+//! terms and keeps its bound, with the weights in D'; the gradient is a difference, and its bound holds relative to the sum
+//! of the magnitudes of its two terms. At the target, the one that is a multiple of its p has the error of a probability
 //! where that is larger: it is all that there is where the target has a weight of 0. Of a coefficient above 1 (a class
 //! weight, an upstream gradient) the gradient is 0 where the probability is. Away from the target it is finite: where that
 //! of the largest logit would be above `f32::MAX` it is that, and those of the others are smaller in proportion. A z-loss
@@ -134,9 +134,9 @@
 //! D) [`U_F64`], because differences x_i - m are not as often exact as those of `f32`. But what multiplies a result
 //! there rounds it. Where there are options, weights, upstream gradients, or a divisor, and where targets are probabilities,
 //! constants are larger by [`SCALARS_F64`]; the reduced loss has an error of [`REDUCED_F64`] [`U_F64`] besides the rows',
-//! however many they are, and is 0 where it is no normal number. The error of a z-loss, and of its gradient, is that which lse has by the table, or
-//! (D + [`LSE`]) [`U_F64`] where that is larger. Of a weight above 1, a row's loss is 0 where it is no normal number before
-//! the weight. Scaled and capped logits are within [`transformed_logit_f64`], their derivatives within
+//! however many they are, and is 0 where it is no normal number. The error of a z-loss, and of its gradient, is that which
+//! lse has by the table, or (D + [`LSE`]) [`U_F64`] where that is larger. Of a weight above 1, a row's loss is 0 where it is
+//! no normal number before the weight. Scaled and capped logits are within [`transformed_logit_f64`], their derivatives within
 //! [`transform_slope_f64`], and both enter as those of `f32` do.
 //!
 //! Second derivatives, and directional ones, keep the bounds of `f32` with [`U_F64`] in place of [`U`] and each constant, with

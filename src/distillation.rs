@@ -36,9 +36,9 @@ use rows::Settings;
 /// | the student's logit -inf, where q is a normal number | loss +inf, gradient finite, -T q |
 /// | NaN or +inf in a row of either, or every logit -inf | loss and gradient of that row NaN, no other row touched |
 ///
-/// A quotient (x - m) / T beyond the numbers of `f32` (of `f64`, for logits of `f64`), with m the row's maximum, is that of a logit of -inf. No loss is
-/// negative, and rows that are nearly equal have one with digits, though it is as small as the square of their distance:
-/// see [`contract`](crate::contract). Threads take whole rows.
+/// A quotient (x - m) / T beyond the numbers of `f32` (of `f64`, for logits of `f64`), with m the row's maximum, is that of
+/// a logit of -inf. No loss is negative, and rows that are nearly equal have one with digits, though it is as small as the
+/// square of their distance: see [`contract`](crate::contract). Threads take whole rows.
 ///
 /// ```
 /// use xent::{CrossEntropy, Distillation, Matrix, MatrixMut, Request};
