@@ -8,7 +8,7 @@
 //!
 //! A table, live in a terminal and printed at the end, has for each family the largest error in units of 2^-24 and the
 //! largest share of the contract's bound that any result used on each backend. The worst inputs follow as source code for
-//! `tests/families.rs`, and a plot shows the error of the loss over the gap, beside that of the formula that most
+//! `tests/suite/families.rs`, and a plot shows the error of the loss over the gap, beside that of the formula that most
 //! libraries have. The exit status is 1 where the contract breaks. A run with the same seed goes through the same inputs,
 //! as many as there is time for.
 

@@ -161,7 +161,7 @@ impl Input {
         }
     }
 
-    /// One row as a line of `tests/families.rs`.
+    /// One row as a line of `tests/suite/families.rs`.
     fn source(&self, row: usize) -> String {
         let Self { family, dtype, variant, classes, .. } = self;
         let seed = self.seed.wrapping_add(row as u64);

@@ -78,7 +78,7 @@ pub fn print(search: &Search, elapsed: Duration) {
         }
         println!();
     }
-    println!("the largest shares of bounds, for tests/families.rs:");
+    println!("the largest shares of bounds, for tests/suite/families.rs:");
     for at in 0..QUANTITIES.len() {
         for findings in &search.dtypes {
             if let Some(Worst { share, error_in_u, input }) = &findings.worst[at] {

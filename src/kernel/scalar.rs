@@ -144,7 +144,7 @@ mod tests {
         assert!(log1p_and_reciprocal(f64::NAN).0.is_nan());
     }
 
-    /// The platform's functions are within 2 units in the last place, 2e-16: `tests/oracle.rs` holds them to 60 digits.
+    /// The platform's functions are within 2 units in the last place, 2e-16: `tests/suite/oracle.rs` holds them to 60 digits.
     /// There is nothing to go through backends for: this code is the same on all.
     #[test]
     #[ignore = "130 million arguments of each function: 10 seconds on two cores"]

@@ -40,6 +40,15 @@ impl DoubleDouble {
         Self { high, low: if high.is_finite() { a.mul_add(b, -high) } else { 0.0 } }
     }
 
+    /// Times a number of 53 bits.
+    fn times(self, other: f64) -> Self {
+        let product = Self::product(self.high, other);
+        if !product.high.is_finite() {
+            return product;
+        }
+        Self::normalised(product.high, product.low + self.low * other)
+    }
+
     /// Rounded.
     pub fn to_f64(self) -> f64 {
         self.high + self.low
@@ -57,66 +66,73 @@ impl DoubleDouble {
         Self { high: scale(self.high), low: scale(self.low) }
     }
 
+    /// 1 / k, for a whole number of few bits.
+    const fn reciprocal(k: f64) -> Self {
+        let high = 1.0 / k;
+        // Halves of 26 bits (Veltkamp's), whose products with k are exact: a constant cannot fuse.
+        let shifted = high * 134_217_729.0;
+        let upper = shifted - (shifted - high);
+        Self { high, low: (1.0 - k * upper - k * (high - upper)) / k }
+    }
+
     /// Relative error about 2^-97.
     pub fn exp(self) -> Self {
         if self.high < -745.0 {
             return Self::default();
         }
         let n = (self.high / LN_2.high).round();
+        ((self - LN_2.times(n)).small_exp_m1() + 1.0.into()).scaled(n as i32)
+    }
+
+    /// exp - 1, with a small relative error.
+    pub fn exp_m1(self) -> Self {
+        if self.high.abs() < 0.25 { self.small_exp_m1() } else { self.exp() - 1.0.into() }
+    }
+
+    /// The same, of at most ln(2) / 2.
+    fn small_exp_m1(self) -> Self {
         /// Halvings of the argument, and squarings of the result.
         const HALVINGS: i32 = 6;
-        let r = (self - LN_2 * n.into()).scaled(-HALVINGS);
-        // exp(r) - 1, so that the squarings lose nothing: (1 + e)^2 - 1 = e (2 + e).
-        let mut e = Self::default();
-        for k in (1..=16).rev() {
-            e = r * (e + 1.0.into()) / f64::from(k).into();
+        /// 1 / k!, for the terms that need twice the precision: the others are less than 2^-54 of the first.
+        const COEFFICIENTS: [DoubleDouble; 6] = [
+            DoubleDouble::reciprocal(1.0),
+            DoubleDouble::reciprocal(2.0),
+            DoubleDouble::reciprocal(6.0),
+            DoubleDouble::reciprocal(24.0),
+            DoubleDouble::reciprocal(120.0),
+            DoubleDouble::reciprocal(720.0),
+        ];
+        if self.high.abs() < 1e-40 {
+            // A subnormal number has no halves.
+            return self;
         }
-        for _ in 0..HALVINGS {
-            e = e * (e + 2.0.into());
-        }
-        (e + 1.0.into()).scaled(n as i32)
+        let r = self.scaled(-HALVINGS);
+        let rest = (8..=13).rev().fold(1.0, |sum, k| 1.0 + r.high / f64::from(k) * sum) / 5040.0;
+        let series = COEFFICIENTS.iter().rev().fold(rest.into(), |sum, &c| c + r * sum);
+        // (1 + e)^2 - 1 = e (2 + e): so the squarings lose nothing.
+        (0..HALVINGS).fold(r * series, |e, _| e * (e + 2.0.into()))
     }
 
     /// tanh(v) and 1 - tanh(v)^2, both with a small relative error.
     pub fn tanh_and_slope(self) -> (Self, Self) {
-        let one = Self::from(1.0);
-        let v = self.abs();
-        let small = (v * Self::from(-2.0)).exp();
-        let reciprocal = Self::from(2.0) / (one + small);
-        let tanh = if v.high < 0.5 {
-            // Near 0, 1 - exp(-2v) would cancel: by the series of sinh and cosh.
-            let (mut sinh, mut cosh, square) = (Self::default(), Self::default(), v * v);
-            for k in (0..16).rev() {
-                let k = 2.0 * f64::from(k);
-                sinh = one + sinh * square / ((k + 2.0) * (k + 3.0)).into();
-                cosh = one + cosh * square / ((k + 1.0) * (k + 2.0)).into();
-            }
-            sinh * v / cosh
-        } else {
-            (one - small) / (one + small)
-        };
-        (if self.high < 0.0 { -tanh } else { tanh }, small * reciprocal * reciprocal)
+        let x = self.abs().times(-2.0);
+        let (exp, exp_m1) = (x.exp(), x.exp_m1());
+        let reciprocal = Self::from(2.0) / (exp + 1.0.into());
+        let tanh = (exp_m1 * reciprocal).times(-0.5);
+        (if self.high < 0.0 { -tanh } else { tanh }, exp * reciprocal * reciprocal)
     }
 
     /// ln(1 + y) for y > -0.5, with a small relative error for small y too.
     pub fn ln_1p(self) -> Self {
-        if self.high.abs() < 0.5 {
-            // 2 artanh(y / (2 + y))
-            let z = self / (self + 2.0.into());
-            let z2 = z * z;
-            let mut series = Self::default();
-            for k in (0..=40).rev() {
-                series = series * z2 + Self::from(1.0) / f64::from(2 * k + 1).into();
-            }
-            return (z * series).scaled(1);
-        }
-        // Newton's method doubles the bits.
-        let x = self + 1.0.into();
-        let mut ln = Self::from(x.high.ln());
-        for _ in 0..2 {
-            ln = ln + (x * (-ln).exp() - 1.0.into());
-        }
-        ln
+        // A step of Newton's method doubles the bits: ln + (1 + y) exp(-ln) - 1.
+        let ln = Self::from(self.high.ln_1p());
+        let step = if self.high < 0.5 {
+            let e = (-ln).exp_m1();
+            self + e + self * e
+        } else {
+            (self + 1.0.into()) * (-ln).exp() - 1.0.into()
+        };
+        ln + step
     }
 }
 
@@ -172,9 +188,9 @@ impl Div for DoubleDouble {
         if !first.is_finite() {
             return first.into();
         }
-        let rest = self - other * first.into();
+        let rest = self - other.times(first);
         let second = rest.high / other.high;
-        let rest = rest - other * second.into();
+        let rest = rest - other.times(second);
         Self::normalised(first, second) + (rest.high / other.high).into()
     }
 }

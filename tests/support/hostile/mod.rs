@@ -1,4 +1,4 @@
-//! Calls made of arbitrary bytes, and what must hold of each. The targets of `fuzz/` and the tests of `tests/hostile.rs`
+//! Calls made of arbitrary bytes, and what must hold of each. The targets of `fuzz/` and the tests of `tests/suite/hostile.rs`
 //! make them from here.
 
 pub mod api;

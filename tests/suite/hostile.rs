@@ -1,0 +1,163 @@
+//! Calls made of arbitrary bytes: what the fuzzing targets check, for everyone who has no fuzzer.
+
+use crate::support::backends;
+use crate::support::batch::Batch;
+use crate::support::bounds::Expected;
+use crate::support::double_bounds::{self, Shares};
+use crate::support::doubles::{self, Doubles};
+use crate::support::evaluation::Call;
+use crate::support::hostile::case::Case;
+use crate::support::hostile::{self, CHECKS, Check};
+use proptest::prelude::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use xent::{CrossEntropy, Error, Matrix, MatrixMut, Reduction, Request, RowState};
+
+/// Failing input is printed; there is no file of it beside integration tests.
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(any::<u8>(), 0..400)
+}
+
+proptest! {
+    #![proptest_config(cases(2000))]
+
+    #[test]
+    fn any_valid_call_keeps_the_bounds_and_its_place(bytes in bytes()) {
+        hostile::cross_entropy(&bytes);
+    }
+
+    #[test]
+    fn any_cut_and_order_of_merges_keeps_the_bounds(bytes in bytes()) {
+        hostile::shards(&bytes);
+    }
+
+    #[test]
+    fn any_valid_call_on_planes_keeps_the_bounds(bytes in bytes()) {
+        hostile::planes(&bytes);
+    }
+
+    #[test]
+    fn any_call_gives_what_is_documented_or_an_error_and_writes_nothing_then(bytes in bytes()) {
+        hostile::api::api(&bytes);
+    }
+}
+
+/// The seeds that fuzzing starts from.
+#[test]
+fn every_seed_of_the_fuzzing_targets_passes() {
+    for (name, check) in CHECKS {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/hostile/seeds").join(name);
+        let mut seeds = 0;
+        for seed in folder.read_dir().expect("there are seeds") {
+            let seed = seed.expect("the folder can be read").path();
+            check_bytes(
+                check,
+                &std::fs::read(&seed).expect("the seed can be read"),
+                &seed.display().to_string(),
+            );
+            seeds += 1;
+        }
+        assert!(seeds > 0, "{name} has no seeds");
+    }
+}
+
+// What fuzzing has found.
+
+/// Of several NaN in a sum, which one the sum is depends on the instructions.
+#[test]
+fn the_loss_of_rows_without_a_softmax_is_the_same_nan_on_every_backend() {
+    for classes in [2, 70, 100, 3000] {
+        let mut logits = vec![0.5_f32; 20 * classes];
+        for row in 0..20 {
+            logits[row * classes + row % classes] =
+                f32::from_bits([0x7fff_ffff, 0xffff_f001, 0x7f80_0001][row % 3]);
+        }
+        let logits = Matrix::new(&logits, 20, classes).expect("it fits");
+        for backend in backends() {
+            let ce = CrossEntropy::builder().backend(backend).z_loss(0.1).build().expect("it is available");
+            let (mut losses, mut lse) = ([0.0; 20], [0.0; 20]);
+            let request = Request::new().losses(&mut losses).lse(&mut lse);
+            let summary = ce.run(logits, &[1_u8; 20], request).expect("the batch is valid");
+            assert_eq!(summary.loss.to_bits(), f64::NAN.to_bits(), "{backend}, {classes} classes");
+            assert_eq!(summary.z_loss.to_bits(), f64::NAN.to_bits(), "{backend}, {classes} classes");
+            // Alone, where rows are not filled for the sake of another output.
+            let mut alone = [0.0; 20];
+            ce.run(logits, &[1_u8; 20], Request::new().losses(&mut alone)).expect("the batch is valid");
+            for x in losses.iter().chain(&lse).chain(&alone) {
+                assert_eq!(x.to_bits(), f32::NAN.to_bits(), "{backend}, {classes} classes");
+            }
+        }
+    }
+}
+
+/// Not infinite, because its product with a probability of 0 would be NaN.
+#[test]
+fn a_gradient_above_the_largest_number_is_that_number_and_smaller_ones_are_in_proportion() {
+    for classes in [4, 70, 100, 3000] {
+        for backend in backends() {
+            let mut x = vec![0.0_f32; classes];
+            (x[0], x[3]) = (f32::NEG_INFINITY, -1.0);
+            let ce = CrossEntropy::builder()
+                .weight(vec![1e30; classes])
+                .reduction(Reduction::Sum)
+                .backend(backend);
+            let request = Request::new().upstream_scalar(1e30);
+            let logits = MatrixMut::new(&mut x, 1, classes).expect("it fits");
+            ce.build()
+                .expect("it is available")
+                .run_in_place(logits, &[1_u8], request)
+                .expect("the batch is valid");
+            assert_eq!(x[..3], [0.0, f32::NEG_INFINITY, f32::MAX], "{backend}, {classes} classes");
+            let share = f64::from(x[3]) / f64::from(f32::MAX) - (-1.0_f64).exp();
+            assert!(share.abs() < 1e-6, "{:e}, {backend}, {classes} classes", x[3]);
+        }
+    }
+}
+
+/// It is a multiple of the target's probability, which has its error from rounding the gap.
+#[test]
+fn the_gradient_at_a_target_of_weight_0_has_the_error_of_a_probability() {
+    let logits: Vec<f32> = [60.497_1, 11.137_3, 55.687_1].into();
+    let batch = Batch { rows: 1, classes: 3, logits, targets: vec![1] };
+    for backend in backends() {
+        let ce = CrossEntropy::builder().weight([1.0, 0.0, 0.3]).label_smoothing(0.1).backend(backend);
+        let ce = ce.reduction(Reduction::Sum).build().expect("it is available");
+        let call = Call::default();
+        let found = call.evaluate(&ce, &batch);
+        Expected::of_call(&ce, &batch, call).check(&found, &format!("{backend}"));
+        let doubles =
+            Doubles { rows: 1, classes: 3, logits: vec![60.4971, 11.1373, 55.6871], targets: vec![1] };
+        let found = doubles::evaluate(&call, &ce, &doubles);
+        double_bounds::check(&ce, &doubles, &call, &found, false, &mut Shares::default(), "f64");
+    }
+}
+
+/// As a `u64`, -100 is less than so many classes.
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn a_negative_target_is_no_class_however_many_there_are() {
+    let ce = CrossEntropy::builder().ignore_index(None).build().expect("the options are valid");
+    for classes in [1_usize << 63, usize::MAX] {
+        for target in [-1, -100, i64::MIN] {
+            let error = Error::TargetOutOfRange { row: 0, target: target.into(), classes };
+            assert_eq!(ce.shards(&[target], classes).finish(&[RowState::EMPTY]), Err(error));
+        }
+        // Of these there is no state.
+        for target in [0, i64::MAX] {
+            let found = ce.shards(&[target], classes).finish(&[RowState::EMPTY]);
+            assert!(matches!(found, Err(Error::IncompleteState { .. })), "{found:?}");
+        }
+    }
+}
+
+/// Prints the call that failed.
+fn check_bytes(check: Check, bytes: &[u8], name: &str) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(bytes))) {
+        println!("{name}: {bytes:?}\n{:?}", Case::new(bytes));
+        std::panic::resume_unwind(panic);
+    }
+}
