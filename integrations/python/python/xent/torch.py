@@ -6,10 +6,9 @@ pass, and double backward, go to the logits again. The memory of the last large 
 :func:`release_memory` lets it go.
 
 PyTorch's own function takes what is not covered: tensors that are not on the CPU, dtypes that are not in ``xent.DTYPES``,
-targets that require a gradient, class weights that are negative or not finite, probabilities and logits of other dtypes than
-float32 of shape (N, C, d1, ...) unless the classes are innermost in memory (``channels_last``), ``torch.func`` transforms
-and forward-mode derivatives. Of third derivatives, and of second ones but in float32 with classes as targets and classes
-innermost, PyTorch's formulas are used.
+targets that require a gradient, class weights that are negative or not finite, probabilities of shape (N, C, d1, ...) unless
+the classes are innermost in memory (``channels_last``), ``torch.func`` transforms and forward-mode derivatives. Of third
+derivatives, and of second ones but with classes as targets and classes innermost, PyTorch's formulas are used.
 
 Two things differ on purpose: a target that is no class raises an ``IndexError`` with its row, and targets may be of any
 integer dtype. In compiled code, class weights that are negative or not finite are a ``ValueError``.
@@ -30,10 +29,7 @@ from xent._gradient_memory import empty_like, release_memory
 
 __all__ = ["CrossEntropyLoss", "cross_entropy", "release_memory"]
 
-# The dtypes of logits; those whose second derivatives are fused too; of shape (N, C, d1, ...).
 _DTYPES = frozenset(getattr(torch, name) for name in xent.DTYPES)
-_SECOND_ORDER_DTYPES = frozenset({torch.float32})
-_PLANES_DTYPES = frozenset({torch.float32})
 
 _transforms_are_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
@@ -131,7 +127,7 @@ class _Loss:
         dtype = _loss_dtype(input)
         if self.per_row:
             shape = input.shape[:1] + input.shape[2:] if input.dim() > 1 else ()
-            losses = torch.empty(shape, dtype=torch.promote_types(input.dtype, torch.float32))
+            losses = torch.empty(shape, dtype=_per_row_dtype(input))
             self.run(input, target, losses=losses)
             return losses if losses.dtype == dtype else losses.to(dtype)
         return torch.scalar_tensor(self.run(input, target, grad=grad).loss, dtype=dtype)
@@ -160,9 +156,8 @@ class _Loss:
         )
 
     def has_second_order(self, input, target):
-        if input.dtype not in _SECOND_ORDER_DTYPES or target.is_floating_point():
-            return False
-        return input.dim() <= 2 or _has_classes_innermost(input)
+        # Planes would have to be copied as rows. With few classes, as images have, the formula takes less time.
+        return not target.is_floating_point() and (input.dim() <= 2 or _has_classes_innermost(input))
 
     def second_order(self, input, target, upstream, direction):
         """The Hessian times the direction and the upstream gradient; and the derivatives along it."""
@@ -171,8 +166,9 @@ class _Loss:
         product = torch.empty_like(input)
         arguments = to_dlpack(input), to_dlpack(target), to_dlpack(direction)
         if self.per_row:
-            derivatives = torch.empty(upstream.shape)
+            derivatives = torch.empty(upstream.shape, dtype=_per_row_dtype(input))
             self.ce.jvp(*arguments, derivatives=to_dlpack(derivatives))
+            derivatives = derivatives.to(upstream.dtype)
             scales = {"upstream": to_dlpack(upstream.contiguous())}
         else:
             derivatives = torch.scalar_tensor(self.ce.jvp(*arguments), dtype=upstream.dtype)
@@ -273,10 +269,10 @@ def _is_covered(input, target, weight):
         return False
     if weight is not None and (not weight.is_cpu or weight.requires_grad):
         return False
-    if dimensions > 2 and (input.dtype not in _PLANES_DTYPES or target.is_floating_point()):
-        if not (_has_classes_innermost(input) and (_has_classes_innermost(target) or not target.is_floating_point())):
+    if dimensions > 2 and target.is_floating_point():
+        if not (_has_classes_innermost(input) and _has_classes_innermost(target)):
             return False
-        if target.is_floating_point() and target.dtype != torch.promote_types(input.dtype, torch.float32):
+        if target.dtype != _per_row_dtype(input):
             return False
     if torch.compiler.is_compiling():
         return True
@@ -309,8 +305,13 @@ def _has_classes_innermost(tensor):
 def _loss_dtype(input):
     """Autocast runs the loss in float32; the logits need no cast for it."""
     if torch.is_autocast_enabled("cpu"):
-        return torch.promote_types(input.dtype, torch.float32)
+        return _per_row_dtype(input)
     return input.dtype
+
+
+def _per_row_dtype(input):
+    """What one number for each row is computed in."""
+    return torch.promote_types(input.dtype, torch.float32)
 
 
 def _check_overwritable(input, reduction):
