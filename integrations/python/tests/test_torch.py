@@ -420,6 +420,19 @@ def test_what_is_not_covered_is_pytorchs():
     assert actual.equal(expected)
 
 
+@pytest.mark.parametrize("shape, order", ROWS + PLANES)
+def test_float64_weights_are_not_rounded_to_float32(shape, order):
+    x, target = batch(shape, order, torch.float64)
+    options = {"weight": torch.rand(7, dtype=torch.float64)}
+    expected = derivatives(functional.cross_entropy, x, target, options, torch.tensor(1.0))
+    actual = derivatives(fused.cross_entropy, x, target, options, torch.tensor(1.0))
+    assert_close(actual[0], expected[0], torch.float64)
+    assert_close(actual[1], expected[1], torch.float64)
+    torch.compiler.reset()
+    step = torch.compile(lambda x: fused.cross_entropy(x, target, **options), fullgraph=True, backend="aot_eager")
+    assert_close(step(x), expected[0], torch.float64)
+
+
 def test_autocast_gives_a_float32_loss_of_16_bit_logits():
     x, target = torch.randn(11, 7, dtype=torch.bfloat16, requires_grad=True), torch.randint(0, 7, (11,))
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -6,9 +6,10 @@ pass, and double backward, go to the logits again. The memory of the last large 
 :func:`release_memory` lets it go.
 
 PyTorch's own function takes what is not covered: tensors that are not on the CPU, dtypes that are not in ``xent.DTYPES``,
-targets that require a gradient, class weights that are negative or not finite, probabilities of shape (N, C, d1, ...) unless
-the classes are innermost in memory (``channels_last``), ``torch.func`` transforms and forward-mode derivatives. Of third
-derivatives, and of second ones but with classes as targets and classes innermost, PyTorch's formulas are used.
+targets that require a gradient, class weights that are negative or not finite or that float32 does not hold (of float64
+logits; in compiled code, any weights of these), probabilities of shape (N, C, d1, ...) unless the classes are innermost in
+memory (``channels_last``), ``torch.func`` transforms and forward-mode derivatives. Of third derivatives, and of second ones
+but with classes as targets and classes innermost, PyTorch's formulas are used.
 
 Two things differ on purpose: a target that is no class raises an ``IndexError`` with its row, and targets may be of any
 integer dtype. In compiled code, class weights that are negative or not finite are a ``ValueError``.
@@ -274,9 +275,12 @@ def _is_covered(input, target, weight):
             return False
         if target.dtype != _per_row_dtype(input):
             return False
+    needs_exact_weight = weight is not None and input.dtype == torch.float64
     if torch.compiler.is_compiling():
-        return True
+        return not needs_exact_weight
     if weight is not None and not _is_weight(weight):
+        return False
+    if needs_exact_weight and not weight.equal(weight.float().to(weight.dtype)):
         return False
     return not (_transforms_are_active() or forward_ad._current_level >= 0 or input.is_neg())
 
