@@ -2,15 +2,14 @@
 //! them ends the process, also where a masked instruction would only have looked.
 #![cfg(target_os = "linux")]
 
-#[path = "../support/pages.rs"]
-mod pages;
+mod forbidden;
+
 use crate::support::backends;
 use crate::support::batch::{Batch, Random};
 #[cfg(feature = "half")]
 use crate::support::halves::narrow;
 use bytemuck::Pod;
-use pages::{Edge, Pages};
-
+use forbidden::{Edge, Pages};
 use xent::{
     CrossEntropy, Element, Matrix, MatrixMut, Parallelism, PlanesMut, PlanesRequest, Reduction, Request,
     ShardElement, ShardState, Softmax,
