@@ -40,15 +40,6 @@ impl DoubleDouble {
         Self { high, low: if high.is_finite() { a.mul_add(b, -high) } else { 0.0 } }
     }
 
-    /// Times a number of 53 bits.
-    fn times(self, other: f64) -> Self {
-        let product = Self::product(self.high, other);
-        if !product.high.is_finite() {
-            return product;
-        }
-        Self::normalised(product.high, product.low + self.low * other)
-    }
-
     /// Rounded.
     pub fn to_f64(self) -> f64 {
         self.high + self.low
@@ -81,7 +72,7 @@ impl DoubleDouble {
             return Self::default();
         }
         let n = (self.high / LN_2.high).round();
-        ((self - LN_2.times(n)).small_exp_m1() + 1.0.into()).scaled(n as i32)
+        ((self - LN_2 * Self::from(n)).small_exp_m1() + 1.0.into()).scaled(n as i32)
     }
 
     /// exp - 1, with a small relative error.
@@ -115,10 +106,10 @@ impl DoubleDouble {
 
     /// tanh(v) and 1 - tanh(v)^2, both with a small relative error.
     pub fn tanh_and_slope(self) -> (Self, Self) {
-        let x = self.abs().times(-2.0);
+        let x = self.abs() * Self::from(-2.0);
         let (exp, exp_m1) = (x.exp(), x.exp_m1());
         let reciprocal = Self::from(2.0) / (exp + 1.0.into());
-        let tanh = (exp_m1 * reciprocal).times(-0.5);
+        let tanh = (exp_m1 * reciprocal) * Self::from(-0.5);
         (if self.high < 0.0 { -tanh } else { tanh }, exp * reciprocal * reciprocal)
     }
 
@@ -188,9 +179,9 @@ impl Div for DoubleDouble {
         if !first.is_finite() {
             return first.into();
         }
-        let rest = self - other.times(first);
+        let rest = self - other * Self::from(first);
         let second = rest.high / other.high;
-        let rest = rest - other.times(second);
+        let rest = rest - other * Self::from(second);
         Self::normalised(first, second) + (rest.high / other.high).into()
     }
 }

@@ -15,6 +15,8 @@ import xent  # noqa: E402
 import xent.torch as fused  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
+LEAST_CLASSES = fused._LEAST_CLASSES_OF_SECOND_ORDER
+
 # Of the largest number: the contract's bound for gaps below 50, and PyTorch's own error. Of 16 bits: the
 # two roundings of a gradient that is scaled, twice over.
 RELATIVE = {
@@ -28,6 +30,13 @@ RELATIVE = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def second_derivatives_of_few_classes():
+    """Fused here, so that small tests have them."""
+    with mock.patch.object(fused, "_LEAST_CLASSES_OF_SECOND_ORDER", 1):
+        yield
 
 
 def without_formula():
@@ -248,6 +257,16 @@ def test_the_derivative_along_a_float32_gradient_of_16_bit_logits_is_float32(no_
     assert_close(found[1], expected[1])
 
 
+@pytest.mark.parametrize("classes, is_fused", [(63, False), (64, True)])
+def test_second_derivatives_of_few_classes_are_the_formulas(classes, is_fused):
+    x, target = torch.randn(5, classes, requires_grad=True), torch.randint(0, classes, (5,))
+    with mock.patch.object(fused, "_LEAST_CLASSES_OF_SECOND_ORDER", LEAST_CLASSES):
+        with mock.patch.object(fused, "_formula", wraps=fused._formula) as formula:
+            (grad,) = torch.autograd.grad(fused.cross_entropy(x, target), x, create_graph=True)
+            grad.sum().backward()
+    assert formula.called != is_fused
+
+
 def test_third_derivatives_are_pytorchs():
     x, target = torch.randn(5, 7, dtype=torch.float64), torch.randint(0, 7, (5,))
 
@@ -288,8 +307,7 @@ def test_logits_may_lie_in_memory_in_any_way(layout, reduction):
     assert_close(values[1][1], values[0][1])
 
 
-# The mean over no rows is NaN, and so is its derivative by PyTorch's formula; by this one that is 0, a sum of nothing.
-@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "no rows"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_logits_of_second_derivatives_may_lie_in_memory_in_any_way(layout, reduction):
     x = LAYOUTS[layout]()

@@ -9,7 +9,7 @@ PyTorch's own function takes what is not covered: tensors that are not on the CP
 targets that require a gradient, class weights that are negative or not finite or that float32 does not hold (of float64
 logits; in compiled code, any weights of these), probabilities of shape (N, C, d1, ...) unless the classes are innermost in
 memory (``channels_last``), ``torch.func`` transforms and forward-mode derivatives. Of third derivatives, and of second ones
-but with classes as targets and classes innermost, PyTorch's formulas are used.
+but with classes as targets, 64 or more of them, and innermost, PyTorch's formulas are used.
 
 Two things differ on purpose: a target that is no class raises an ``IndexError`` with its row, and targets may be of any
 integer dtype. In compiled code, class weights that are negative or not finite are a ``ValueError``.
@@ -31,6 +31,9 @@ from xent._gradient_memory import empty_like, release_memory
 __all__ = ["CrossEntropyLoss", "cross_entropy", "release_memory"]
 
 _DTYPES = frozenset(getattr(torch, name) for name in xent.DTYPES)
+
+# With fewer, the formula takes less time: the fused second derivatives go row by row.
+_LEAST_CLASSES_OF_SECOND_ORDER = 64
 
 _transforms_are_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
@@ -157,8 +160,12 @@ class _Loss:
         )
 
     def has_second_order(self, input, target):
-        # Planes would have to be copied as rows. With few classes, as images have, the formula takes less time.
-        return not target.is_floating_point() and (input.dim() <= 2 or _has_classes_innermost(input))
+        if target.is_floating_point() or input.numel() == 0:
+            return False
+        if input.shape[min(1, input.dim() - 1)] < _LEAST_CLASSES_OF_SECOND_ORDER:
+            return False
+        # Planes would have to be copied as rows.
+        return input.dim() <= 2 or _has_classes_innermost(input)
 
     def second_order(self, input, target, upstream, direction):
         """The Hessian times the direction and the upstream gradient; and the derivatives along it."""
