@@ -116,6 +116,15 @@ const SMOOTHING: [Smoothing; 3] = [Smoothing::AllClasses, Smoothing::OtherClasse
 impl Case {
     /// The case that the bytes choose. All are valid.
     pub fn new(bytes: &[u8]) -> Self {
+        Self::shaped(bytes, shape)
+    }
+
+    /// The same for planes, whose blocks are of rows.
+    pub fn of_planes(bytes: &[u8]) -> Self {
+        Self::shaped(bytes, shape_of_planes)
+    }
+
+    fn shaped(bytes: &[u8], shape: fn(&mut Bytes<'_>) -> (usize, usize)) -> Self {
         let (header, rows_of) = bytes.split_at(bytes.len().min(HEADER));
         let (header, rows_of) = (&mut Bytes::new(header), &mut Bytes::new(rows_of));
         let dtype = header.pick(DTYPES);
@@ -256,6 +265,14 @@ fn shape(bytes: &mut Bytes<'_>) -> (usize, usize) {
         211..=240 => (usize::from(kind % 64) % 40, 1 + more % 12),
         241..=254 => (1 + usize::from(kind % 2), 1 + more),
         _ => (1 + more / 200, 2040 + more % 20),
+    }
+}
+
+/// The same, but sometimes more rows than a block, in the place of so many classes.
+fn shape_of_planes(bytes: &mut Bytes<'_>) -> (usize, usize) {
+    match shape(bytes) {
+        (rows, classes @ 2040..) => (classes - 1790, 3 * rows),
+        few => few,
     }
 }
 

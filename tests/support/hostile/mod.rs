@@ -76,7 +76,7 @@ pub fn shards(bytes: &[u8]) {
 
 /// The same of rows that are positions of images, as many in each.
 pub fn planes(bytes: &[u8]) {
-    let case = Case { target_probabilities: None, ..Case::new(bytes) };
+    let case = Case { target_probabilities: None, ..Case::of_planes(bytes) };
     let rows = case.batch.rows;
     let images = (1..=3).rev().find(|&images| rows.is_multiple_of(images)).unwrap_or(1);
     if let Kind::LossOfDoubles(factor) = case.kind {
