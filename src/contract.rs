@@ -24,9 +24,10 @@
 //! of the magnitudes of its two terms. At the target, the one that is a multiple of its p has the error of a probability
 //! where that is larger: it is all that there is where the target has a weight of 0. Of a coefficient above 1 (a class
 //! weight, an upstream gradient) the gradient is 0 where the probability is. Away from the target it is finite: where that
-//! of the largest logit would be above `f32::MAX` it is that, and those of the others are smaller in proportion. A z-loss
-//! z lse^2 adds the error of its own, (2 z |lse| (D + [`LSE`]) + z lse^2) [`U`], and its gradient 2 z lse p_i one term more,
-//! with an error of 2 z p_i (D + [`LSE`]) [`U`].
+//! of the largest logit would be above `f32::MAX` it is that, and those of the others are smaller in proportion; a second
+//! term likewise, where that of the largest weight would be. So it is at the target under a softcap. A z-loss z lse^2 adds
+//! the error of its own, (2 z |lse| (D + [`LSE`]) + z lse^2) [`U`], and its gradient 2 z lse p_i one term more, with an error
+//! of 2 z p_i (D + [`LSE`]) [`U`].
 //!
 //! Where targets are probabilities, the loss is a sum of positive terms, and its bound is (D' + [`DISTRIBUTION_LOSS`]) [`U`]
 //! with D' over all classes but the largest; the error of the gradient S p_i - v_i is at most that of the probability,
@@ -271,8 +272,9 @@ pub const ENTROPY: f64 = 8.0;
 /// Of a row's loss, where targets are probabilities.
 pub const DISTRIBUTION_LOSS: f64 = 8.0;
 
-/// Of the part of the gradient that is the target's, where targets are probabilities.
-pub const DISTRIBUTION_TARGET: f64 = 4.0;
+/// Of the part of the gradient that is the target's, where targets are probabilities: as many roundings, of (1 - eps) times
+/// the gradient's factor, its products with q and w, and two sums. Fused multiply-add saves one.
+pub const DISTRIBUTION_TARGET: f64 = 5.0;
 
 /// Of a distillation's loss: what each nat between two logits costs.
 pub const DISTILLATION_GAPS: f64 = 9.0;

@@ -169,7 +169,7 @@ impl<E: Kernels> Passes<E> for Distributions {
     }
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, E>, tile: Range<usize>, output: &Output<'_>) {
-        let Output { wide, lanes, coefficients } = *output;
+        let Output { wide, lanes, .. } = *output;
         let target_probabilities = batch.target_probabilities;
         for (lane, row) in tile.enumerate().filter(|&(lane, _)| lanes.counts[lane]) {
             let content = if batch.classes() <= BLOCK {
@@ -183,7 +183,8 @@ impl<E: Kernels> Passes<E> for Distributions {
             if wide == Wide::Gradient {
                 let probabilities = target_probabilities.and_then(|matrix| matrix.row(row));
                 let distribution = job.options.distribution(probabilities.unwrap_or_default());
-                affine.shift = Shift::Distribution { distribution, scale: coefficients.shift[lane] };
+                let scale = job.terms.unit() * lanes.factor[lane];
+                affine.shift = Shift::Distribution(distribution.scaled(scale));
             }
             batch.affine(job, row, wide, affine);
         }

@@ -286,7 +286,6 @@ impl Options {
     fn cap<L: Lanes>(&self, gradient: Gradient) -> Option<Cap<'_, L>> {
         let inverse = 1.0 / self.softcap?;
         let shift = -2.0 * inverse * gradient.of_weight();
-        let limit = L::MAX.into();
-        Some(Cap { gradient, shift: Real::round(shift.clamp(-limit, limit)), gaps: self.gaps(), inverse })
+        Some(Cap { gradient, shift: Real::round_to_finite(shift), gaps: self.gaps(), inverse })
     }
 }

@@ -4,7 +4,7 @@ use super::gaps::{Distribution, Gaps, live_only};
 use super::map::{Exp, Identity, Map, Scaled, each_vector, run};
 use super::number::Number;
 use super::place::{Adding, Columns};
-use super::scalar::to_f32;
+use super::real::Real;
 use super::{Entry, exp, vector_at};
 use crate::simd::{Simd, Task};
 
@@ -34,11 +34,8 @@ pub(crate) enum Shift<'a> {
         weights: &'a [f32],
         scale: f32,
     },
-    /// The same with the weights of a distribution; only from logits as well.
-    Distribution {
-        distribution: Distribution<'a>,
-        scale: f32,
-    },
+    /// What the classes of a [scaled](Distribution::scaled) distribution weigh; only from logits as well.
+    Distribution(Distribution<'a>),
 }
 
 impl<'a> Affine<'a> {
@@ -57,8 +54,7 @@ impl<'a> Affine<'a> {
 /// [`Affine`]'s, for a scale that `f32` may not hold.
 #[inline(always)]
 pub(crate) fn scale_and_least(scale: f64) -> (f32, f32) {
-    // Finite, so that its product with 0 is 0.
-    let scale = to_f32(scale.clamp(-f64::from(f32::MAX), f64::from(f32::MAX)));
+    let scale = f32::round_to_finite(scale);
     // The least exponential whose product with the scale is a normal number. The factor keeps it one after rounding.
     const SMALLEST: f64 = f32::MIN_POSITIVE as f64 * (1.0 + 1.0 / 4_194_304.0);
     let least = (SMALLEST / f64::from(scale.abs())) as f32;
@@ -76,13 +72,13 @@ impl<'a> Shift<'a> {
             Gaps::Weighted(weights) => Self::Weighted { weights, scale: shift },
             Gaps::LiveEqual => Self::LiveEqual(shift),
             Gaps::LiveWeighted(weights) => Self::LiveWeighted { weights, scale: shift },
-            Gaps::Distribution(distribution) => Self::Distribution { distribution, scale: shift },
+            Gaps::Distribution(distribution) => Self::Distribution(distribution.scaled(shift.into())),
         }
     }
 }
 
 impl Shift<'_> {
-    /// The same with another scale.
+    /// The same with another scale. A distribution has its own.
     #[inline(always)]
     pub(crate) fn with_scale(self, scale: f32) -> Self {
         match self {
@@ -91,7 +87,7 @@ impl Shift<'_> {
             Self::Weighted { weights, .. } => Self::Weighted { weights, scale },
             Self::LiveEqual(_) => Self::LiveEqual(scale),
             Self::LiveWeighted { weights, .. } => Self::LiveWeighted { weights, scale },
-            Self::Distribution { distribution, .. } => Self::Distribution { distribution, scale },
+            Self::Distribution(distribution) => Self::Distribution(distribution),
         }
     }
 
@@ -102,9 +98,7 @@ impl Shift<'_> {
             Self::LiveWeighted { weights, scale } => {
                 Self::LiveWeighted { weights: &weights[column..], scale }
             }
-            Self::Distribution { distribution, scale } => {
-                Self::Distribution { distribution: distribution.from(column), scale }
-            }
+            Self::Distribution(distribution) => Self::Distribution(distribution.from(column)),
             shift => shift,
         }
     }
@@ -229,9 +223,7 @@ impl<S: Simd, M: Map<S>> Map<S> for AnyShift<'_, M> {
             Shift::Weighted { weights, scale } | Shift::LiveWeighted { weights, scale } => {
                 s.mul(s.load(vector_at(weights, column)), s.splat(scale))
             }
-            Shift::Distribution { distribution, scale } => {
-                s.mul(distribution.load(s, column), s.splat(scale))
-            }
+            Shift::Distribution(distribution) => distribution.load(s, column),
         };
         let difference = s.zero_below(s.sub(scaled, shift), s.splat(f32::MIN_POSITIVE));
         let is_live = matches!(self.shift, Shift::LiveEqual(_) | Shift::LiveWeighted { .. });

@@ -40,14 +40,16 @@ pub(crate) struct Distribution<'a, L = f32> {
     pub(crate) probabilities: &'a [L],
     /// As those of [`Gaps::Weighted`].
     pub(crate) weights: Option<&'a [f32]>,
-    pub(crate) keep: L,
-    pub(crate) spread: L,
+    /// Rounded where they are used: so those of [`Distribution::scaled`] are rounded once.
+    pub(crate) keep: f64,
+    pub(crate) spread: f64,
 }
 
 impl<L: Real> Distribution<'_, L> {
     /// What a class weighs.
     pub(crate) fn weight(&self, class: usize) -> f64 {
-        let smoothed = self.probabilities[class].into() * self.keep.into() + self.spread.into();
+        let (keep, spread) = (L::round(self.keep), L::round(self.spread));
+        let smoothed = self.probabilities[class].into() * keep.into() + spread.into();
         smoothed * self.weights.map_or(1.0, |weights| f64::from(weights[class]))
     }
 
@@ -60,19 +62,28 @@ impl<L: Real> Distribution<'_, L> {
 }
 
 impl Distribution<'_> {
+    /// Each class weighs `scale` times as much.
+    #[inline(always)]
+    pub(crate) fn scaled(self, scale: f64) -> Self {
+        Self { keep: self.keep * scale, spread: self.spread * scale, ..self }
+    }
+
     /// What 16 classes from `class` on weigh. What is past the last is unspecified.
     #[inline(always)]
     pub(super) fn load<S: Simd>(self, s: S, class: usize) -> S::F32 {
         let rest = &self.probabilities[class..];
-        let probabilities = match rest.first_chunk() {
+        let mut probabilities = match rest.first_chunk() {
             Some(whole) => s.load(whole),
             None => s.load_partial(rest, 0.0),
         };
-        let smoothed = s.mul_add(probabilities, s.splat(self.keep), s.splat(self.spread));
-        match self.weights {
-            Some(weights) => s.mul(smoothed, s.load(vector_at(weights, class))),
-            None => smoothed,
+        let keep = s.splat(Real::round_to_finite(self.keep));
+        let mut spread = s.splat(Real::round_to_finite(self.spread));
+        // Those first, because what a class of weight 0 weighs is 0, however large the rest is.
+        if let Some(weights) = self.weights {
+            let weights = s.load(vector_at(weights, class));
+            (probabilities, spread) = (s.mul(probabilities, weights), s.mul(spread, weights));
         }
+        s.mul_add(probabilities, keep, spread)
     }
 }
 
@@ -82,7 +93,8 @@ impl Distribution<'_, f64> {
     fn load_f64<S: Simd>(self, s: S, class: usize) -> S::F64 {
         let rest = &self.probabilities[class.min(self.probabilities.len())..];
         let probabilities = s.load_partial_f64(rest, 0.0);
-        let smoothed = s.mul_add_f64(probabilities, s.splat_f64(self.keep), s.splat_f64(self.spread));
+        let (keep, spread) = (s.splat_f64(Real::round(self.keep)), s.splat_f64(Real::round(self.spread)));
+        let smoothed = s.mul_add_f64(probabilities, keep, spread);
         match self.weights {
             Some(weights) => s.mul_f64(smoothed, widened(s, s.load(vector_at(weights, class)))),
             None => smoothed,

@@ -355,6 +355,13 @@ impl<T: Rounded> Task for CoefficientsTask<'_, T> {
                 each_coefficient::<T>(rows, results, coefficients, gradient);
             }
         }
+        // What weights, or derivatives, of 0 multiply.
+        if terms.is_some_and(Terms::is_smooth) {
+            coefficients.shift = coefficients.shift.map(|x| Real::round_to_finite(x.into()));
+        }
+        if terms.is_some_and(Terms::has_slopes) {
+            coefficients.at_target = coefficients.at_target.map(|x| Real::round_to_finite(x.into()));
+        }
     }
 }
 

@@ -14,6 +14,8 @@ use crate::loss::Softmax;
 #[allow(private_interfaces)]
 pub trait Real: Copy + Debug + Default + PartialOrd + From<f32> + Into<f64> + Send + Sync + 'static {
     #[doc(hidden)]
+    const MAX: Self;
+    #[doc(hidden)]
     const NEG_INFINITY: Self;
     /// Whether the sum of the rows' losses needs what rounding took from it.
     #[doc(hidden)]
@@ -23,6 +25,13 @@ pub trait Real: Copy + Debug + Default + PartialOrd + From<f32> + Into<f64> + Se
     /// subnormals.
     #[doc(hidden)]
     fn round(x: f64) -> Self;
+
+    /// The same, and finite, so that its product with 0 is 0.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn round_to_finite(x: f64) -> Self {
+        Self::round(x.clamp(-Self::MAX.into(), Self::MAX.into()))
+    }
 
     /// From the statistics of all columns but the target, and the target's logit; without a target, from those of all
     /// columns and -inf.
@@ -40,6 +49,7 @@ pub trait Real: Copy + Debug + Default + PartialOrd + From<f32> + Into<f64> + Se
 
 #[allow(private_interfaces)]
 impl Real for f32 {
+    const MAX: Self = Self::MAX;
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
     const NEEDS_LOST: bool = false;
 
@@ -66,6 +76,7 @@ impl Real for f32 {
 
 #[allow(private_interfaces)]
 impl Real for f64 {
+    const MAX: Self = Self::MAX;
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
     const NEEDS_LOST: bool = true;
 

@@ -76,6 +76,7 @@ pub(crate) struct Terms {
     /// Whether targets are probabilities: then the row's own weights take the place of W and w_c, with (1 - eps) = 0 and
     /// eps / C = 1.
     is_distribution: bool,
+    has_slopes: bool,
 }
 
 /// An output as wide as the row: `scale` exp(x - others_max) away from the target, minus `shift` times the class's
@@ -138,6 +139,7 @@ impl Options {
             focal_gamma: self.focal_gamma,
             unit: self.weight.as_ref().map_or(1.0, |weight| weight.unit),
             is_distribution: false,
+            has_slopes: self.softcap.is_some(),
         }
     }
 
@@ -160,8 +162,8 @@ impl Options {
         Distribution {
             probabilities,
             weights: self.weight.as_ref().map(|weight| &weight.in_units[..]),
-            keep: L::round(1.0 - self.label_smoothing),
-            spread: L::round(self.label_smoothing / probabilities.len() as f64),
+            keep: 1.0 - self.label_smoothing,
+            spread: self.label_smoothing / probabilities.len() as f64,
         }
     }
 
@@ -200,6 +202,12 @@ impl Terms {
     #[inline(always)]
     pub(crate) fn is_distribution(&self) -> bool {
         self.is_distribution
+    }
+
+    /// Whether gradients are multiplied by derivatives of the logits, which may be 0.
+    #[inline(always)]
+    pub(crate) fn has_slopes(&self) -> bool {
+        self.has_slopes
     }
 
     /// What the statistics count weights in.

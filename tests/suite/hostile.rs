@@ -136,6 +136,89 @@ fn the_gradient_at_a_target_of_weight_0_has_the_error_of_a_probability() {
     }
 }
 
+/// Far below the largest logit the gradient is nothing but the target's part: here it was off by 4.16 units.
+#[test]
+fn the_gradient_of_weighted_and_smoothed_target_probabilities_has_few_roundings() {
+    let logits = [
+        -8.147_164,
+        2.036_782_7,
+        9.624_368,
+        4.280_081_7,
+        7.563_109_4,
+        6.411_55,
+        -8.122_036,
+        9.412_359,
+        -6.381_992_3,
+        8.169_693,
+        0.953_529,
+        0.536_295_3,
+    ];
+    let probabilities = [
+        3.705_824_8e-4,
+        1.872_940_8e-4,
+        8.489_986_6e-4,
+        8.107_255e-4,
+        6.420_764e-4,
+        7.720_57e-4,
+        2.490_296e-4,
+        6.292_917_5e-4,
+        8.793_999e-4,
+        8.617_934e-4,
+        8.295_345e-4,
+        6.771_165_6e-4,
+    ];
+    let weight = [1.0, 0.0, 0.3, 2.5, 1e-3, 1e3, 7.0, 0.999, 0.0, 0.3, 2.5, 1e-3];
+    let batch = Batch { rows: 1, classes: 12, logits: logits.to_vec(), targets: vec![0] };
+    for backend in backends() {
+        let ce = CrossEntropy::builder().weight(weight).label_smoothing(1e-3).backend(backend);
+        let ce = ce.build().expect("it is available");
+        let call =
+            Call { target_probabilities: Some(&probabilities), denominator: Some(7.5), ..Call::default() };
+        let found = call.evaluate(&ce, &batch);
+        Expected::of_call(&ce, &batch, call).check(&found, &format!("{backend}"));
+        let exact = -3.099_719_574_915_89e-4;
+        let error = (f64::from(found.grad[6]) / exact - 1.0) / xent::contract::U;
+        assert!(error.abs() < 4.0, "{error} units, {backend}");
+    }
+}
+
+/// Nor is the other term of a gradient, or its product with a weight of 0 would be NaN; nor, under a softcap, the gradient
+/// at the target, whose product with a derivative of 0 would be.
+#[test]
+fn beyond_the_largest_number_no_gradient_is_nan() {
+    for classes in [4, 70, 100, 3000] {
+        let mut x = vec![0.0_f32; classes];
+        x[1] = 1e30;
+        let mut weight = vec![1e30_f32; classes];
+        weight[3] = 0.0;
+        let mut q = vec![0.0_f32; classes];
+        q[0] = 1e9;
+        let logits = Matrix::new(&x, 1, classes).expect("it fits");
+        let q = Matrix::new(&q, 1, classes).expect("it fits");
+        for backend in backends() {
+            let weighted = CrossEntropy::builder().weight(weight.clone()).reduction(Reduction::Sum);
+            let smoothed = weighted.clone().label_smoothing(0.5);
+            for builder in [&weighted, &smoothed, &weighted.clone().softcap(30.0)] {
+                let ce = builder.clone().backend(backend).build().expect("it is available");
+                for target in [0_u8, 1] {
+                    let mut grad = vec![f32::NAN; classes];
+                    let of_all = MatrixMut::new(&mut grad, 1, classes).expect("it fits");
+                    let request = Request::new().grad(of_all).upstream_scalar(1e30);
+                    ce.run(logits, &[target], request).expect("the batch is valid");
+                    assert!(grad.iter().all(|x| !x.is_nan()), "{grad:?}, {target}, {backend}");
+                }
+                let mut grad = vec![f32::NAN; classes];
+                let of_all = MatrixMut::new(&mut grad, 1, classes).expect("it fits");
+                let request = Request::new().grad(of_all).upstream_scalar(1e30);
+                if ce.softcap().is_none() {
+                    ce.run_probabilities(logits, q, request).expect("the batch is valid");
+                    assert!(grad.iter().all(|x| !x.is_nan()), "{grad:?}, {backend}");
+                }
+            }
+        }
+    }
+}
+
 /// As a `u64`, -100 is less than so many classes.
 #[cfg(target_pointer_width = "64")]
 #[test]

@@ -20,10 +20,9 @@ use crate::simd::{LANES, Simd, Task};
 /// [`Doubles`](crate::simd::Doubles) by the same names.
 pub(crate) trait Lanes: Real + Stored<Self> {
     type Vector<S: Simd>: Copy;
-    /// The smallest normal number, and the lowest and the largest finite one.
+    /// The smallest normal number, and the lowest finite one.
     const MIN_POSITIVE: Self;
     const MIN: Self;
-    const MAX: Self;
     /// Columns that are transformed at a time: 8 KiB of them.
     const BLOCK: usize;
 
@@ -115,7 +114,6 @@ impl Lanes for f32 {
     type Vector<S: Simd> = S::F32;
     const MIN_POSITIVE: Self = Self::MIN_POSITIVE;
     const MIN: Self = Self::MIN;
-    const MAX: Self = Self::MAX;
     const BLOCK: usize = statistics::BLOCK;
 
     #[inline(always)]

@@ -10,6 +10,7 @@ use super::{GROUP, Load, Plain, group, group_without};
 use crate::kernel::Entry;
 use crate::kernel::gaps::Gaps;
 use crate::kernel::place::{Adding, Between, Columns, InPlace};
+use crate::kernel::real::Real;
 use crate::loss::Transform;
 use crate::simd::{LANES, Simd, Task};
 
@@ -49,8 +50,7 @@ pub(crate) struct LogProbabilitiesTask<'a> {
 /// [`Affine`]'s.
 #[inline(always)]
 pub(crate) fn scale_and_least(scale: f64) -> (f64, f64) {
-    // Finite, so that its product with 0 is 0.
-    let scale = normal_or_zero(scale.clamp(-f64::MAX, f64::MAX));
+    let scale = f64::round_to_finite(scale);
     // The least exponential whose product with the scale is a normal number. The factor keeps it one after rounding.
     const SMALLEST: f64 = f64::MIN_POSITIVE * (1.0 + 4.0 * f64::EPSILON);
     let least = SMALLEST / scale.abs();

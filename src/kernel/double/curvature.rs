@@ -68,7 +68,6 @@ impl Lanes for f64 {
     type Vector<S: Simd> = S::F64;
     const MIN_POSITIVE: Self = Self::MIN_POSITIVE;
     const MIN: Self = Self::MIN;
-    const MAX: Self = Self::MAX;
     const BLOCK: usize = 1024;
 
     #[inline(always)]
