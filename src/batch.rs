@@ -225,6 +225,13 @@ impl<'a, T: Element> Batch<'a, T> {
         RowsOf { data, row_stride, classes: self.classes(), count: tile.len() }
     }
 
+    /// None where targets are classes.
+    pub(crate) fn rows_of_target_probabilities(&self, tile: Range<usize>) -> RowsOf<&[T::PerRow]> {
+        let (data, row_stride) =
+            self.target_probabilities.map_or((&[][..], 0), |matrix| matrix.rows_from(tile.start));
+        RowsOf { data, row_stride, classes: self.classes(), count: tile.len() }
+    }
+
     /// A tile of `wide`, if it was asked for.
     pub(crate) fn rows_of(&mut self, wide: Wide, tile: Range<usize>) -> Option<RowsOf<&mut [T]>> {
         let (classes, count) = (self.classes(), tile.len());

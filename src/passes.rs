@@ -19,8 +19,7 @@ use crate::kernel::tasks::{Content, LogProbabilitiesTask, OverlappedTask, RowAff
 use crate::kernel::{Entry, few_classes, short_rows};
 use crate::parallel::SplitRows;
 use crate::rows::{Dtype, Job, Totals, run_passes};
-use crate::target_probabilities::Distributions;
-use crate::transformed;
+use crate::{target_probabilities, transformed};
 
 /// Blocks of a row whose references are remembered. Longer rows are past the second-level cache, where reading logits
 /// twice costs less than storing and reading exponentials.
@@ -89,7 +88,7 @@ impl<T: Kernels> Dtype for T {
     fn run_piece(job: &Job<'_>, batch: Batch<'_, Self>, rows_per_piece: usize) -> Totals {
         let classes = batch.classes();
         if batch.target_probabilities.is_some() {
-            run_passes(job, batch, Distributions::new, rows_per_piece)
+            target_probabilities::run(job, batch, rows_per_piece)
         } else if job.options.transform::<f32>().is_some() || batch.request.other_grad().is_some() {
             transformed::run(job, batch, rows_per_piece)
         } else if classes <= few_classes::MOST {

@@ -7,6 +7,8 @@ use crate::batch::{Batch, Logits, Wide};
 use crate::cross_entropy::Census;
 use crate::kernel::Entry;
 use crate::kernel::affine::Shift;
+use crate::kernel::few_classes::{self, AffineTask};
+use crate::kernel::few_distributions::{self, GradientTask};
 use crate::kernel::gaps::{Distribution, Gaps};
 use crate::kernel::lanes::RowLanes;
 use crate::kernel::real::Real;
@@ -15,7 +17,8 @@ use crate::kernel::tasks::Content;
 use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes};
 use crate::request::check_shape;
 use crate::row_inputs::RowInputs;
-use crate::rows::{Dtype, Job};
+use crate::rows::{Dtype, Job, Totals, run_passes};
+use crate::transformed::FewRows;
 use crate::{CrossEntropy, Element, Error, Matrix, MatrixMut, Request, Smoothing, Summary};
 
 impl CrossEntropy {
@@ -128,16 +131,25 @@ fn check_probabilities<R: Real>(row: usize, probabilities: &[R]) -> Result<(), E
     Ok(())
 }
 
-/// One row after the other. The weights of a distribution are those of label smoothing, but each row has its own; and no
+/// All rows of a batch, as [`rows::run`](crate::rows::run).
+pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
+    if batch.classes() <= few_classes::MOST {
+        run_passes(job, batch, FewClasses::new, rows_per_piece)
+    } else {
+        run_passes(job, batch, Distributions::new, rows_per_piece)
+    }
+}
+
+/// More classes: one row after the other. The weights of a distribution are those of label smoothing, but each row has its own; and no
 /// class is the pivot, unless one has nearly all of the probability.
-pub(crate) struct Distributions {
+struct Distributions {
     /// Of a row longer than a block; none, where there is no room for their references.
     blocks: usize,
     references: [f32; MOST_REFERENCES],
 }
 
 impl Distributions {
-    pub(crate) fn new<E: Kernels>(_: &Job<'_>, batch: &Batch<'_, E>) -> Self {
+    fn new<E: Kernels>(_: &Job<'_>, batch: &Batch<'_, E>) -> Self {
         let classes = batch.classes();
         let blocks = if classes <= BLOCK { 0 } else { classes.div_ceil(BLOCK) };
         Self {
@@ -188,6 +200,60 @@ impl<E: Kernels> Passes<E> for Distributions {
             }
             batch.affine(job, row, wide, affine);
         }
+    }
+}
+
+/// Few classes: all rows of a tile side by side, the largest logit of each its pivot.
+struct FewClasses {
+    rows: FewRows,
+    tiles: few_distributions::Tiles,
+}
+
+impl FewClasses {
+    fn new<T: Kernels>(job: &Job<'_>, batch: &Batch<'_, T>) -> Self {
+        Self { rows: FewRows::new(job, batch), tiles: few_distributions::Tiles::new() }
+    }
+}
+
+impl<T: Kernels> Passes<T> for FewClasses {
+    fn statistics(
+        &mut self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, T>,
+        tile: Range<usize>,
+        lanes: &mut RowLanes,
+    ) {
+        job.schedule.instructions.run(few_distributions::StatisticsTask {
+            tiles: &mut self.tiles,
+            logits: self.rows.read(job, batch, tile.clone()),
+            probabilities: batch.rows_of_target_probabilities(tile.clone()),
+            weighing: job.options.weighing(batch.classes()),
+            rows: lanes,
+        });
+        for (lane, row) in tile.enumerate().filter(|&(lane, _)| lanes.counts[lane]) {
+            let distribution = job.options.distribution(batch.distribution(row));
+            lanes.own[lane] = job.terms.unit() * distribution.weight(lanes.class[lane]);
+        }
+        // The lanes of an incomplete tile hold what no row is.
+        if !lanes.is_full() {
+            lanes.leave_out_ignored();
+        }
+    }
+
+    fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
+        let Self { rows, tiles } = self;
+        let Output { wide, lanes, coefficients } = *output;
+        let to = rows.rows_mut(batch.classes(), tile.len());
+        let instructions = job.schedule.instructions;
+        if wide == Wide::Gradient {
+            let weighing = job.options.weighing(batch.classes());
+            let factors = &lanes.factor.map(|factor| job.terms.unit() * factor);
+            instructions.run(GradientTask { tiles, to, weighing, factors, coefficients, rows: lanes });
+        } else {
+            let (tile, gaps) = (tiles.exponentials(), Gaps::None);
+            instructions.run(AffineTask { tile, to, adds: false, gaps, coefficients, rows: lanes });
+        }
+        rows.write(job, batch, tile, output);
     }
 }
 

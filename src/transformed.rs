@@ -19,7 +19,7 @@ use crate::kernel::{Entry, few_classes, short_rows};
 use crate::loss::Transform;
 use crate::passes::{Kernels, Output, Passes, gaps_of};
 use crate::rows::{Job, Totals, run_passes};
-use crate::scratch::{self, Scratch};
+use crate::scratch::Scratch;
 use crate::simd::LANES;
 
 /// All rows of a batch, as [`rows::run`](crate::rows::run).
@@ -34,12 +34,18 @@ pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece
     }
 }
 
-/// Few classes, as a tile of `f32`.
+/// Few classes: all rows of a tile side by side.
 pub(crate) struct FewClasses {
+    rows: FewRows,
+    transposed: few_classes::Tile,
+}
+
+/// The rows of a tile of few classes, one behind the other: logits as `f32`, and then outputs.
+pub(crate) struct FewRows {
     transform: Option<Transform>,
     /// Whether a gradient goes back through a derivative that differs between logits.
     has_slopes: bool,
-    scratch: scratch::FewClasses,
+    rows: [f32; LANES * few_classes::MOST],
     slopes: [f32; LANES * few_classes::MOST],
 }
 
@@ -50,10 +56,66 @@ fn has_slopes<T: Kernels>(transform: Option<Transform>, batch: &Batch<'_, T>) ->
 impl FewClasses {
     #[inline(always)]
     pub(crate) fn new<T: Kernels>(job: &Job<'_>, batch: &Batch<'_, T>) -> Self {
+        Self { rows: FewRows::new(job, batch), transposed: few_classes::Tile::new() }
+    }
+}
+
+impl FewRows {
+    #[inline(always)]
+    pub(crate) fn new<T: Kernels>(job: &Job<'_>, batch: &Batch<'_, T>) -> Self {
         let transform = job.options.transform();
         let has_slopes = has_slopes(transform, batch);
-        let slopes = [0.0; LANES * few_classes::MOST];
-        Self { transform, has_slopes, scratch: scratch::FewClasses::new(), slopes }
+        Self {
+            transform,
+            has_slopes,
+            rows: [0.0; LANES * few_classes::MOST],
+            slopes: [0.0; LANES * few_classes::MOST],
+        }
+    }
+
+    /// Reads and transforms a tile's logits.
+    pub(crate) fn read<T: Kernels>(
+        &mut self,
+        job: &Job<'_>,
+        batch: &Batch<'_, T>,
+        tile: Range<usize>,
+    ) -> RowsOf<&[f32]> {
+        let logits = batch.rows_of_logits(tile);
+        let RowsOf { classes, count, .. } = logits;
+        job.schedule.instructions.run(TransformTask {
+            transform: self.transform,
+            rows: logits,
+            counts: None,
+            to: &mut self.rows,
+            slopes: if self.has_slopes { &mut self.slopes } else { &mut [] },
+            to_stride: classes,
+        });
+        RowsOf { data: &self.rows, row_stride: classes, classes, count }
+    }
+
+    /// In the place of the logits, an output that is then [written](FewRows::write).
+    pub(crate) fn rows_mut(&mut self, classes: usize, count: usize) -> RowsOf<&mut [f32]> {
+        RowsOf { data: &mut self.rows, row_stride: classes, classes, count }
+    }
+
+    /// Writes an output, back through the transform where it is a gradient.
+    pub(crate) fn write<T: Kernels>(
+        &self,
+        job: &Job<'_>,
+        batch: &mut Batch<'_, T>,
+        tile: Range<usize>,
+        output: &Output<'_>,
+    ) {
+        let (wide, adds, row_stride) = (output.wide, batch.adds(output.wide), batch.classes());
+        let outgoing = Outgoing {
+            from: &self.rows,
+            slopes: if self.has_slopes && wide == Wide::Gradient { &self.slopes } else { &[] },
+            row_stride,
+            counts: adds.then_some(&output.lanes.counts),
+            adds,
+            streaming: job.streaming && !batch.overwrites(wide),
+        };
+        batch.write(job, wide, tile, outgoing);
     }
 }
 
@@ -65,34 +127,28 @@ impl<T: Kernels> Passes<T> for FewClasses {
         tile: Range<usize>,
         lanes: &mut RowLanes,
     ) {
-        let Self { transform, has_slopes, scratch, slopes } = self;
-        let logits = batch.rows_of_logits(tile);
-        let RowsOf { classes, count, .. } = logits;
-        job.schedule.instructions.run(TransformTask {
-            transform: *transform,
-            rows: logits,
-            counts: None,
-            to: &mut scratch.rows,
-            slopes: if *has_slopes { slopes } else { &mut [] },
-            to_stride: classes,
+        job.schedule.instructions.run(few_classes::StatisticsTask {
+            tile: &mut self.transposed,
+            logits: self.rows.read(job, batch, tile),
+            gaps: gaps_of(job, batch),
+            rows: lanes,
         });
-        scratch.statistics(job, gaps_of(job, batch), (count, classes), lanes);
+        // The lanes of an incomplete tile hold what no row is.
+        if !lanes.is_full() {
+            lanes.leave_out_ignored();
+        }
     }
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
-        let Self { has_slopes, scratch, slopes, .. } = self;
-        let (wide, adds, classes) = (output.wide, batch.adds(output.wide), batch.classes());
-        scratch.affine(job, (tile.len(), classes), output);
-        let has_slopes = *has_slopes && wide == Wide::Gradient;
-        let outgoing = Outgoing {
-            from: &scratch.rows,
-            slopes: if has_slopes { slopes } else { &[] },
-            row_stride: classes,
-            counts: adds.then_some(&output.lanes.counts),
-            adds,
-            streaming: job.streaming && !batch.overwrites(wide),
-        };
-        batch.write(job, wide, tile, outgoing);
+        job.schedule.instructions.run(few_classes::AffineTask {
+            tile: &self.transposed,
+            to: self.rows.rows_mut(batch.classes(), tile.len()),
+            adds: false,
+            gaps: output.gaps(job),
+            coefficients: output.coefficients,
+            rows: output.lanes,
+        });
+        self.rows.write(job, batch, tile, output);
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) const MOST: usize = 127;
 
 /// A transposed tile: for each class, one vector of 16 rows. Logits at first, then their exponentials.
 pub(crate) struct Tile {
-    columns: [[f32; LANES]; MOST],
+    pub(super) columns: [[f32; LANES]; MOST],
 }
 
 /// The statistics of a tile's rows.
@@ -42,6 +42,22 @@ pub(crate) struct AffineTask<'a> {
     pub(crate) gaps: Gaps<'a>,
     pub(crate) coefficients: &'a CoefficientLanes,
     pub(crate) rows: &'a RowLanes,
+}
+
+/// An output of a tile. Not a closure, which may not become part of the code around it.
+pub(super) trait Transposed<S: Simd> {
+    /// A class, one lane for each row.
+    fn column(&self, s: S, class: usize) -> S::F32;
+
+    /// Four classes.
+    #[inline(always)]
+    fn quad(&self, s: S, column: usize) -> [S::F32; 4] {
+        let mut quad = [s.splat(0.0); 4];
+        for i in 0..4 {
+            quad[i] = self.column(s, column + i);
+        }
+        quad
+    }
 }
 
 impl Tile {
@@ -73,11 +89,38 @@ impl RowsOf<&mut [f32]> {
     fn is_writable(&self) -> bool {
         self.count == LANES && self.classes >= 4
     }
+
+    /// Writes an output, transposed.
+    #[inline(always)]
+    pub(super) fn write<S: Simd>(self, s: S, output: &impl Transposed<S>) {
+        let to = self;
+        if to.is_writable() {
+            for column in to.quads() {
+                s.store_columns(output.quad(s, column), to.data, to.row_stride, column);
+            }
+        } else if to.classes >= 4 {
+            let mut rows = [[0.0; 4]; LANES];
+            for column in to.quads() {
+                s.store_columns(output.quad(s, column), rows.as_flattened_mut(), 4, 0);
+                for row in 0..to.count {
+                    to.data[row * to.row_stride + column..][..4].copy_from_slice(&rows[row]);
+                }
+            }
+        } else {
+            for class in 0..to.classes {
+                let mut column = [0.0; LANES];
+                s.store(output.column(s, class), &mut column);
+                for row in 0..to.count {
+                    to.data[row * to.row_stride + class] = column[row];
+                }
+            }
+        }
+    }
 }
 
 /// Which classes the targets of 16 rows are, and a number of each.
 #[derive(Clone, Copy)]
-struct TargetLanes<S: Simd> {
+pub(super) struct TargetLanes<S: Simd> {
     /// As numbers, which are exact, and equal no class where a row has none.
     classes: S::F32,
     values: S::F32,
@@ -85,7 +128,7 @@ struct TargetLanes<S: Simd> {
 
 impl<S: Simd> TargetLanes<S> {
     #[inline(always)]
-    fn new(s: S, rows: &RowLanes, values: &[f32; LANES]) -> Self {
+    pub(super) fn new(s: S, rows: &RowLanes, values: &[f32; LANES]) -> Self {
         let mut classes = [0.0; LANES];
         for lane in 0..LANES {
             // -1 for `NO_CLASS`. Conversions from 32 bits are vectors everywhere.
@@ -104,7 +147,7 @@ impl<S: Simd> TargetLanes<S> {
 
     /// Puts the values of rows whose target this class is in its place.
     #[inline(always)]
-    fn put(&self, s: S, class: usize, x: S::F32) -> S::F32 {
+    pub(super) fn put(&self, s: S, class: usize, x: S::F32) -> S::F32 {
         s.select_equal(self.classes, s.splat(class as f32), self.values, x)
     }
 }
@@ -130,7 +173,7 @@ impl Task for StatisticsTask<'_> {
 impl Tile {
     /// All logits but the targets', which `targets` takes.
     #[inline(always)]
-    fn load<S: Simd>(&mut self, s: S, logits: &RowsOf<&[f32]>, targets: &mut TargetLanes<S>) {
+    pub(super) fn load<S: Simd>(&mut self, s: S, logits: &RowsOf<&[f32]>, targets: &mut TargetLanes<S>) {
         if logits.is_readable() {
             for column in logits.quads() {
                 let quad = s.load_columns(logits.data, logits.row_stride, column);
@@ -178,28 +221,7 @@ impl Task for AffineTask<'_> {
             return s.vectorize(AddTask(self));
         }
         let affine = Affine::new(s, &self);
-        let to = self.to;
-        if to.is_writable() {
-            for column in to.quads() {
-                s.store_columns(affine.quad(s, column), to.data, to.row_stride, column);
-            }
-        } else if to.classes >= 4 {
-            let mut rows = [[0.0; 4]; LANES];
-            for column in to.quads() {
-                s.store_columns(affine.quad(s, column), rows.as_flattened_mut(), 4, 0);
-                for row in 0..to.count {
-                    to.data[row * to.row_stride + column..][..4].copy_from_slice(&rows[row]);
-                }
-            }
-        } else {
-            for class in 0..to.classes {
-                let mut column = [0.0; LANES];
-                s.store(affine.column(s, class), &mut column);
-                for row in 0..to.count {
-                    to.data[row * to.row_stride + class] = column[row];
-                }
-            }
-        }
+        self.to.write(s, &affine);
     }
 }
 
@@ -246,17 +268,9 @@ impl<'a, S: Simd> Affine<'a, S> {
             }
         }
     }
+}
 
-    /// Four classes.
-    #[inline(always)]
-    fn quad(&self, s: S, column: usize) -> [S::F32; 4] {
-        let mut quad = [s.splat(0.0); 4];
-        for i in 0..4 {
-            quad[i] = self.column(s, column + i);
-        }
-        quad
-    }
-
+impl<S: Simd> Transposed<S> for Affine<'_, S> {
     #[inline(always)]
     fn column(&self, s: S, class: usize) -> S::F32 {
         let exps = s.load(&self.tile.columns[class]);

@@ -33,39 +33,60 @@ pub(crate) struct GapSums {
     pub(crate) live: f64,
 }
 
-/// Probabilities q as targets of one row: class c weighs `weights[c] (keep q_c + spread)`, or without weights what is in
+/// What classes weigh whose targets are probabilities q: class c `weights[c] (keep q_c + spread)`, or without weights what is in
 /// brackets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weighing<'a> {
+    /// As those of [`Gaps::Weighted`].
+    pub(crate) weights: Option<&'a [f32]>,
+    /// Rounded where they are used: so what is made of them is rounded once.
+    pub(crate) keep: f64,
+    pub(crate) spread: f64,
+}
+
+/// The probabilities of one row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Distribution<'a, L = f32> {
     pub(crate) probabilities: &'a [L],
-    /// As those of [`Gaps::Weighted`].
-    pub(crate) weights: Option<&'a [f32]>,
-    /// Rounded where they are used: so those of [`Distribution::scaled`] are rounded once.
-    pub(crate) keep: f64,
-    pub(crate) spread: f64,
+    pub(crate) weighing: Weighing<'a>,
+}
+
+impl Weighing<'_> {
+    /// Each class weighs `factor` times as much.
+    #[inline(always)]
+    fn scaled(self, factor: f64) -> Self {
+        Self { keep: self.keep * factor, spread: self.spread * factor, ..self }
+    }
+
+    /// `keep` and `spread`.
+    #[inline(always)]
+    fn rounded<L: Real>(self) -> (L, L) {
+        (Real::round_to_finite(self.keep), Real::round_to_finite(self.spread))
+    }
 }
 
 impl<L: Real> Distribution<'_, L> {
     /// What a class weighs.
     pub(crate) fn weight(&self, class: usize) -> f64 {
-        let (keep, spread) = (L::round(self.keep), L::round(self.spread));
+        let (keep, spread) = self.weighing.rounded::<L>();
         let smoothed = self.probabilities[class].into() * keep.into() + spread.into();
-        smoothed * self.weights.map_or(1.0, |weights| f64::from(weights[class]))
+        smoothed * self.weighing.weights.map_or(1.0, |weights| f64::from(weights[class]))
     }
 
     /// Those of the classes from `class` on.
     #[inline(always)]
     pub(crate) fn from(self, class: usize) -> Self {
-        let weights = self.weights.map(|weights| &weights[class..]);
-        Self { probabilities: &self.probabilities[class..], weights, ..self }
+        let weights = self.weighing.weights.map(|weights| &weights[class..]);
+        let weighing = Weighing { weights, ..self.weighing };
+        Self { probabilities: &self.probabilities[class..], weighing }
     }
 }
 
 impl Distribution<'_> {
-    /// Each class weighs `scale` times as much.
+    /// Each class weighs `factor` times as much.
     #[inline(always)]
-    pub(crate) fn scaled(self, scale: f64) -> Self {
-        Self { keep: self.keep * scale, spread: self.spread * scale, ..self }
+    pub(crate) fn scaled(self, factor: f64) -> Self {
+        Self { weighing: self.weighing.scaled(factor), ..self }
     }
 
     /// What 16 classes from `class` on weigh. What is past the last is unspecified.
@@ -76,14 +97,14 @@ impl Distribution<'_> {
             Some(whole) => s.load(whole),
             None => s.load_partial(rest, 0.0),
         };
-        let keep = s.splat(Real::round_to_finite(self.keep));
-        let mut spread = s.splat(Real::round_to_finite(self.spread));
+        let (keep, spread) = self.weighing.rounded();
+        let mut spread = s.splat(spread);
         // Those first, because what a class of weight 0 weighs is 0, however large the rest is.
-        if let Some(weights) = self.weights {
+        if let Some(weights) = self.weighing.weights {
             let weights = s.load(vector_at(weights, class));
             (probabilities, spread) = (s.mul(probabilities, weights), s.mul(spread, weights));
         }
-        s.mul_add(probabilities, keep, spread)
+        s.mul_add(probabilities, s.splat(keep), spread)
     }
 }
 
@@ -93,9 +114,9 @@ impl Distribution<'_, f64> {
     fn load_f64<S: Simd>(self, s: S, class: usize) -> S::F64 {
         let rest = &self.probabilities[class.min(self.probabilities.len())..];
         let probabilities = s.load_partial_f64(rest, 0.0);
-        let (keep, spread) = (s.splat_f64(Real::round(self.keep)), s.splat_f64(Real::round(self.spread)));
-        let smoothed = s.mul_add_f64(probabilities, keep, spread);
-        match self.weights {
+        let (keep, spread) = self.weighing.rounded();
+        let smoothed = s.mul_add_f64(probabilities, s.splat_f64(keep), s.splat_f64(spread));
+        match self.weighing.weights {
             Some(weights) => s.mul_f64(smoothed, widened(s, s.load(vector_at(weights, class)))),
             None => smoothed,
         }

@@ -356,12 +356,21 @@ impl<T: Rounded> Task for CoefficientsTask<'_, T> {
             }
         }
         // What weights, or derivatives, of 0 multiply.
-        if terms.is_some_and(Terms::is_smooth) {
-            coefficients.shift = coefficients.shift.map(|x| Real::round_to_finite(x.into()));
+        if let Some(terms) = terms {
+            if terms.is_smooth() {
+                make_finite(&mut coefficients.shift);
+            }
+            if terms.has_slopes() {
+                make_finite(&mut coefficients.at_target);
+            }
         }
-        if terms.is_some_and(Terms::has_slopes) {
-            coefficients.at_target = coefficients.at_target.map(|x| Real::round_to_finite(x.into()));
-        }
+    }
+}
+
+#[inline(always)]
+fn make_finite<L: Real>(lanes: &mut [L; LANES]) {
+    for x in lanes {
+        *x = Real::round_to_finite((*x).into());
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) mod double;
 pub(crate) mod exp;
 mod fetch;
 pub(crate) mod few_classes;
+pub(crate) mod few_distributions;
 pub(crate) mod gaps;
 pub(crate) mod groups;
 pub(crate) mod lanes;

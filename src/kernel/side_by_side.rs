@@ -27,6 +27,17 @@ pub(super) fn take_targets(vectors: &mut Vectors, first: usize, rows: &mut RowLa
     }
 }
 
+/// Makes each row's first largest logit its target, and takes it.
+#[inline(always)]
+pub(super) fn take_largest<S: Simd>(s: S, vectors: &mut Vectors, rows: &mut RowLanes) {
+    s.store(largest(s, vectors), &mut rows.max);
+    let classes = first_largest(vectors, rows);
+    for lane in 0..LANES {
+        rows.class[lane] = classes[lane] as usize;
+    }
+    take_targets(vectors, 0, rows);
+}
+
 /// Puts values in the place of the targets, as far as they are here.
 #[inline(always)]
 pub(super) fn set_targets(vectors: &mut Vectors, first: usize, rows: &RowLanes, values: &[f32; LANES]) {

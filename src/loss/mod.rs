@@ -18,7 +18,7 @@ pub(crate) use transform::{Transform, is_factor};
 pub(crate) use weights::ClassWeights;
 
 use crate::kernel::affine::Shift;
-use crate::kernel::gaps::{Distribution, Gaps};
+use crate::kernel::gaps::{Distribution, Gaps, Weighing};
 use crate::kernel::real::Real;
 
 pub(crate) mod curvature;
@@ -158,12 +158,17 @@ impl Options {
 
     /// The weights v of a row whose targets are these probabilities.
     #[inline(always)]
-    pub(crate) fn distribution<'a, L: Real>(&'a self, probabilities: &'a [L]) -> Distribution<'a, L> {
-        Distribution {
-            probabilities,
+    pub(crate) fn distribution<'a, L>(&'a self, probabilities: &'a [L]) -> Distribution<'a, L> {
+        Distribution { probabilities, weighing: self.weighing(probabilities.len()) }
+    }
+
+    /// The same for all rows.
+    #[inline(always)]
+    pub(crate) fn weighing(&self, classes: usize) -> Weighing<'_> {
+        Weighing {
             weights: self.weight.as_ref().map(|weight| &weight.in_units[..]),
             keep: 1.0 - self.label_smoothing,
-            spread: self.label_smoothing / probabilities.len() as f64,
+            spread: self.label_smoothing / classes as f64,
         }
     }
 
