@@ -140,8 +140,8 @@ pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece
     }
 }
 
-/// More classes: one row after the other. The weights of a distribution are those of label smoothing, but each row has its own; and no
-/// class is the pivot, unless one has nearly all of the probability.
+/// More classes: one row after the other. The weights of a distribution are those of label smoothing, but each row has its
+/// own; and no class is the pivot, unless one has nearly all of the probability.
 struct Distributions {
     /// Of a row longer than a block; none, where there is no room for their references.
     blocks: usize,
