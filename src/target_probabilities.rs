@@ -194,9 +194,9 @@ impl<E: Kernels> Passes<E> for Distributions {
             let mut affine = output.of_row(job, lane, content);
             if wide == Wide::Gradient {
                 let probabilities = target_probabilities.and_then(|matrix| matrix.row(row));
-                let distribution = job.options.distribution(probabilities.unwrap_or_default());
                 let scale = job.terms.unit() * lanes.factor[lane];
-                affine.shift = Shift::Distribution(distribution.scaled(scale));
+                let weighing = job.options.weighing(batch.classes()).scaled(scale);
+                affine.shift = Shift::Distribution(weighing.of(probabilities.unwrap_or_default()));
             }
             batch.affine(job, row, wide, affine);
         }

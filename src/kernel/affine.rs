@@ -34,7 +34,7 @@ pub(crate) enum Shift<'a> {
         weights: &'a [f32],
         scale: f32,
     },
-    /// What the classes of a [scaled](Distribution::scaled) distribution weigh; only from logits as well.
+    /// What the classes of a [scaled](super::gaps::Weighing::scaled) distribution weigh; only from logits as well.
     Distribution(Distribution<'a>),
 }
 
@@ -72,7 +72,7 @@ impl<'a> Shift<'a> {
             Gaps::Weighted(weights) => Self::Weighted { weights, scale: shift },
             Gaps::LiveEqual => Self::LiveEqual(shift),
             Gaps::LiveWeighted(weights) => Self::LiveWeighted { weights, scale: shift },
-            Gaps::Distribution(distribution) => Self::Distribution(distribution.scaled(shift.into())),
+            Gaps::Distribution(distribution) => Self::Distribution(distribution.scaled(shift)),
         }
     }
 }

@@ -44,51 +44,54 @@ pub(crate) struct Weighing<'a> {
     pub(crate) spread: f64,
 }
 
-/// The probabilities of one row.
+/// What the classes of one row weigh: both numbers rounded before any loop, for a choice of what is subtracted in the loop
+/// would read them even where there are none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Distribution<'a, L = f32> {
     pub(crate) probabilities: &'a [L],
-    pub(crate) weighing: Weighing<'a>,
+    weights: Option<&'a [f32]>,
+    keep: L,
+    spread: L,
 }
 
-impl Weighing<'_> {
+impl<'a> Weighing<'a> {
     /// Each class weighs `factor` times as much.
     #[inline(always)]
-    fn scaled(self, factor: f64) -> Self {
+    pub(crate) fn scaled(self, factor: f64) -> Self {
         Self { keep: self.keep * factor, spread: self.spread * factor, ..self }
     }
 
-    /// `keep` and `spread`.
+    /// Of a row with these probabilities.
     #[inline(always)]
-    fn rounded<L: Real>(self) -> (L, L) {
-        (Real::round_to_finite(self.keep), Real::round_to_finite(self.spread))
+    pub(crate) fn of<L: Real>(self, probabilities: &'a [L]) -> Distribution<'a, L> {
+        let (keep, spread) = (Real::round_to_finite(self.keep), Real::round_to_finite(self.spread));
+        Distribution { probabilities, weights: self.weights, keep, spread }
     }
 }
 
 impl<L: Real> Distribution<'_, L> {
     /// What a class weighs.
     pub(crate) fn weight(&self, class: usize) -> f64 {
-        let (keep, spread) = self.weighing.rounded::<L>();
-        let smoothed = self.probabilities[class].into() * keep.into() + spread.into();
-        smoothed * self.weighing.weights.map_or(1.0, |weights| f64::from(weights[class]))
+        let smoothed = self.probabilities[class].into() * self.keep.into() + self.spread.into();
+        smoothed * self.weights.map_or(1.0, |weights| f64::from(weights[class]))
     }
 
     /// Those of the classes from `class` on.
     #[inline(always)]
     pub(crate) fn from(self, class: usize) -> Self {
-        let weights = self.weighing.weights.map(|weights| &weights[class..]);
-        let weighing = Weighing { weights, ..self.weighing };
-        Self { probabilities: &self.probabilities[class..], weighing }
+        let weights = self.weights.map(|weights| &weights[class..]);
+        Self { probabilities: &self.probabilities[class..], weights, ..self }
+    }
+
+    /// Each class weighs `factor` times as much, with a rounding that [`Weighing::scaled`] spares.
+    #[inline(always)]
+    pub(super) fn scaled(self, factor: L) -> Self {
+        let scaled = |x: L| Real::round_to_finite(x.into() * factor.into());
+        Self { keep: scaled(self.keep), spread: scaled(self.spread), ..self }
     }
 }
 
 impl Distribution<'_> {
-    /// Each class weighs `factor` times as much.
-    #[inline(always)]
-    pub(crate) fn scaled(self, factor: f64) -> Self {
-        Self { weighing: self.weighing.scaled(factor), ..self }
-    }
-
     /// What 16 classes from `class` on weigh. What is past the last is unspecified.
     #[inline(always)]
     pub(super) fn load<S: Simd>(self, s: S, class: usize) -> S::F32 {
@@ -97,14 +100,13 @@ impl Distribution<'_> {
             Some(whole) => s.load(whole),
             None => s.load_partial(rest, 0.0),
         };
-        let (keep, spread) = self.weighing.rounded();
-        let mut spread = s.splat(spread);
+        let mut spread = s.splat(self.spread);
         // Those first, because what a class of weight 0 weighs is 0, however large the rest is.
-        if let Some(weights) = self.weighing.weights {
+        if let Some(weights) = self.weights {
             let weights = s.load(vector_at(weights, class));
             (probabilities, spread) = (s.mul(probabilities, weights), s.mul(spread, weights));
         }
-        s.mul_add(probabilities, s.splat(keep), spread)
+        s.mul_add(probabilities, s.splat(self.keep), spread)
     }
 }
 
@@ -114,9 +116,8 @@ impl Distribution<'_, f64> {
     fn load_f64<S: Simd>(self, s: S, class: usize) -> S::F64 {
         let rest = &self.probabilities[class.min(self.probabilities.len())..];
         let probabilities = s.load_partial_f64(rest, 0.0);
-        let (keep, spread) = self.weighing.rounded();
-        let smoothed = s.mul_add_f64(probabilities, s.splat_f64(keep), s.splat_f64(spread));
-        match self.weighing.weights {
+        let smoothed = s.mul_add_f64(probabilities, s.splat_f64(self.keep), s.splat_f64(self.spread));
+        match self.weights {
             Some(weights) => s.mul_f64(smoothed, widened(s, s.load(vector_at(weights, class)))),
             None => smoothed,
         }

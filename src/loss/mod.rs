@@ -158,8 +158,8 @@ impl Options {
 
     /// The weights v of a row whose targets are these probabilities.
     #[inline(always)]
-    pub(crate) fn distribution<'a, L>(&'a self, probabilities: &'a [L]) -> Distribution<'a, L> {
-        Distribution { probabilities, weighing: self.weighing(probabilities.len()) }
+    pub(crate) fn distribution<'a, L: Real>(&'a self, probabilities: &'a [L]) -> Distribution<'a, L> {
+        self.weighing(probabilities.len()).of(probabilities)
     }
 
     /// The same for all rows.
