@@ -225,7 +225,7 @@ impl<'a, T: Element> Batch<'a, T> {
         RowsOf { data, row_stride, classes: self.classes(), count: tile.len() }
     }
 
-    /// None where targets are classes.
+    /// Nothing where targets are classes.
     pub(crate) fn rows_of_target_probabilities(&self, tile: Range<usize>) -> RowsOf<&[T::PerRow]> {
         let (data, row_stride) =
             self.target_probabilities.map_or((&[][..], 0), |matrix| matrix.rows_from(tile.start));

@@ -3,8 +3,9 @@
 use core::ops::Range;
 
 use crate::Error;
-use crate::kernel::lanes::{Results, RowLanes};
+use crate::kernel::lanes::RowLanes;
 use crate::kernel::real::Real;
+use crate::kernel::results::Results;
 use crate::request::split;
 
 /// The argmax, and the target's rank, of a row that has none.

@@ -223,16 +223,17 @@ impl<T: Kernels> Passes<T> for FewClasses {
         tile: Range<usize>,
         lanes: &mut RowLanes,
     ) {
+        let weighing = job.options.weighing(batch.classes());
         job.schedule.instructions.run(few_distributions::StatisticsTask {
             tiles: &mut self.tiles,
             logits: self.rows.read(job, batch, tile.clone()),
             probabilities: batch.rows_of_target_probabilities(tile.clone()),
-            weighing: job.options.weighing(batch.classes()),
+            weighing,
             rows: lanes,
         });
         for (lane, row) in tile.enumerate().filter(|&(lane, _)| lanes.counts[lane]) {
-            let distribution = job.options.distribution(batch.distribution(row));
-            lanes.own[lane] = job.terms.unit() * distribution.weight(lanes.class[lane]);
+            let weight = weighing.of(batch.distribution(row)).weight(lanes.class[lane]);
+            lanes.own[lane] = job.terms.unit() * weight;
         }
         // The lanes of an incomplete tile hold what no row is.
         if !lanes.is_full() {

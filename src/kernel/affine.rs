@@ -72,7 +72,8 @@ impl<'a> Shift<'a> {
             Gaps::Weighted(weights) => Self::Weighted { weights, scale: shift },
             Gaps::LiveEqual => Self::LiveEqual(shift),
             Gaps::LiveWeighted(weights) => Self::LiveWeighted { weights, scale: shift },
-            Gaps::Distribution(distribution) => Self::Distribution(distribution.scaled(shift)),
+            // Those are scaled before they are rounded, by `Weighing::scaled`.
+            Gaps::Distribution(_) => Self::Equal(f32::NAN),
         }
     }
 }
@@ -87,7 +88,7 @@ impl Shift<'_> {
             Self::Weighted { weights, .. } => Self::Weighted { weights, scale },
             Self::LiveEqual(_) => Self::LiveEqual(scale),
             Self::LiveWeighted { weights, .. } => Self::LiveWeighted { weights, scale },
-            Self::Distribution(distribution) => Self::Distribution(distribution),
+            Self::Distribution(_) => self,
         }
     }
 

@@ -8,10 +8,11 @@ use core::ops::Range;
 
 use super::exp;
 use super::gaps::Gaps;
-use super::lanes::{CoefficientLanes, NO_CLASS};
+use super::lanes::NO_CLASS;
 use super::number::Number;
 use super::place::{Between, InPlace, Place};
 use super::planes::Fill;
+use super::results::CoefficientLanes;
 use super::side_by_side::{affine, marked};
 use super::transform::{Transformation, with_transformation};
 use crate::loss::Transform;

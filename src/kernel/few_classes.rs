@@ -12,8 +12,9 @@
 //! ```
 
 use super::gaps::Gaps;
-use super::lanes::{CoefficientLanes, RowLanes};
+use super::lanes::RowLanes;
 use super::place::RowsOf;
+use super::results::CoefficientLanes;
 use super::side_by_side;
 use crate::simd::{LANES, Simd, Task};
 
@@ -127,6 +128,11 @@ pub(super) struct TargetLanes<S: Simd> {
 }
 
 impl<S: Simd> TargetLanes<S> {
+    #[inline(always)]
+    pub(super) fn of_nobody(s: S) -> Self {
+        Self { classes: s.splat(-1.0), values: s.splat(f32::NEG_INFINITY) }
+    }
+
     #[inline(always)]
     pub(super) fn new(s: S, rows: &RowLanes, values: &[f32; LANES]) -> Self {
         let mut classes = [0.0; LANES];

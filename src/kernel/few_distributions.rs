@@ -7,9 +7,10 @@
 
 use super::few_classes::{TargetLanes, Tile, Transposed};
 use super::gaps::{Gaps, Weighing, half_gap};
-use super::lanes::{CoefficientLanes, RowLanes};
+use super::lanes::RowLanes;
 use super::place::RowsOf;
 use super::real::Real;
+use super::results::CoefficientLanes;
 use super::side_by_side;
 use crate::simd::{LANES, Simd, Task};
 
@@ -84,8 +85,7 @@ impl Task for StatisticsTask<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self { tiles, logits, probabilities, weighing, rows } = self;
         let classes = logits.classes;
-        let nobody = RowLanes::default();
-        let mut targets = TargetLanes::new(s, &nobody, &nobody.target_logit);
+        let mut targets = TargetLanes::of_nobody(s);
         tiles.logits.load(s, &logits, &mut targets);
         tiles.probabilities.load(s, &probabilities, &mut targets);
         let vectors = &mut tiles.logits.columns[..classes];
@@ -107,11 +107,8 @@ impl Task for StatisticsTask<'_> {
             gaps = s.accumulate(gaps, half_gap(s, s.load(x), reference, weight));
             weights = s.accumulate(weights, weight);
         }
-        s.store_f64(gaps, &mut rows.gap);
-        for gap in &mut rows.gap {
-            *gap *= 2.0;
-        }
-        s.store_f64(weights, &mut rows.weight);
+        side_by_side::add(s, gaps, 2.0, 0, &mut rows.gap);
+        side_by_side::add(s, weights, 1.0, 0, &mut rows.weight);
         side_by_side::exponentials(s, vectors, Gaps::None, reference, rows);
     }
 }

@@ -82,13 +82,6 @@ impl<L: Real> Distribution<'_, L> {
         let weights = self.weights.map(|weights| &weights[class..]);
         Self { probabilities: &self.probabilities[class..], weights, ..self }
     }
-
-    /// Each class weighs `factor` times as much, with a rounding that [`Weighing::scaled`] spares.
-    #[inline(always)]
-    pub(super) fn scaled(self, factor: L) -> Self {
-        let scaled = |x: L| Real::round_to_finite(x.into() * factor.into());
-        Self { keep: scaled(self.keep), spread: scaled(self.spread), ..self }
-    }
 }
 
 impl Distribution<'_> {
@@ -140,7 +133,7 @@ impl<L: Real> Gaps<'_, L> {
             Gaps::None => 0.0,
             Gaps::Equal | Gaps::LiveEqual => 1.0,
             Gaps::Weighted(weights) | Gaps::LiveWeighted(weights) => weights[class],
-            // Rows with such targets are not taken side by side.
+            // Side by side, rows with such targets have no gaps but those of `few_distributions.rs`.
             Gaps::Distribution(_) => f32::NAN,
         }
     }

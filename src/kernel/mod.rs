@@ -61,6 +61,7 @@ pub(crate) mod number;
 pub(crate) mod place;
 pub(crate) mod planes;
 pub(crate) mod real;
+pub(crate) mod results;
 pub(crate) mod scalar;
 pub(crate) mod short_rows;
 mod side_by_side;

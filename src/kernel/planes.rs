@@ -20,8 +20,9 @@
 use core::ops::Range;
 
 use super::gaps::Gaps;
-use super::lanes::{CoefficientLanes, RowLanes};
+use super::lanes::RowLanes;
 use super::number::Number;
+use super::results::CoefficientLanes;
 use super::side_by_side::{self, Vectors, affine, marked};
 use super::transform::{Capped, Plain, Transformation, with_transformation};
 use super::{exp, vector_at};

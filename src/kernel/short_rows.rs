@@ -11,9 +11,10 @@ use super::affine::{self, Affine, Shift};
 use super::alongside::Nothing;
 use super::fetch::Fetch;
 use super::gaps::{Gaps, gaps_of};
-use super::lanes::{CoefficientLanes, NO_CLASS, RowLanes};
+use super::lanes::{NO_CLASS, RowLanes};
 use super::number::Number;
 use super::place::{Between, Columns, InPlace, Place, Read, RowsOf};
+use super::results::CoefficientLanes;
 use super::statistics::{Beside, Search, sum_of};
 use crate::simd::{Simd, Task};
 

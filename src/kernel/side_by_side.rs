@@ -8,7 +8,8 @@
 
 use super::gaps::{Gaps, half_gap, live_only};
 use super::groups::{exp_of_group, sum_of_four};
-use super::lanes::{CoefficientLanes, RowLanes};
+use super::lanes::RowLanes;
+use super::results::CoefficientLanes;
 use super::{exp, scalar};
 use crate::simd::{LANES, Simd};
 
@@ -222,7 +223,7 @@ pub(super) fn gaps<S: Simd>(
 
 /// Adds so many times the sums to what the classes before have left; the first ones replace it.
 #[inline(always)]
-fn add<S: Simd>(s: S, sums: S::F64, times: f64, first: usize, to: &mut [f64; LANES]) {
+pub(super) fn add<S: Simd>(s: S, sums: S::F64, times: f64, first: usize, to: &mut [f64; LANES]) {
     let mut added = [0.0; LANES];
     s.store_f64(sums, &mut added);
     for lane in 0..LANES {

@@ -76,6 +76,7 @@ pub(crate) struct Terms {
     /// Whether targets are probabilities: then the row's own weights take the place of W and w_c, with (1 - eps) = 0 and
     /// eps / C = 1.
     is_distribution: bool,
+    /// Whether there is a softcap.
     has_slopes: bool,
 }
 

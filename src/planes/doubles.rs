@@ -8,8 +8,8 @@ use crate::batch::Wide;
 use crate::kernel::bands::BandPlanes;
 use crate::kernel::double::planes::{AffineTask, StatisticsTask};
 use crate::kernel::gaps::Gaps;
-use crate::kernel::lanes::CoefficientLanes;
 use crate::kernel::planes::PlanesFrom;
+use crate::kernel::results::CoefficientLanes;
 use crate::parallel::PIECE;
 use crate::rows::{Job, Totals};
 

@@ -182,8 +182,7 @@ fn the_gradient_of_weighted_and_smoothed_target_probabilities_has_few_roundings(
     }
 }
 
-/// Nor is the other term of a gradient, or its product with a weight of 0 would be NaN; nor, under a softcap, the gradient
-/// at the target, whose product with a derivative of 0 would be.
+/// What is multiplied by a class weight of 0, or by a softcap's derivative of 0, is not infinite.
 #[test]
 fn beyond_the_largest_number_no_gradient_is_nan() {
     for classes in [4, 70, 100, 3000] {

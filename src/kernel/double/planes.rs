@@ -13,8 +13,9 @@ use super::transform::{LEAST, TransformTask};
 use super::{Load, Plain};
 use crate::kernel::bands::BandPlanes;
 use crate::kernel::gaps::Gaps;
-use crate::kernel::lanes::{CoefficientLanes, RowLanes};
+use crate::kernel::lanes::RowLanes;
 use crate::kernel::planes::{Fill, PlanesFrom};
+use crate::kernel::results::CoefficientLanes;
 use crate::loss::Transform;
 use crate::simd::{LANES, Simd, Task};
 
