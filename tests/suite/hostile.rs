@@ -6,8 +6,7 @@ use crate::support::bounds::Expected;
 use crate::support::double_bounds::{self, Shares};
 use crate::support::doubles::{self, Doubles};
 use crate::support::evaluation::Call;
-use crate::support::hostile::case::Case;
-use crate::support::hostile::{self, CHECKS, Check};
+use crate::support::hostile::{self, CHECKS};
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -49,16 +48,16 @@ proptest! {
 /// The seeds that fuzzing starts from.
 #[test]
 fn every_seed_of_the_fuzzing_targets_passes() {
-    for (name, check) in CHECKS {
+    for (name, check, case) in CHECKS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/hostile/seeds").join(name);
         let mut seeds = 0;
         for seed in folder.read_dir().expect("there are seeds") {
             let seed = seed.expect("the folder can be read").path();
-            check_bytes(
-                check,
-                &std::fs::read(&seed).expect("the seed can be read"),
-                &seed.display().to_string(),
-            );
+            let bytes = std::fs::read(&seed).expect("the seed can be read");
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(&bytes))) {
+                println!("{}: {bytes:?}\n{:?}", seed.display(), case.map(|case| case(&bytes)));
+                std::panic::resume_unwind(panic);
+            }
             seeds += 1;
         }
         assert!(seeds > 0, "{name} has no seeds");
@@ -233,13 +232,5 @@ fn a_negative_target_is_no_class_however_many_there_are() {
             let found = ce.shards(&[target], classes).finish(&[RowState::EMPTY]);
             assert!(matches!(found, Err(Error::IncompleteState { .. })), "{found:?}");
         }
-    }
-}
-
-/// Prints the call that failed.
-fn check_bytes(check: Check, bytes: &[u8], name: &str) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(bytes))) {
-        println!("{name}: {bytes:?}\n{:?}", Case::new(bytes));
-        std::panic::resume_unwind(panic);
     }
 }

@@ -33,6 +33,7 @@ mod pages;
 mod planes;
 mod planes_of_doubles;
 mod planes_of_halves;
+mod planes_past_caches;
 mod probability_targets;
 mod properties;
 mod shard_errors;

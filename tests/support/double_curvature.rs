@@ -88,6 +88,7 @@ struct Row {
     gradient: Vec<DoubleDouble>,
     z_gradient: Vec<DoubleDouble>,
     spread: Vec<f64>,
+    total_spread: f64,
     scale: f64,
     inverse_cap: f64,
 }
@@ -163,6 +164,7 @@ impl Row {
         }
         let total: f64 = spread.iter().sum();
         let sum = plain * slope + each * total.into();
+        let spread: Vec<f64> = spread.iter().map(|weight| weight * each.high).collect();
         Self {
             hard: (plain * slope).high,
             hard_error,
@@ -173,7 +175,8 @@ impl Row {
             outer: z,
             gradient: loss.grad,
             z_gradient: loss.z_grad,
-            spread: spread.iter().map(|weight| weight * each.high).collect(),
+            total_spread: spread.iter().sum(),
+            spread,
             scale: scale.max(1.0),
             inverse_cap: softcap.map_or(0.0, |cap| 1.0 / cap),
             softmax,
@@ -194,7 +197,13 @@ impl Row {
     }
 
     fn others_mean_gap(&self, class: usize) -> f64 {
-        Self::others_mean_gap_of(&self.softmax, &self.gaps, &self.own_errors, class)
+        let p = self.softmax.probabilities[class].high;
+        if p >= 0.25 {
+            return Self::others_mean_gap_of(&self.softmax, &self.gaps, &self.own_errors, class);
+        }
+        // A small part may be taken away again; in a time that does not grow with the number of classes.
+        let sum = self.mean_gap - p * self.gaps[class];
+        self.own_errors[class] + sum / self.softmax.complements[class].high
     }
 
     /// h_ij.
@@ -210,7 +219,7 @@ impl Row {
     fn lse_error(&self) -> f64 {
         let softmax = &self.softmax;
         let of_lse = (LSE * (softmax.max.abs() + softmax.ln_sum) + self.mean_gap) * U;
-        of_lse.max((self.mean_gap + LSE) * U) + softmax.mean_error() * U
+        of_lse.max((self.mean_gap + LSE) * U) + softmax.mean_error * U
     }
 
     /// The derivative of -ln p_y by a logit, and its relative error.
@@ -254,9 +263,8 @@ impl Row {
             return (0.0.into(), 0.0);
         }
         let (p, q) = (self.softmax.probabilities[i].high, self.softmax.complements[i].high);
-        let total: f64 = self.spread.iter().sum();
         let hard = (self.hard * factor).abs() * if i == self.target { q } else { p };
-        let spread = factor.abs() * ((total - self.spread[i]) * p + self.spread[i]);
+        let spread = factor.abs() * ((self.total_spread - self.spread[i]) * p + self.spread[i]);
         let z = (self.outer.high * z_factor).abs() * p;
         let magnitude = hard + spread + z * self.softmax.lse.high.abs();
         let relative = (self.relative(i, i) + self.others_mean_gap(i) + CAPPED) * U;
@@ -327,7 +335,7 @@ pub fn check_row(
     }
     let (mut of_loss, mut of_z, mut loss_bound, mut z_bound) =
         (DoubleDouble::default(), DoubleDouble::default(), 0.0, 0.0);
-    let total: f64 = of_row.spread.iter().sum();
+    let total = of_row.total_spread;
     // Masked classes too: smoothing gives them a share.
     for i in 0..classes {
         let (p, q) = (of_row.softmax.probabilities[i].high, of_row.softmax.complements[i].high);

@@ -52,9 +52,9 @@ impl DoubleDouble {
     /// Times a power of two.
     fn scaled(self, exponent: i32) -> Self {
         // In two steps, none of which overflows.
-        let (first, second) = (exponent / 2, exponent - exponent / 2);
-        let scale = |x: f64| x * 2.0_f64.powi(first) * 2.0_f64.powi(second);
-        Self { high: scale(self.high), low: scale(self.low) }
+        let power = |exponent: i32| f64::from_bits(((1023 + exponent) as u64) << 52);
+        let (first, second) = (power(exponent / 2), power(exponent - exponent / 2));
+        Self { high: self.high * first * second, low: self.low * first * second }
     }
 
     /// 1 / k, for a whole number of few bits.
@@ -77,7 +77,18 @@ impl DoubleDouble {
 
     /// exp - 1, with a small relative error.
     pub fn exp_m1(self) -> Self {
-        if self.high.abs() < 0.25 { self.small_exp_m1() } else { self.exp() - 1.0.into() }
+        self.exp_and_exp_m1().1
+    }
+
+    /// Both.
+    fn exp_and_exp_m1(self) -> (Self, Self) {
+        if self.high.abs() < 0.25 {
+            let exp_m1 = self.small_exp_m1();
+            (exp_m1 + 1.0.into(), exp_m1)
+        } else {
+            let exp = self.exp();
+            (exp, exp - 1.0.into())
+        }
     }
 
     /// The same, of at most ln(2) / 2.
@@ -107,7 +118,7 @@ impl DoubleDouble {
     /// tanh(v) and 1 - tanh(v)^2, both with a small relative error.
     pub fn tanh_and_slope(self) -> (Self, Self) {
         let x = self.abs() * Self::from(-2.0);
-        let (exp, exp_m1) = (x.exp(), x.exp_m1());
+        let (exp, exp_m1) = x.exp_and_exp_m1();
         let reciprocal = Self::from(2.0) / (exp + 1.0.into());
         let tanh = (exp_m1 * reciprocal) * Self::from(-0.5);
         (if self.high < 0.0 { -tanh } else { tanh }, exp * reciprocal * reciprocal)

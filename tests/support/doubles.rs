@@ -243,6 +243,8 @@ pub struct ExactRow {
     pub transformed: Vec<DoubleDouble>,
     /// How far these may be from what the kernels have, in the unit of the bounds.
     pub errors: Vec<f64>,
+    /// What these come to in ln S.
+    pub mean_error: f64,
 }
 
 impl ExactRow {
@@ -269,7 +271,10 @@ impl ExactRow {
         let part = |i: usize| weighted(probabilities[i], -log_probabilities[i]);
         let entropy = (0..x.len()).map(part).sum();
         let gaps: Vec<f64> = d.iter().zip(&errors).map(|(d, error)| error - d.high).collect();
-        let mean_gap = (0..x.len()).map(|i| weighted(probabilities[i], gaps[i].into()).high).sum::<f64>();
+        let mean = |of_class: &[f64]| {
+            (0..x.len()).map(|i| weighted(probabilities[i], of_class[i].into()).high).sum::<f64>()
+        };
+        let (mean_gap, mean_error) = (mean(&gaps), mean(&errors));
         let (lse, ln_sum, max) = (ln_sum + max, ln_sum.high, max.high);
         let transformed = x;
         Self {
@@ -284,6 +289,7 @@ impl ExactRow {
             mean_gap,
             transformed,
             errors,
+            mean_error,
         }
     }
 
@@ -293,12 +299,6 @@ impl ExactRow {
         let part = |i: usize| weighted(self.probabilities[i], self.gaps[i].into()).high;
         let sum: f64 = others.map(part).sum();
         self.errors[target] + if sum == 0.0 { 0.0 } else { sum / self.complements[target].high }
-    }
-
-    /// What the transform's errors come to in ln S, in the unit of the bounds.
-    pub fn mean_error(&self) -> f64 {
-        let part = |i: usize| weighted(self.probabilities[i], self.errors[i].into()).high;
-        (0..self.errors.len()).map(part).sum()
     }
 
     /// Whether a transformed logit is below another by more than their errors.

@@ -10,7 +10,7 @@ impl Bounds<'_> {
     pub(super) fn distribution_loss(&self, exact: &ExactDistribution, argmax: usize) -> f64 {
         let softmax = self.softmax;
         let relative = softmax.others_mean_gap(argmax) + DISTRIBUTION_LOSS + self.scalars;
-        let of_transform = |c: usize| product(exact.v[c].high, softmax.errors[c] + softmax.mean_error());
+        let of_transform = |c: usize| product(exact.v[c].high, softmax.errors[c] + softmax.mean_error);
         let of_transforms: f64 = (0..exact.v.len()).map(of_transform).sum();
         // Before weights, what is no normal number is 0; and products of a weight and a gap may be subnormal.
         let smallest = f64::MIN_POSITIVE * (1.0 + exact.total.high);

@@ -22,9 +22,16 @@ use xent::{Backend, CrossEntropy, Parallelism, reference};
 /// A check of one kind of calls.
 pub type Check = fn(&[u8]);
 
-/// Every kind, with the folder of its seeds.
-pub const CHECKS: [(&str, Check); 4] =
-    [("calls", cross_entropy), ("calls", shards), ("calls", planes), ("api", api::api)];
+/// How bytes become a case.
+pub type Cases = fn(&[u8]) -> Case;
+
+/// Every kind, with the folder of its seeds, and the cases that it makes of them.
+pub const CHECKS: [(&str, Check, Option<Cases>); 4] = [
+    ("calls", cross_entropy, Some(Case::new)),
+    ("calls", shards, Some(Case::new)),
+    ("calls", planes, Some(Case::of_planes)),
+    ("api", api::api, None),
+];
 
 /// Every output of a call is within the bounds of the contract, nothing beside the outputs is written, and another
 /// backend, place or layout changes no bit.
