@@ -34,7 +34,8 @@ pub enum Reduction {
     Sum,
 }
 
-/// What the mean over no rows is, or over rows that all have weight 0.
+/// What the mean over no rows is, or over rows that all have weight 0. Where smoothing leaves such rows a loss, the mean is
+/// infinite.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EmptyMean {
     /// NaN, as PyTorch has it: 0 / 0.

@@ -10,7 +10,7 @@ use crate::support::hostile::{self, CHECKS};
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use xent::{CrossEntropy, Error, Matrix, MatrixMut, Reduction, Request, RowState};
+use xent::{CrossEntropy, EmptyMean, Error, Matrix, MatrixMut, Reduction, Request, RowState};
 
 /// Failing input is printed; there is no file of it beside integration tests.
 fn cases(cases: u32) -> ProptestConfig {
@@ -211,6 +211,33 @@ fn beyond_the_largest_number_no_gradient_is_nan() {
                 if ce.softcap().is_none() {
                     ce.run_probabilities(logits, q, request).expect("the batch is valid");
                     assert!(grad.iter().all(|x| !x.is_nan()), "{grad:?}, {backend}");
+                }
+            }
+        }
+    }
+}
+
+/// Exponentials that are no normal numbers are 0, and so is the loss that smoothing leaves of them.
+#[test]
+fn a_mean_over_weights_of_0_is_infinite_or_that_of_nothing() {
+    for (gap, of_loss) in [(700.0, f64::INFINITY), (711.4, 0.0), (1000.0, 0.0)] {
+        for (empty_mean, of_nothing) in [(EmptyMean::Nan, f64::NAN), (EmptyMean::Zero, 0.0)] {
+            let wanted = if of_loss == 0.0 { of_nothing } else { of_loss };
+            let builder = CrossEntropy::builder().weight(vec![1.0, 0.0]).label_smoothing(1.0);
+            for backend in backends() {
+                let ce =
+                    builder.clone().empty_mean(empty_mean).backend(backend).build().expect("it is available");
+                let x = [0.0, -gap];
+                let of_doubles = ce.loss(Matrix::new(&x, 1, 2).expect("it fits"), &[1_u8]);
+                let x = x.map(|x| x as f32);
+                let of_singles = ce.loss(Matrix::new(&x, 1, 2).expect("it fits"), &[1_u8]);
+                for found in [of_singles, of_doubles] {
+                    let found = found.expect("the batch is valid");
+                    assert_eq!(
+                        found.to_bits(),
+                        wanted.to_bits(),
+                        "{found}, not {wanted}: gap {gap}, {backend}"
+                    );
                 }
             }
         }

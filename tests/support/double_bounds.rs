@@ -12,7 +12,7 @@ use xent::contract::{
     ENTROPY, LOG_PROBABILITY, LOSS, LSE, PROBABILITY, REDUCED_F64, SCALARS_F64, TARGET_GRADIENT, U_F64 as U,
     transform_slope_f64,
 };
-use xent::{CrossEntropy, Reduction};
+use xent::{CrossEntropy, EmptyMean, Reduction};
 
 /// The largest share of a bound that was used, of each output.
 #[derive(Default)]
@@ -220,8 +220,22 @@ pub fn check(
     assert_eq!(found.summary.counted, counted, "{context}");
     assert_eq!(found.summary.correct, correct, "{context}");
     let exact = reduced(ce, call, &losses);
+    let largest_weight = ce.weight().unwrap_or(&[]).iter().fold(1.0, |a: f64, &b| a.max(b.into()));
+    let may_be_0 = |&(loss, _, _, row_weight): &(DoubleDouble, _, _, f64)| {
+        product(row_weight, loss.high) <= row_weight * largest_weight * f64::MIN_POSITIVE
+    };
     if has_nan || exact.is_nan() {
         assert!(found.summary.loss.is_nan(), "{context}");
+    } else if exact.is_infinite() && divisor == 0.0 && losses.iter().all(may_be_0) {
+        // What is divided by 0 may be 0 as well.
+        let z_loss = found.summary.z_loss;
+        let of_nothing = if ce.empty_mean() == EmptyMean::Zero { z_loss } else { f64::NAN };
+        let wanted = [exact, of_nothing].map(f64::to_bits);
+        assert!(
+            wanted.contains(&found.summary.loss.to_bits()),
+            "{} of nothing, {context}",
+            found.summary.loss
+        );
     } else {
         let bound = loss_bounds + REDUCED_F64 * U * exact.abs() + f64::MIN_POSITIVE;
         shares.note("reduced loss", found.summary.loss, exact.into(), bound, context);
