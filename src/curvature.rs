@@ -183,7 +183,7 @@ impl<'a, E: Element> Curvature<'a, E> {
     /// H v = (S + 2 z lse) (p_i v_i - p_i (p . v)) + 2 z p_i (p . v)
     /// ```
     ///
-    /// after [Pearlmutter 1994](https://doi.org/10.1162/neco.1994.6.1.147).
+    /// and what [`Curvature`] adds to it for a focal loss and for transformed logits; after [Pearlmutter 1994](https://doi.org/10.1162/neco.1994.6.1.147).
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].
@@ -241,8 +241,9 @@ impl<'a, E: Element> Curvature<'a, E> {
         self.diagonal(Diagonal::GaussNewton, out)
     }
 
-    /// The diagonal of the Hessian of the reduced loss, in `out`, rows x C: (S + 2 z lse) p_i (1 - p_i) + 2 z p_i^2. It
-    /// is that of the Gauss-Newton matrix but for a z-loss.
+    /// The diagonal of the Hessian of the reduced loss, in `out`, rows x C: (S + 2 z lse) p_i (1 - p_i) + 2 z p_i^2, and
+    /// with a focal loss F (p_i - [i = y])^2 more; of transformed logits D H D + diag(g t''). It is that of the Gauss-Newton
+    /// matrix but for a z-loss, a focal loss and a softcap.
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].

@@ -22,7 +22,7 @@ use crate::rows::{Job, Totals, run_passes};
 use crate::scratch::Scratch;
 use crate::simd::LANES;
 
-/// All rows of a batch, as [`rows::run`](crate::rows::run).
+/// All rows of a batch, as [`Dtype::run_piece`](crate::rows::Dtype::run_piece).
 pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
     let classes = batch.classes();
     if classes <= few_classes::MOST {

@@ -1,6 +1,6 @@
 //! The one place for variants of the loss: from a row's statistics and the options to a few scalars.
 //!
-//! The kernels never learn which options were set. They deliver
+//! Kernels of the two passes learn no more of the options than what to sum up. They deliver
 //! [`Statistics`](crate::kernel::statistics::Statistics) that leave the target out, and they take an affine function and
 //! one value for the target.
 
