@@ -183,7 +183,8 @@ impl<'a, E: Element> Curvature<'a, E> {
     /// H v = (S + 2 z lse) (p_i v_i - p_i (p . v)) + 2 z p_i (p . v)
     /// ```
     ///
-    /// and what [`Curvature`] adds to it for a focal loss and for transformed logits; after [Pearlmutter 1994](https://doi.org/10.1162/neco.1994.6.1.147).
+    /// and what [`Curvature`] adds to it for a focal loss and for transformed logits; after
+    /// [Pearlmutter 1994](https://doi.org/10.1162/neco.1994.6.1.147).
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`].

@@ -173,8 +173,8 @@ impl Distillation {
 
     /// The same with what a request brings and asks for. Its inputs mean what they mean for a [`CrossEntropy`]; its outputs
     /// are [`Request::grad`] or [`Request::accumulate`], also in another dtype, [`Request::losses`], and [`Request::lse`],
-    /// which is that of the student at the temperature, ln(sum_c exp(x_c / T)). A row that is [masked](Request::loss_mask) is read in neither
-    /// matrix. [`Summary::correct`] is 0.
+    /// which is that of the student at the temperature, ln(sum_c exp(x_c / T)). A row that is [masked](Request::loss_mask) is
+    /// read in neither matrix. [`Summary::correct`] is 0.
     ///
     /// # Errors
     /// Those of [`Distillation::loss`]; those of [`CrossEntropy::run`] that concern the request; and

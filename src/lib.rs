@@ -33,8 +33,8 @@
 //!   multiply-add.
 //! * **No panic, no partial result**: arguments are checked before the first write, and an [`Error`] names what is wrong
 //!   and where.
-//! * **No allocation**: in any call on a built [`CrossEntropy`], but for what rayon does when it
-//!   starts its threads, and when it takes work from a thread outside its pool.
+//! * **No allocation**: in any call on a built [`CrossEntropy`], but for what rayon does when it starts its
+//!   threads, and when it takes work from a thread outside its pool.
 //!
 //! # Input that is not a finite number
 //!

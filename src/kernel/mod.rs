@@ -32,11 +32,12 @@
 //! precedes it (`statistics.rs`). The first pass keeps the exponentials where the gradient will be, and the second is then
 //! a multiplication.
 //!
-//! Three kinds of rows: few classes go 16 rows at a time, one lane each (`few_classes.rs`, `few_distributions.rs`); rows of one block take each
-//! step together with their neighbours (`short_rows.rs`); longer ones go alone, in pieces for several threads
-//! (`tasks.rs`), and where outputs go past the caches, the second pass over one along with the first over the next
+//! Three kinds of rows: few classes go 16 rows at a time, one lane each (`few_classes.rs`, `few_distributions.rs`); rows of
+//! one block take each step together with their neighbours (`short_rows.rs`); longer ones go alone, in pieces for several
+//! threads (`tasks.rs`), and where outputs go past the caches, the second pass over one along with the first over the next
 //! (`alongside.rs`). Rows whose classes lie in planes go 16 at a time as well (`planes.rs`, `bands.rs`). The scalars are
-//! those of 16 rows at a time for all of them (`lanes.rs`, `results.rs`). Outside, `rows.rs` has the order and `passes.rs` the kinds.
+//! those of 16 rows at a time for all of them (`lanes.rs`, `results.rs`). Outside, `rows.rs` has the order and `passes.rs`
+//! the kinds.
 //!
 //! Numbers in memory may have 16 bits (`number.rs`), and logits may be scaled or capped on their way to the first pass
 //! (`transform.rs`); all arithmetic is in `f32`. Rows of `f64` have passes of their own (`double`). What a loss does

@@ -4,7 +4,7 @@
 //! not be lost, a row of `f64` has nothing wider, so what is added up carries its rounding error along:
 //!
 //! ```text
-//! exp      within 1.25 ulp, from the same few steps with a longer polynomial         exp.rs
+//! exp      within 1.25 ulp, from the same few steps with a longer polynomial      exp.rs
 //! sums     pairwise groups of four, then lanes with an error term each            sums.rs
 //! pass 1   maximum of the whole row, then exponentials relative to it, kept       statistics.rs
 //! scalars  exp, log1p and 1 / (1 + y) as sums of two numbers, rounded once        scalar.rs

@@ -1,8 +1,9 @@
 //! The instruction sets of x86-64 beyond its baseline, chosen at run time.
 //!
-//! All of the crate's `unsafe` is here. It rests on two facts, and on a third of plain bits (`docs/unsafe.md`). A token or a vector exists only where its instruction
-//! set does: tokens come from `detect` alone, vectors from a token's methods alone. And memory is reached only through
-//! references to arrays of the width that is accessed, or masked to a slice's length.
+//! All of the crate's `unsafe` is here. It rests on three facts (`docs/unsafe.md`). A token or a vector exists only where its
+//! instruction set does: tokens come from `detect` alone, vectors from a token's methods alone. Memory is reached only
+//! through references to arrays of the width that is accessed, or to slices whose length was compared with it. And a
+//! masked lane, of a mask made from the slice's own length, is not accessed.
 #![allow(unsafe_code)]
 
 mod avx2;
