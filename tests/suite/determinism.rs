@@ -3,7 +3,7 @@
 use crate::support::batch::{Batch, IGNORE_INDEX, Random};
 use crate::support::buffer::{Buffer, Layout};
 use crate::support::evaluation::{Call, Evaluation, assert_same_bits};
-use crate::support::{PARALLELISMS, backends, class_counts, fused_backends};
+use crate::support::{PARALLELISMS, backends, class_counts, fused_backends, most_cache_bytes};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use xent::{
     Backend, CrossEntropy, CrossEntropyBuilder, Matrix, MatrixMut, Parallelism, Reduction, Request,
@@ -332,12 +332,9 @@ fn stores_past_the_caches_change_no_bit() {
 /// make a batch large, and most of its memory is never touched.
 #[test]
 fn exponentials_kept_in_later_rows_change_no_bit() {
-    // No CPU is taken to have more cache than this.
-    const MOST_CACHE_PER_CPU: usize = 8 << 20;
-    let cache = MOST_CACHE_PER_CPU * std::thread::available_parallelism().map_or(1, usize::from);
     let rows = 11;
     // In place, so many rows are one buffer; out of place, there are two.
-    let row_stride = cache / (size_of::<f32>() * rows) + 1;
+    let row_stride = most_cache_bytes() / (size_of::<f32>() * rows) + 1;
     let mut logits = vec![0.0; (rows - 1) * row_stride + 70_000];
     for backend in backends() {
         for classes in [3, 10, 80, 127, 128, 130, 1000, 2048, 2049, 5000, 70_000] {

@@ -2,7 +2,7 @@
 
 use crate::support::batch::{Batch, IGNORE_INDEX, Random};
 use crate::support::bounds::{Expected, check_log_softmax, check_softmax};
-use crate::support::evaluation::{Call, Evaluation, assert_same_bits};
+use crate::support::evaluation::{Call, Evaluation, assert_same_bits, largest_weight};
 use crate::support::{PARALLELISMS, backends};
 use xent::contract::U;
 use xent::{
@@ -536,12 +536,9 @@ fn the_reference_gradient_is_the_derivative_of_the_reference_loss() {
                         continue;
                     }
                     // The factor of ln(sum exp) in a row's loss, at most: w_y and the mean of the weights.
-                    let largest_weight = ce
-                        .weight()
-                        .map_or(1.0, |weight| f64::from(weight.iter().fold(0.0, |a, &b| b.max(a))));
                     let divisor = if reduction == Reduction::Mean { exact.weight } else { 1.0 };
-                    let third_derivative =
-                        THIRD_DERIVATIVE * largest_weight / divisor + z_loss * THIRD_DERIVATIVE_OF_SQUARE;
+                    let third_derivative = THIRD_DERIVATIVE * largest_weight(&ce) / divisor
+                        + z_loss * THIRD_DERIVATIVE_OF_SQUARE;
                     let truncation = h * h / 6.0 * third_derivative;
                     let rounding = REFERENCE_ERROR * (1.0 + exact.loss) / h;
                     for i in 0..rows * classes {

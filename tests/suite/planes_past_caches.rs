@@ -1,12 +1,9 @@
 //! Outputs of planes that outgrow the caches are stored past them, which changes no bit.
 
-use crate::support::backends;
 use crate::support::batch::Random;
 use crate::support::planes::{PlanesBuffer, PlanesLayout, Watched};
+use crate::support::{backends, most_cache_bytes};
 use xent::{CrossEntropy, Element, PlanesRequest, Reduction, Smoothing};
-
-/// No CPU is taken to have more cache than this.
-const MOST_CACHE_PER_CPU: usize = 8 << 20;
 
 /// None of so many parts outgrows them.
 const PARTS: usize = 4;
@@ -37,9 +34,8 @@ fn gradients_of_16_bits_past_the_caches_are_those_of_their_parts() {
 }
 
 fn check<T: Element + Watched>(of_f32: fn(f32) -> T) {
-    let cache = MOST_CACHE_PER_CPU * std::thread::available_parallelism().map_or(1, usize::from);
     // Logits, gradient and probabilities.
-    let elements = cache / (3 * size_of::<T>());
+    let elements = most_cache_bytes() / (3 * size_of::<T>());
     let plain = || CrossEntropy::builder().reduction(Reduction::Sum);
     let variants = [plain(), plain().softcap(5.0).label_smoothing(0.1).smoothing(Smoothing::LiveClasses)];
     for (classes, positions, layout) in SHAPES {

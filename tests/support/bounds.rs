@@ -3,7 +3,7 @@
 mod distributions;
 
 use super::batch::Batch;
-use super::evaluation::{Call, Evaluation};
+use super::evaluation::{Call, Evaluation, largest_weight};
 use core::cell::RefCell;
 use core::fmt;
 use xent::contract::{
@@ -139,7 +139,8 @@ impl<'a> Expected<'a> {
 
     /// Whether all losses but the z-loss may count as 0, as exponentials do that are no normal numbers, in `f64` too.
     fn may_add_up_to_0(&self) -> bool {
-        let largest_weight = self.ce.weight().unwrap_or(&[]).iter().fold(1.0, |a: f64, &b| a.max(b.into()));
+        // Before the weight, and after it.
+        let largest_weight = largest_weight(self.ce).max(1.0);
         (0..self.batch.rows).filter(|&row| self.call.counts(self.ce, self.batch, row)).all(|row| {
             let (row_weight, lse) = (self.call.row_weight(row), self.exact.softmax[row].lse);
             let with_z_loss = self.exact.losses[row];

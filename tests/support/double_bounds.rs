@@ -7,7 +7,7 @@ use super::doubles::{
     Doubles, ExactLoss, ExactRow, Found, exact_distribution, exact_loss, near, reduced, transform_slope,
     widened,
 };
-use super::evaluation::Call;
+use super::evaluation::{Call, largest_weight};
 use xent::contract::{
     ENTROPY, LOG_PROBABILITY, LOSS, LSE, PROBABILITY, REDUCED_F64, SCALARS_F64, TARGET_GRADIENT, U_F64 as U,
     transform_slope_f64,
@@ -220,7 +220,8 @@ pub fn check(
     assert_eq!(found.summary.counted, counted, "{context}");
     assert_eq!(found.summary.correct, correct, "{context}");
     let exact = reduced(ce, call, &losses);
-    let largest_weight = ce.weight().unwrap_or(&[]).iter().fold(1.0, |a: f64, &b| a.max(b.into()));
+    // Before the weight, and after it.
+    let largest_weight = largest_weight(ce).max(1.0);
     let may_be_0 = |&(loss, _, _, row_weight): &(DoubleDouble, _, _, f64)| {
         product(row_weight, loss.high) <= row_weight * largest_weight * f64::MIN_POSITIVE
     };

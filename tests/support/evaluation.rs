@@ -21,6 +21,11 @@ pub struct Call<'a> {
     pub in_place: bool,
 }
 
+/// Of the classes; 1 where they have none.
+pub fn largest_weight(ce: &CrossEntropy) -> f64 {
+    ce.weight().map_or(1.0, |weight| weight.iter().fold(0.0, |a: f64, &b| a.max(b.into())))
+}
+
 /// Every output of a call.
 #[derive(Clone, Debug)]
 pub struct Evaluation {

@@ -55,6 +55,12 @@ pub fn fused_backends() -> Vec<Backend> {
     backends
 }
 
+/// Bytes that outgrow the caches of every CPU together: none is taken to have more than this.
+pub fn most_cache_bytes() -> usize {
+    const MOST_PER_CPU: usize = 8 << 20;
+    MOST_PER_CPU * std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Class counts on both sides of every boundary at which the kernels do something else.
 pub fn class_counts() -> Vec<usize> {
     (1..=130).chain([1000, 2047, 2048, 2049, 4096, 65_535, 65_536, 65_537, 131_072, 200_000]).collect()
