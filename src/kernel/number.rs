@@ -23,12 +23,12 @@ pub(crate) trait Number: Rounded<Real = f32> {
     const KEEPS: bool = false;
 
     fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F32;
-    /// As [`Simd::load_partial`]. `fill` is a number of this type.
+    /// As [`Memory::load_partial`](crate::simd::Memory::load_partial). `fill` is a number of this type.
     fn load_partial<S: Simd>(s: S, x: &[Self], fill: f32) -> S::F32;
     fn store<S: Simd>(s: S, v: S::F32, out: &mut [Self; LANES]);
-    /// As [`Simd::store_partial`].
+    /// As [`Memory::store_partial`](crate::simd::Memory::store_partial).
     fn store_partial<S: Simd>(s: S, v: S::F32, out: &mut [Self]);
-    /// As [`Simd::stream`]. All of the vectors in a line or none of them are aligned.
+    /// As [`Memory::stream`](crate::simd::Memory::stream). All of the vectors in a line or none of them are aligned.
     fn stream<S: Simd>(s: S, v: S::F32, out: &mut [Self; LANES]);
 
     /// Exact.

@@ -10,7 +10,7 @@ pub(crate) enum Columns<'a, F = f32, T = F> {
     /// Nothing is written.
     Read(&'a [F]),
     Between(&'a [F], &'a mut [T]),
-    /// The same, with stores past the caches. [`Simd::fence`] must follow the last of them.
+    /// The same, with stores past the caches. [`Memory::fence`](crate::simd::Memory::fence) must follow the last of them.
     Streaming(&'a [F], &'a mut [T]),
     /// What is written is added to what is there.
     Adding(&'a [F], &'a mut [T]),

@@ -57,7 +57,7 @@ pub(crate) struct AffineTask<'a> {
 pub(crate) struct ScratchAffineTask<'a, T> {
     pub(crate) exps: RowsOf<&'a [f32]>,
     pub(crate) out: RowsOf<&'a mut [T]>,
-    /// Whether stores go past the caches. [`Simd::fence`] must follow.
+    /// Whether stores go past the caches. [`Memory::fence`](crate::simd::Memory::fence) must follow.
     pub(crate) streaming: bool,
     /// Its scale is that of each row.
     pub(crate) shift: Shift<'a>,

@@ -48,7 +48,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) counts: Option<&'a [bool]>,
     /// Whether they are added to what is there.
     pub(crate) adds: bool,
-    /// Whether stores go past the caches. [`Simd::fence`] must follow.
+    /// Whether stores go past the caches. [`Memory::fence`](crate::simd::Memory::fence) must follow.
     pub(crate) streaming: bool,
 }
 

@@ -11,12 +11,12 @@ use super::{LANES, Registers};
 #[cfg_attr(not(feature = "half"), allow(dead_code))]
 pub(crate) trait Halves: Registers {
     fn load_halves(self, x: &[u16; LANES]) -> Self::Halves;
-    /// As [`Simd::load_partial`](super::Simd::load_partial).
+    /// As [`Memory::load_partial`](super::Memory::load_partial).
     fn load_halves_partial(self, x: &[u16], fill: u16) -> Self::Halves;
     fn store_halves(self, v: Self::Halves, out: &mut [u16; LANES]);
-    /// As [`Simd::store_partial`](super::Simd::store_partial).
+    /// As [`Memory::store_partial`](super::Memory::store_partial).
     fn store_halves_partial(self, v: Self::Halves, out: &mut [u16]);
-    /// As [`Simd::stream`](super::Simd::stream), where `out` is aligned to 32 bytes.
+    /// As [`Memory::stream`](super::Memory::stream), where `out` is aligned to 32 bytes.
     fn stream_halves(self, v: Self::Halves, out: &mut [u16; LANES]);
     /// Exact.
     fn widen_bf16(self, v: Self::Halves) -> Self::F32;

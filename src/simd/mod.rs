@@ -15,26 +15,20 @@
 mod doubles;
 #[cfg_attr(not(feature = "half"), allow(dead_code))]
 pub(crate) mod halves;
+mod memory;
 mod portable;
 #[cfg(xent_runtime_dispatch)]
 mod x86_64;
 
 pub(crate) use doubles::Doubles;
 pub(crate) use halves::Halves;
+pub(crate) use memory::Memory;
 pub(crate) use portable::Portable;
 #[cfg(xent_runtime_dispatch)]
 pub(crate) use x86_64::{Avx2, Avx512, last_level_cache_share};
 
 /// Virtual lanes of a vector, on every instruction set.
 pub(crate) const LANES: usize = 16;
-
-/// Whether columns `column..column + 4` of 16 rows are within `len` elements.
-#[cfg(xent_runtime_dispatch)]
-#[inline(always)]
-fn holds_columns(len: usize, row_stride: usize, column: usize) -> bool {
-    let last = row_stride.checked_mul(LANES - 1).and_then(|start| start.checked_add(column)?.checked_add(4));
-    last.is_some_and(|end| end <= len)
-}
 
 /// Something to do with vectors, whatever the instruction set.
 pub(crate) trait Task {
@@ -53,7 +47,7 @@ pub(crate) trait Registers: Copy {
 }
 
 /// An instruction set that this CPU has, and the operations that the kernels need of it.
-pub(crate) trait Simd: Doubles + Halves {
+pub(crate) trait Simd: Memory + Doubles + Halves {
     /// Whether a vector of `f32` is a single register.
     const IS_ONE_REGISTER: bool;
 
@@ -61,28 +55,6 @@ pub(crate) trait Simd: Doubles + Halves {
     fn vectorize<T: Task>(self, task: T) -> T::Output;
 
     fn splat(self, x: f32) -> Self::F32;
-    fn load(self, x: &[f32; LANES]) -> Self::F32;
-    /// The first `x.len()` lanes from memory, `fill` in the others; a longer `x` counts as 16.
-    fn load_partial(self, x: &[f32], fill: f32) -> Self::F32;
-    fn store(self, v: Self::F32, out: &mut [f32; LANES]);
-    /// Stores the first `out.len()` lanes; a longer `out` counts as 16.
-    fn store_partial(self, v: Self::F32, out: &mut [f32]);
-    /// Stores past the caches where the instruction set can and `out` is aligned to 64 bytes, else as [`Simd::store`].
-    /// [`Simd::fence`] must follow the last one before another thread may read.
-    fn stream(self, v: Self::F32, out: &mut [f32; LANES]);
-    /// Starts to bring a cache line into the first-level cache. `line` may point anywhere.
-    fn prefetch<T>(self, line: *const T);
-    /// The same into the second-level cache.
-    fn prefetch_to_second_level<T>(self, line: *const T);
-    /// Makes earlier [`Simd::stream`]s visible before later stores.
-    fn fence(self);
-
-    /// Columns `column..column + 4` of 16 rows that start `row_stride` apart: one vector for each column, one lane for
-    /// each row.
-    fn load_columns(self, rows: &[f32], row_stride: usize, column: usize) -> [Self::F32; 4];
-    /// The reverse of [`Simd::load_columns`].
-    fn store_columns(self, columns: [Self::F32; 4], rows: &mut [f32], row_stride: usize, column: usize);
-
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
