@@ -131,7 +131,7 @@ fn check_probabilities<R: Real>(row: usize, probabilities: &[R]) -> Result<(), E
     Ok(())
 }
 
-/// All rows of a batch, as [`Dtype::run_piece`](crate::rows::Dtype::run_piece).
+/// All rows of a batch, as [`Dtype::run_piece`].
 pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
     if batch.classes() <= few_classes::MOST {
         run_passes(job, batch, FewClasses::new, rows_per_piece)
