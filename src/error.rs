@@ -182,14 +182,6 @@ pub enum Error {
     },
     /// A call in place was given another gradient to write as well.
     GradTwice,
-    /// A loss with this option is not implemented for such calls. At present there are none; bindings that offer less than
-    /// the crate may say so with it.
-    NotImplemented {
-        /// The option's name.
-        option: &'static str,
-        /// What it is not implemented for.
-        calls: &'static str,
-    },
     /// The temperature of a distillation is not a number from 1e-37 to 1e37, which `f32` holds together with its inverse.
     InvalidTemperature {
         /// The value given.
@@ -293,9 +285,6 @@ impl fmt::Display for Error {
                 "the state of row {row} is of {columns} columns, its target {targets} times among them, but there are \
                  {classes} classes"
             ),
-            Self::NotImplemented { option, calls } => {
-                write!(f, "a loss with {option} is not implemented for {calls}")
-            }
             Self::GradTwice => {
                 write!(f, "grad is requested of a call in place, whose gradient replaces the logits")
             }

@@ -1,37 +1,41 @@
-//! A row's softmax with its largest logit as the pivot, whose rounding would else drown the rest.
+//! A row's softmax with a pivot whose rounding does not drown the rest: the target, or else the largest logit.
 
 use crate::kernel::Entry;
 use crate::kernel::lanes::NO_CLASS;
 use crate::loss::Softmax;
 use crate::rows::{Dtype, Job};
 
-/// A softmax, and the pivot that was left out of its statistics: a class with the largest logit.
-pub(crate) struct OfLargest<T: Dtype> {
+/// A softmax, and the pivot that was left out of its statistics.
+pub(crate) struct Pivoted<T: Dtype> {
     pub(crate) softmax: Softmax<T::PerRow>,
     pivot: Entry<T::PerRow>,
 }
 
-/// From the softmax of a row x with `class` as its pivot.
-pub(crate) fn of_largest<T: Dtype>(
+/// From the softmax of a row x with `class` as its pivot, or without one.
+pub(crate) fn pivoted<T: Dtype>(
     job: &Job<'_>,
     x: &[T],
     class: usize,
     softmax: &Softmax<T::PerRow>,
-) -> OfLargest<T> {
-    if class != NO_CLASS && softmax.target_logit >= softmax.statistics.max {
-        return OfLargest { softmax: *softmax, pivot: Entry::new(class, softmax.target_logit) };
+) -> Pivoted<T> {
+    if !softmax.has_dominant_other() {
+        let pivot = if class == NO_CLASS { Entry::NONE } else { Entry::new(class, softmax.target_logit) };
+        return Pivoted { softmax: *softmax, pivot };
     }
     let largest = T::first_equal(job, x, softmax.max).unwrap_or(0);
     let pivot = Entry::new(largest, softmax.max);
-    OfLargest { softmax: Softmax::new(T::statistics_without(job, x, pivot), softmax.max), pivot }
+    Pivoted { softmax: Softmax::new(T::statistics_without(job, x, pivot), softmax.max), pivot }
 }
 
-impl<T: Dtype> OfLargest<T> {
-    /// sum_c p_c (lse - x_c), as a sum of positive terms. With x_a the largest logit and m the largest of the others,
+impl<T: Dtype> Pivoted<T> {
+    /// sum_c p_c (lse - x_c), as a sum of terms that are not negative. With x_a the pivot, m the largest of the others and x_b
+    /// the largest of all,
     ///
     /// ```text
-    /// (lse - x_a) + (1 - p_a) (x_a - m) + exp(m - lse) sum_{c != a} exp(x_c - m) (m - x_c)
+    /// (lse - x_b) + p_a (x_b - x_a) + (1 - p_a) (x_b - m) + exp(m - lse) sum_{c != a} exp(x_c - m) (m - x_c)
     /// ```
+    ///
+    /// where one of the two products is 0.
     pub(crate) fn entropy(&self, job: &Job<'_>, x: &[T]) -> f64 {
         self.softmax.entropy(T::spread(job, x, self.softmax.statistics.max, self.pivot))
     }

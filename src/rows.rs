@@ -31,7 +31,7 @@ use crate::kernel::results::{CoefficientLanes, CoefficientsTask, Results, Result
 use crate::kernel::statistics::{BLOCK, Statistics};
 use crate::kernel::tasks::Fence;
 use crate::kernel::{Entry, few_classes};
-use crate::largest::of_largest;
+use crate::largest::pivoted;
 use crate::loss::{Options, Softmax, Terms};
 use crate::parallel::{Schedule, SplitRows, middle};
 use crate::passes::{Output, Passes};
@@ -315,16 +315,14 @@ impl<T: Dtype, P: Passes<T>> Tiles<'_, '_, T, P> {
         if let Some(ranks) = &mut outputs.target_ranks {
             ranks[row] = if class == NO_CLASS { NO_RANK } else { T::rank(job, x, class) };
         }
-        if let Some(entropies) = &mut outputs.entropies {
-            entropies[row] = Real::round(of_largest(job, x, class, softmax).entropy(job, x));
-        }
-        if !batch.writes_lse() {
+        if outputs.entropies.is_none() && !batch.writes_lse() {
             return;
         }
-        let mut log_softmax = *softmax;
-        if softmax.has_dominant_other() {
-            log_softmax = of_largest(job, x, class, softmax).softmax;
+        let pivoted = pivoted(job, x, class, softmax);
+        if let Some(entropies) = &mut batch.request.row_outputs.entropies {
+            entropies[row] = Real::round(pivoted.entropy(job, x));
         }
+        let log_softmax = pivoted.softmax;
         if let Some(lse) = &mut batch.request.row_outputs.lse {
             lse[row] = Real::round(log_softmax.lse());
         }

@@ -200,8 +200,33 @@ impl<F: Number, T: Number> Task for ShiftTask<'_, F, T> {
                 let scaled = affine.scaled(s, Exp::new(s, reference));
                 run(s, columns, AnyShift { scaled, shift }, target);
             }
-            None => run(s, columns, AnyShift { scaled: affine.scaled(s, Identity), shift }, target),
+            None => {
+                let scaled = affine.scaled(s, Identity);
+                match shift {
+                    Shift::Equal(shift) => {
+                        run(s, columns, EqualShift { scaled, shift: s.splat(shift) }, target)
+                    }
+                    shift => run(s, columns, AnyShift { scaled, shift }, target),
+                }
+            }
         }
+    }
+}
+
+/// [`Shift::Equal`], of which there is most.
+#[derive(Clone, Copy)]
+struct EqualShift<M, V> {
+    scaled: M,
+    shift: V,
+}
+
+impl<S: Simd, M: Map<S>> Map<S> for EqualShift<M, S::F32> {
+    const TAKES_FOUR: bool = M::TAKES_FOUR;
+
+    #[inline(always)]
+    fn apply(self, s: S, x: S::F32, column: usize) -> S::F32 {
+        let difference = s.sub(self.scaled.apply(s, x, column), self.shift);
+        s.zero_below(difference, s.splat(f32::MIN_POSITIVE))
     }
 }
 

@@ -220,8 +220,8 @@ pub(super) fn gaps_of<S: Simd, P: Place>(
     s.vectorize(GapsTask { x: &place.from()[columns], pivot, gaps, max })
 }
 
-/// The sums of a block's gaps. A task is a function of its own, and what weighs the classes is decided anew for each
-/// vector: one loop for all, inlined nowhere, or the kernels would take minutes to compile.
+/// The sums of a block's gaps. A task is a function of its own, inlined nowhere, and but for the plainest smoothing what
+/// weighs the classes is decided anew for each vector: with a loop for each, the kernels would take minutes to compile.
 struct GapsTask<'a, F> {
     x: &'a [F],
     pivot: Entry,
@@ -234,8 +234,20 @@ impl<F: Number> Task for GapsTask<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> GapSums {
+        match self.gaps {
+            Gaps::Equal => self.equal(s),
+            Gaps::LiveEqual | Gaps::LiveWeighted(_) => self.weighted::<S, true>(s),
+            _ => self.weighted::<S, false>(s),
+        }
+    }
+}
+
+impl<F: Number> GapsTask<'_, F> {
+    /// Where each class has its weight, or those have whose logits are above -inf.
+    #[inline(always)]
+    fn weighted<S: Simd, const LIVE: bool>(self, s: S) -> GapSums {
         let Self { x, pivot, gaps, max } = self;
-        let (max, is_live) = (s.splat(max), gaps.is_live());
+        let max = s.splat(max);
         let (mut gap_sums, mut weight_sums, mut live_sums) = (s.zero_sums(), s.zero_sums(), s.zero_sums());
         for start in (0..x.len()).step_by(LANES) {
             let mut weights = gaps.load(s, start);
@@ -247,12 +259,12 @@ impl<F: Number> Task for GapsTask<'_, F> {
                 let mut lanes = [0.0; LANES];
                 s.store(weights, &mut lanes);
                 weights = s.load_partial(&lanes[..rest.len()], 0.0);
-                F::load_partial(s, rest, if is_live { f32::NEG_INFINITY } else { 0.0 })
+                F::load_partial(s, rest, if LIVE { f32::NEG_INFINITY } else { 0.0 })
             };
             // Nor does the pivot.
             let lane = pivot.from(start).lane();
             weights = s.with_lane(weights, lane, 0.0);
-            if is_live {
+            if LIVE {
                 let ones = s.with_lane(live_only(s, logits, s.splat(1.0)), lane, 0.0);
                 live_sums = s.accumulate(live_sums, ones);
                 weights = live_only(s, logits, weights);
@@ -266,6 +278,31 @@ impl<F: Number> Task for GapsTask<'_, F> {
             weight: s.sum_lanes(weight_sums),
             live: s.sum_lanes(live_sums),
         }
+    }
+
+    /// Where every class weighs 1, and all of them their number.
+    #[inline(always)]
+    fn equal<S: Simd>(self, s: S) -> GapSums {
+        let Self { x, pivot, max, .. } = self;
+        let (max, ones, mut sums) = (s.splat(max), s.splat(1.0), s.zero_sums());
+        let (vectors, rest) = x.as_chunks::<LANES>();
+        let pivot_vector = pivot.index() / LANES;
+        for (index, x) in vectors.iter().enumerate() {
+            let mut gaps = half_gap(s, F::load(s, x), max, ones);
+            if index == pivot_vector {
+                gaps = s.with_lane(gaps, pivot.index() % LANES, 0.0);
+            }
+            sums = s.accumulate(sums, gaps);
+        }
+        if !rest.is_empty() {
+            let mut lanes = [0.0; LANES];
+            lanes[..rest.len()].fill(1.0);
+            let start = vectors.len() * LANES;
+            let ones = s.with_lane(s.load(&lanes), pivot.from(start).lane(), 0.0);
+            sums = s.accumulate(sums, half_gap(s, F::load_partial(s, rest, 0.0), max, ones));
+        }
+        let weight = x.len() - usize::from(pivot.index() < x.len());
+        GapSums { gap: 2.0 * s.sum_lanes(sums), weight: weight as f64, live: 0.0 }
     }
 }
 

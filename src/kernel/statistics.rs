@@ -326,8 +326,14 @@ pub(super) fn add_spread<S: Simd, T: Number>(
     mut sums: S::F64,
 ) -> S::F64 {
     let reference = s.splat(if max == f32::NEG_INFINITY { 0.0 } else { max });
+    let pivot_group = pivot.index() / GROUP * GROUP;
     for start in (0..x.len()).step_by(GROUP) {
-        let group = rest_without(s, &x[start..x.len().min(start + GROUP)], pivot.from(start));
+        let is_whole = x.len() - start >= GROUP && start != pivot_group;
+        let group = if is_whole {
+            group(s, &Read(x), start)
+        } else {
+            rest_without(s, &x[start..x.len().min(start + GROUP)], pivot.from(start))
+        };
         let d = differences(s, group, reference);
         let mut terms = exp::exp_of_each(s, d);
         for i in 0..4 {

@@ -278,26 +278,42 @@ impl<T: Number> Task for Rank<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> usize {
         let Self { x, class } = self;
-        let value = class.value;
-        let mut rank = 0;
-        let (vectors, rest) = x.as_chunks::<LANES>();
-        for x in vectors {
-            rank += larger(s, T::load(s, x), value);
-        }
-        rank += larger(s, T::load_partial(s, rest, f32::NEG_INFINITY), value);
-        let (vectors, rest) = x[..class.columns_before(x.len())].as_chunks::<LANES>();
-        for x in vectors {
-            rank += s.equal_bits(T::load(s, x), value).count_ones() as usize;
-        }
-        let equal = s.equal_bits(T::load_partial(s, rest, 0.0), value) & ((1 << rest.len()) - 1);
-        rank + equal.count_ones() as usize
+        let (before, rest) = x.split_at(class.columns_before(x.len()));
+        before.len() - count::<_, _, false>(s, before, class.value)
+            + count::<_, _, true>(s, rest, class.value)
     }
 }
 
-/// How many lanes are larger than `value`.
+/// How many of some numbers are larger than `value`, or how many are smaller.
 #[inline(always)]
-fn larger<S: Simd>(s: S, x: S::F32, value: f32) -> usize {
-    LANES - s.equal_bits(s.max(x, s.splat(value)), value).count_ones() as usize
+fn count<S: Simd, T: Number, const LARGER: bool>(s: S, x: &[T], value: f32) -> usize {
+    let mut total = 0;
+    // `f32` counts to 2^24 in each lane.
+    for x in x.chunks(LANES << 20) {
+        let mut counts = s.splat(0.0);
+        let (groups, rest) = x.as_chunks::<{ 4 * LANES }>();
+        for group in groups {
+            let x = group.as_chunks::<LANES>().0;
+            let [a, b] = [T::load(s, &x[0]), T::load(s, &x[1])];
+            let [c, d] = [T::load(s, &x[2]), T::load(s, &x[3])];
+            let first = s.add(ones::<S, LARGER>(s, a, value), ones::<S, LARGER>(s, b, value));
+            let second = s.add(ones::<S, LARGER>(s, c, value), ones::<S, LARGER>(s, d, value));
+            counts = s.add(counts, s.add(first, second));
+        }
+        for x in rest.chunks(LANES) {
+            counts = s.add(counts, ones::<S, LARGER>(s, T::load_partial(s, x, value), value));
+        }
+        total += s.sum_lanes(s.accumulate(s.zero_sums(), counts)) as usize;
+    }
+    total
+}
+
+/// 1 in lanes that are larger than `value`, or in those that are smaller, else 0.
+#[inline(always)]
+fn ones<S: Simd, const LARGER: bool>(s: S, x: S::F32, value: f32) -> S::F32 {
+    let value = s.splat(value);
+    let other = if LARGER { value } else { x };
+    s.select_equal(s.max(x, value), other, s.splat(0.0), s.splat(1.0))
 }
 
 impl<T> SpreadTask<'_, T> {

@@ -61,11 +61,11 @@ impl<L: Real> Softmax<L> {
         }
     }
 
-    /// The entropy, where the target has the largest logit, from the sum of exp(x - m) (m - x) over the other classes
-    /// with m their maximum.
+    /// The entropy, from the sum of exp(x - m) (m - x) over the other classes with m their maximum.
     pub(crate) fn entropy(&self, spread: f64) -> f64 {
-        let gap = self.max.into() - self.statistics.max.into();
-        self.ln_sum + weighted(self.others_probability, gap) + self.scale * spread
+        let others_gap = self.max.into() - self.statistics.max.into();
+        let pivot = weighted(self.target_probability, self.target_gap);
+        self.ln_sum + pivot + weighted(self.others_probability, others_gap) + self.scale * spread
     }
 
     /// Whether the small sum next to the largest term may have been lost to the rounding of that term: the largest

@@ -188,17 +188,13 @@ enum xent_status
      */
     XENT_STATUS_INVALID_SOFTCAP = 29,
     /**
-     * An option beside a dtype, or a call, that does not have it.
-     */
-    XENT_STATUS_NOT_IMPLEMENTED = 30,
-    /**
      * The temperature is not between 1e-37 and 1e37.
      */
-    XENT_STATUS_INVALID_TEMPERATURE = 31,
+    XENT_STATUS_INVALID_TEMPERATURE = 30,
     /**
      * An output that a distillation does not have.
      */
-    XENT_STATUS_NOT_OF_DISTILLATION = 32,
+    XENT_STATUS_NOT_OF_DISTILLATION = 31,
     /**
      * An error that has no code of its own yet: see the message.
      */

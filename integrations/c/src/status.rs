@@ -75,12 +75,10 @@ pub enum xent_status {
     InvalidLogitScale = 28,
     /// The softcap is not above 0, or it or the logit scale divided by it is no normal number of `float`.
     InvalidSoftcap = 29,
-    /// An option beside a dtype, or a call, that does not have it.
-    NotImplemented = 30,
     /// The temperature is not between 1e-37 and 1e37.
-    InvalidTemperature = 31,
+    InvalidTemperature = 30,
     /// An output that a distillation does not have.
-    NotOfDistillation = 32,
+    NotOfDistillation = 31,
     /// An error that has no code of its own yet: see the message.
     Other = 254,
     /// A defect of the library. What the call writes is in an unknown state; the process may go on.
@@ -138,7 +136,6 @@ pub extern "C" fn xent_status_message(status: i32) -> *const c_char {
         (xent_status::BackendUnavailable, c"this CPU lacks the instruction set"),
         (xent_status::InvalidLogitScale, c"logit_scale is invalid"),
         (xent_status::InvalidSoftcap, c"softcap is invalid"),
-        (xent_status::NotImplemented, c"an option is not implemented for such calls"),
         (xent_status::InvalidTemperature, c"temperature is invalid"),
         (xent_status::NotOfDistillation, c"a distillation does not have this output"),
         (xent_status::Other, c"another error"),
@@ -203,7 +200,6 @@ pub(crate) fn from_error(error: Error) -> xent_status {
         Error::BackendUnavailable { .. } => xent_status::BackendUnavailable,
         Error::InvalidLogitScale { .. } => xent_status::InvalidLogitScale,
         Error::InvalidSoftcap { .. } => xent_status::InvalidSoftcap,
-        Error::NotImplemented { .. } => xent_status::NotImplemented,
         Error::InvalidTemperature { .. } => xent_status::InvalidTemperature,
         Error::NotOfDistillation { .. } => xent_status::NotOfDistillation,
         _ => xent_status::Other,
