@@ -11,13 +11,15 @@ use crate::kernel::few_classes::{self, AffineTask};
 use crate::kernel::few_distributions::{self, GradientTask};
 use crate::kernel::gaps::{Distribution, Gaps};
 use crate::kernel::lanes::RowLanes;
+use crate::kernel::place::Columns;
 use crate::kernel::real::Real;
 use crate::kernel::statistics::{BLOCK, Statistics};
-use crate::kernel::tasks::Content;
+use crate::kernel::tasks::{Content, KeptTask, StatisticsTask};
 use crate::passes::{Kernels, MOST_REFERENCES, Output, Passes};
 use crate::request::check_shape;
 use crate::row_inputs::RowInputs;
 use crate::rows::{Dtype, Job, Totals, run_passes};
+use crate::scratch::Scratch;
 use crate::transformed::FewRows;
 use crate::{CrossEntropy, Element, Error, Matrix, MatrixMut, Request, Smoothing, Summary};
 
@@ -146,15 +148,24 @@ struct Distributions {
     /// Of a row longer than a block; none, where there is no room for their references.
     blocks: usize,
     references: [f32; MOST_REFERENCES],
+    /// Whether rows of one block keep their exponentials.
+    keeps: bool,
+    /// Those of a tile.
+    exps: Scratch,
 }
 
 impl Distributions {
-    fn new<E: Kernels>(_: &Job<'_>, batch: &Batch<'_, E>) -> Self {
+    fn new<E: Kernels>(job: &Job<'_>, batch: &Batch<'_, E>) -> Self {
         let classes = batch.classes();
         let blocks = if classes <= BLOCK { 0 } else { classes.div_ceil(BLOCK) };
+        let has_output = batch.writes(Wide::Gradient) || batch.writes(Wide::Probabilities);
+        let is_plain = job.options.transform::<f32>().is_none() && batch.request.other_grad().is_none();
         Self {
             blocks: if blocks <= MOST_REFERENCES { blocks } else { 0 },
             references: [0.0; MOST_REFERENCES],
+            // A pass over 16 bits keeps none.
+            keeps: E::KEEPS && has_output && is_plain && classes <= BLOCK && !batch.adds(Wide::Gradient),
+            exps: Scratch::new(),
         }
     }
 }
@@ -167,6 +178,7 @@ impl<E: Kernels> Passes<E> for Distributions {
         tile: Range<usize>,
         lanes: &mut RowLanes,
     ) {
+        let row_stride = Scratch::row_stride(batch.classes(), tile.len());
         for (lane, row) in tile.enumerate() {
             if !lanes.counts[lane] {
                 continue;
@@ -174,8 +186,15 @@ impl<E: Kernels> Passes<E> for Distributions {
             let (logits, references) = (batch.logits.row(row), &mut self.references[..self.blocks]);
             let distribution = job.options.distribution(batch.distribution(row));
             let (following, gaps) = (batch.following(row), Gaps::Distribution(distribution));
-            let statistics_without =
-                |pivot| job.logits(logits).statistics(following, pivot, gaps, references);
+            let (keeps, exps) = (self.keeps, &mut self.exps.0);
+            let statistics_without = |pivot| {
+                if !keeps {
+                    return job.logits(logits).statistics(following, pivot, gaps, references);
+                }
+                let columns = Columns::Between(logits, &mut exps[lane * row_stride..][..logits.len()]);
+                let task = StatisticsTask { columns, following, pivot, gaps, references };
+                job.schedule.instructions.run(task)
+            };
             set_statistics(job, logits, distribution, lanes, lane, statistics_without);
         }
     }
@@ -183,6 +202,7 @@ impl<E: Kernels> Passes<E> for Distributions {
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, E>, tile: Range<usize>, output: &Output<'_>) {
         let Output { wide, lanes, .. } = *output;
         let target_probabilities = batch.target_probabilities;
+        let row_stride = Scratch::row_stride(batch.classes(), tile.len());
         for (lane, row) in tile.enumerate().filter(|&(lane, _)| lanes.counts[lane]) {
             let content = if batch.classes() <= BLOCK {
                 Content::Logits(slice::from_ref(&lanes.max[lane]))
@@ -198,7 +218,15 @@ impl<E: Kernels> Passes<E> for Distributions {
                 let weighing = job.options.weighing(batch.classes()).scaled(scale);
                 affine.shift = Shift::Distribution(weighing.of(probabilities.unwrap_or_default()));
             }
-            batch.affine(job, row, wide, affine);
+            if !self.keeps {
+                batch.affine(job, row, wide, affine);
+                continue;
+            }
+            let streaming = job.streaming && !batch.overwrites(wide);
+            let Some(to) = batch.wide_row(row, wide) else { return };
+            let exps = &self.exps.0[lane * row_stride..][..to.len()];
+            let columns = if streaming { Columns::Streaming(exps, to) } else { Columns::Between(exps, to) };
+            job.schedule.instructions.run(KeptTask { columns, affine });
         }
     }
 }

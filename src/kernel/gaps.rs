@@ -234,16 +234,20 @@ impl<F: Number> Task for GapsTask<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> GapSums {
-        if matches!(self.gaps, Gaps::Equal) { self.equal(s) } else { self.weighted(s) }
+        match self.gaps {
+            Gaps::Equal => self.equal(s),
+            Gaps::LiveEqual | Gaps::LiveWeighted(_) => self.weighted::<S, true>(s),
+            _ => self.weighted::<S, false>(s),
+        }
     }
 }
 
 impl<F: Number> GapsTask<'_, F> {
     /// Where each class has its weight, or those have whose logits are above -inf.
     #[inline(always)]
-    fn weighted<S: Simd>(self, s: S) -> GapSums {
+    fn weighted<S: Simd, const LIVE: bool>(self, s: S) -> GapSums {
         let Self { x, pivot, gaps, max } = self;
-        let (max, is_live) = (s.splat(max), gaps.is_live());
+        let max = s.splat(max);
         let (mut gap_sums, mut weight_sums, mut live_sums) = (s.zero_sums(), s.zero_sums(), s.zero_sums());
         for start in (0..x.len()).step_by(LANES) {
             let mut weights = gaps.load(s, start);
@@ -255,12 +259,12 @@ impl<F: Number> GapsTask<'_, F> {
                 let mut lanes = [0.0; LANES];
                 s.store(weights, &mut lanes);
                 weights = s.load_partial(&lanes[..rest.len()], 0.0);
-                F::load_partial(s, rest, if is_live { f32::NEG_INFINITY } else { 0.0 })
+                F::load_partial(s, rest, if LIVE { f32::NEG_INFINITY } else { 0.0 })
             };
             // Nor does the pivot.
             let lane = pivot.from(start).lane();
             weights = s.with_lane(weights, lane, 0.0);
-            if is_live {
+            if LIVE {
                 let ones = s.with_lane(live_only(s, logits, s.splat(1.0)), lane, 0.0);
                 live_sums = s.accumulate(live_sums, ones);
                 weights = live_only(s, logits, weights);

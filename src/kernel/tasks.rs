@@ -43,6 +43,12 @@ pub(crate) struct RowAffine<'a> {
     pub(crate) target: Entry,
 }
 
+/// [`RowAffine`] of exponentials that are no output's, relative to the row's largest logit but the pivot's.
+pub(crate) struct KeptTask<'a, T> {
+    pub(crate) columns: Columns<'a, f32, T>,
+    pub(crate) affine: RowAffine<'a>,
+}
+
 /// What the second pass starts from. The references are those of the first.
 #[derive(Clone, Copy)]
 pub(crate) enum Content<'a> {
@@ -195,6 +201,16 @@ impl<T: Number> Task for AffineTask<'_, T> {
             first.one_reference(simd, reference);
             self = rest;
         }
+    }
+}
+
+impl<T: Number> Task for KeptTask<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { columns, affine: RowAffine { scale, shift, target, .. } } = self;
+        affine::affine_of_exps(s, columns, Affine::new(scale, shift), target);
     }
 }
 
