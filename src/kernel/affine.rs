@@ -22,7 +22,7 @@ pub(crate) struct Affine<'a> {
 pub(crate) enum Shift<'a> {
     None,
     Equal(f32),
-    /// `scale * weights[c]` for class c. At least [`LANES`] zeros follow the last.
+    /// `scale * weights[c]` for class c. At least 16 zeros follow the last.
     Weighted {
         weights: &'a [f32],
         scale: f32,

@@ -81,7 +81,7 @@ pub(super) struct Exp {
     pub(super) exponent: f64,
 }
 
-/// exp(x + x_low) for x <= 0 and a small `x_low`; about exp([`FURTHEST`]) below that; NaN for NaN.
+/// exp(x + x_low) for x <= 0 and a small `x_low`; about exp(`FURTHEST`) below that; NaN for NaN.
 #[inline(always)]
 pub(super) fn exp(x: f64, x_low: f64) -> Exp {
     /// 2^53 times the exponential of this is no normal number.
