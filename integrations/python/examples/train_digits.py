@@ -15,6 +15,9 @@ from two_losses import Contest
 
 DIGITS = Path(__file__).parents[3] / "examples" / "data" / "digits.csv.gz"
 HELD_OUT, BATCH, EPOCHS, REQUIRED_ACCURACY = 360, 32, 60, 0.95
+# At twice the rate the rounding of a step grows along the curve: PyTorch's loss and the same one by its logsumexp then end up
+# 3.5e-5 apart.
+LEARNING_RATE = 0.1
 
 
 def main():
@@ -29,7 +32,8 @@ def main():
         layers = torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)
         return torch.nn.Sequential(*layers)
 
-    contest = Contest(model, learning_rate=0.2, losses={"PyTorch": functional.cross_entropy, "xent": xent.torch.cross_entropy})
+    losses = {"PyTorch": functional.cross_entropy, "xent": xent.torch.cross_entropy}
+    contest = Contest(model, LEARNING_RATE, losses)
     shuffler = torch.Generator().manual_seed(2)
     for epoch in range(1, EPOCHS + 1):
         for batch in torch.tensor(training)[torch.randperm(len(training), generator=shuffler)].split(BATCH):
