@@ -27,6 +27,10 @@ use crate::calls::{Call, Random};
 const SHAPES: [(usize, usize); 7] =
     [(1, 1000), (64, 2), (64, 10), (64, 64), (32, 128), (16, 1000), (2, 50_000)];
 
+/// And those that label smoothing is counted on, the option that training uses most.
+const SMOOTHED: [(usize, usize); 2] = [(16, 1000), (2, 50_000)];
+const LABEL_SMOOTHING: f64 = 0.1;
+
 const FEW_CALLS: usize = 2;
 const MORE_CALLS: usize = 12;
 
@@ -41,7 +45,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     match arguments[..] {
         [] => compare(),
         ["--record"] => record(),
-        ["--calls", shape, call, count] => run_case(shape, call, count.parse()?),
+        ["--calls", shape, call, label_smoothing, count] => {
+            run_case(shape, call, label_smoothing.parse()?, count.parse()?)
+        }
         _ => Err(format!("what is {}?", arguments.join(" ")).into()),
     }
 }
@@ -49,12 +55,12 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 fn compare() -> Result<ExitCode, Box<dyn Error>> {
     let recorded = read(&fs::read_to_string(RECORD)?)?;
     let mut has_grown = false;
-    println!("instructions for each element, AVX2\n{:>28}{:>12}{:>12}", "case", "recorded", "now");
+    println!("instructions for each element, AVX2\n{:>44}{:>12}{:>12}", "case", "recorded", "now");
     for (case, count) in measure()? {
         let before = *recorded.get(&case).ok_or_else(|| format!("no record of {case}"))?;
         let grew = count > before * (1.0 + MARGIN);
         has_grown |= grew;
-        println!("{case:>28}{before:>12.3}{count:>12.3}{}", if grew { "  more" } else { "" });
+        println!("{case:>44}{before:>12.3}{count:>12.3}{}", if grew { "  more" } else { "" });
     }
     if has_grown {
         println!("some counts grew by more than {:.0}%", 100.0 * MARGIN);
@@ -84,23 +90,26 @@ fn read(csv: &str) -> Result<BTreeMap<String, f64>, Box<dyn Error>> {
 /// Of every case.
 fn measure() -> Result<Vec<(String, f64)>, Box<dyn Error>> {
     let mut counts = Vec::new();
-    for (rows, classes) in SHAPES {
+    let plain = SHAPES.map(|shape| (shape, 0.0, ""));
+    let smoothed = SMOOTHED.map(|shape| (shape, LABEL_SMOOTHING, " label_smoothing"));
+    for ((rows, classes), label_smoothing, option) in plain.into_iter().chain(smoothed) {
         for call in Call::ALL {
             let shape = format!("{rows}x{classes}");
-            let [few, more] = [FEW_CALLS, MORE_CALLS].map(|count| instructions(&shape, call, count));
+            let [few, more] =
+                [FEW_CALLS, MORE_CALLS].map(|count| instructions(&shape, call, label_smoothing, count));
             let elements = ((MORE_CALLS - FEW_CALLS) * rows * classes) as f64;
-            counts.push((format!("{shape} {}", call.name()), (more? - few?) as f64 / elements));
+            counts.push((format!("{shape} {}{option}", call.name()), (more? - few?) as f64 / elements));
         }
     }
     Ok(counts)
 }
 
 /// What a process executes that makes so many calls.
-fn instructions(shape: &str, call: Call, count: usize) -> Result<u64, Box<dyn Error>> {
+fn instructions(shape: &str, call: Call, label_smoothing: f64, count: usize) -> Result<u64, Box<dyn Error>> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(env::current_exe()?)
-        .args(["--calls", shape, call.name(), &count.to_string()])
+        .args(["--calls", shape, call.name(), &label_smoothing.to_string(), &count.to_string()])
         .output()
         .map_err(|error| format!("valgrind, which counts: {error}"))?;
     let log = String::from_utf8_lossy(&output.stderr);
@@ -111,11 +120,12 @@ fn instructions(shape: &str, call: Call, count: usize) -> Result<u64, Box<dyn Er
     }
 }
 
-fn run_case(shape: &str, call: &str, count: usize) -> Result<ExitCode, Box<dyn Error>> {
+fn run_case(shape: &str, call: &str, label_smoothing: f64, count: usize) -> Result<ExitCode, Box<dyn Error>> {
     let (rows, classes) = shape.split_once('x').ok_or("a shape is rows x classes")?;
     let (rows, classes): (usize, usize) = (rows.parse()?, classes.parse()?);
     let call = Call::ALL.into_iter().find(|known| known.name() == call).ok_or("no such call")?;
-    let ce = CrossEntropy::builder().backend(Backend::Avx2).parallelism(Parallelism::Serial).build()?;
+    let ce = CrossEntropy::builder().backend(Backend::Avx2).parallelism(Parallelism::Serial);
+    let ce = ce.label_smoothing(label_smoothing).build()?;
     let mut random = Random::new();
     let (mut x, targets) = (vec![0.0; rows * classes], random.targets(rows, classes));
     random.logits(&mut x);
