@@ -78,8 +78,8 @@ impl<T: Kernels> Passes<T> for WithScratch {
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {
         let Output { wide, lanes, coefficients } = *output;
-        // Nothing is kept where sums are, and exponentials do not show which classes are live.
-        if batch.adds(wide) || output.gaps(job).is_live() {
+        // Exponentials do not show which classes are live.
+        if output.gaps(job).is_live() {
             return affine_of_rows(job, batch, tile, output);
         }
         let streaming = job.streaming && !batch.overwrites(wide);

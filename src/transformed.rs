@@ -1,4 +1,5 @@
-//! The passes over rows whose logits are transformed before the softmax, or whose gradient is of another dtype.
+//! The passes over rows whose logits are transformed before the softmax, or whose gradient is of another dtype; and over rows
+//! of one block whose gradient is added to what is there, which has no room for exponentials.
 //!
 //! Transformed logits are `f32`, whatever the logits are, in memory of the passes' own that stays in the first-level cache; so
 //! all else is what happens to `f32`. Few classes and rows of one block become tiles, and the gradient finds the transform's
