@@ -90,10 +90,7 @@ impl<T: Kernels> Dtype for T {
         let classes = batch.classes();
         if batch.target_probabilities.is_some() {
             target_probabilities::run(job, batch, rows_per_piece)
-        } else if job.options.transform::<f32>().is_some()
-            || batch.request.other_grad().is_some()
-            || (batch.adds(Wide::Gradient) && (few_classes::MOST + 1..=BLOCK).contains(&classes))
-        {
+        } else if transformed::takes(job, &batch) {
             transformed::run(job, batch, rows_per_piece)
         } else if classes <= few_classes::MOST {
             run_passes(job, batch, T::few_classes, rows_per_piece)

@@ -218,7 +218,8 @@ impl<E: Kernels> Passes<E> for Distributions {
                 let weighing = job.options.weighing(batch.classes()).scaled(scale);
                 affine.shift = Shift::Distribution(weighing.of(probabilities.unwrap_or_default()));
             }
-            if !self.keeps {
+            // A constant first, so that the rest is not compiled for 16 bits.
+            if !(E::KEEPS && self.keeps) {
                 batch.affine(job, row, wide, affine);
                 continue;
             }

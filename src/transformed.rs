@@ -23,6 +23,14 @@ use crate::rows::{Job, Totals, run_passes};
 use crate::scratch::Scratch;
 use crate::simd::LANES;
 
+/// Whether the rows of a batch go this way.
+pub(crate) fn takes<T: Kernels>(job: &Job<'_>, batch: &Batch<'_, T>) -> bool {
+    let is_one_block = (few_classes::MOST + 1..=BLOCK).contains(&batch.classes());
+    job.options.transform::<f32>().is_some()
+        || batch.request.other_grad().is_some()
+        || is_one_block && batch.adds(Wide::Gradient)
+}
+
 /// All rows of a batch, as [`Dtype::run_piece`](crate::rows::Dtype::run_piece).
 pub(crate) fn run<T: Kernels>(job: &Job<'_>, batch: Batch<'_, T>, rows_per_piece: usize) -> Totals {
     let classes = batch.classes();
