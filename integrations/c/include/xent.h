@@ -52,9 +52,14 @@
 #define XENT_VERSION_PATCH 0
 
 /**
- * The size of a state as bytes.
+ * The size of a `xent_row_state` as bytes.
  */
 #define XENT_ROW_STATE_BYTES 56
+
+/**
+ * The size of a `xent_row_state_f64` as bytes.
+ */
+#define XENT_ROW_STATE_F64_BYTES 96
 
 /**
  * What became of a call. A call that returns anything but `XENT_STATUS_OK` has written nothing, `XENT_STATUS_PANIC`
@@ -260,6 +265,14 @@ enum xent_dtype
      * `int64_t`.
      */
     XENT_DTYPE_I64 = 10,
+    /**
+     * `xent_row_state`.
+     */
+    XENT_DTYPE_ROW_STATE = 11,
+    /**
+     * `xent_row_state_f64`.
+     */
+    XENT_DTYPE_ROW_STATE_F64 = 12,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -853,20 +866,8 @@ typedef struct xent_planes_request {
 } xent_planes_request;
 
 /**
- * What some columns of a row amount to: processes of one machine may exchange it as it is; for others there is
- * `xent_row_state_to_bytes`. States of the same row merge. Starts as `xent_row_states_clear` leaves it, not as zeros.
- */
-typedef struct xent_row_state {
-    /**
-     * The library's.
-     */
-    uint64_t opaque[7];
-} xent_row_state;
-
-/**
- * A batch whose columns are split over shards, or made chunk by chunk: what is the same for all of them. Logits of
- * `XENT_DTYPE_F64` are refused. By `xent_shards_of`; later versions may add fields. For what is left out, and what the
- * inputs mean, see `xent_request`.
+ * A batch whose columns are split over shards, or made chunk by chunk: what is the same for all of them. By
+ * `xent_shards_of`; later versions may add fields. For what is left out, and what the inputs mean, see `xent_request`.
  */
 typedef struct xent_shards {
     /**
@@ -890,7 +891,7 @@ typedef struct xent_shards {
      */
     struct xent_array row_weights;
     /**
-     * Rows, `XENT_DTYPE_F32`.
+     * Rows, `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` where the logits are.
      */
     struct xent_array upstream;
     /**
@@ -920,6 +921,28 @@ typedef struct xent_softmax_options {
      */
     uint32_t parallelism;
 } xent_softmax_options;
+
+/**
+ * What some columns of a row amount to, for logits of any dtype but `XENT_DTYPE_F64`: processes of one machine may
+ * exchange it as it is; for others there is `xent_row_states_to_bytes`. States of the same row merge. Starts as
+ * `xent_row_states_clear` leaves it, not as zeros. In arrays it is `XENT_DTYPE_ROW_STATE`.
+ */
+typedef struct xent_row_state {
+    /**
+     * The library's.
+     */
+    uint64_t opaque[7];
+} xent_row_state;
+
+/**
+ * The same for logits of `XENT_DTYPE_F64`. In arrays it is `XENT_DTYPE_ROW_STATE_F64`.
+ */
+typedef struct xent_row_state_f64 {
+    /**
+     * The library's.
+     */
+    uint64_t opaque[12];
+} xent_row_state_f64;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1140,38 +1163,38 @@ xent_status xent_run_planes_in_place(const struct xent_cross_entropy *cross_entr
                                      struct xent_summary *summary);
 
 /**
- * Makes `len` states those of no columns.
+ * Makes `states` those of no columns.
  */
-xent_status xent_row_states_clear(struct xent_row_state *states, int64_t len);
+xent_status xent_row_states_clear(struct xent_array_mut states);
 
 /**
- * Merges each of `len` states from `others` into that of the same row in `states`. The columns of the two are not the
- * same. Merging is commutative to the last bit: states that are merged in the same order have the same bits anywhere.
+ * Merges each of `others` into that of the same row in `states`. The columns of the two are not the same. Merging is
+ * commutative to the last bit: states that are merged in the same order have the same bits anywhere.
  */
-xent_status xent_row_states_merge(struct xent_row_state *states,
-                                  const struct xent_row_state *others,
-                                  int64_t len);
+xent_status xent_row_states_merge(struct xent_array_mut states,
+                                  struct xent_array others);
 
 /**
- * The state as bytes, which are the same on every machine, in `XENT_ROW_STATE_BYTES` bytes of the caller's.
+ * The states as bytes, which are the same on every machine: in `bytes`, `XENT_DTYPE_U8`, `XENT_ROW_STATE_BYTES` or
+ * `XENT_ROW_STATE_F64_BYTES` of each, one after the other.
  */
-xent_status xent_row_state_to_bytes(const struct xent_row_state *state, uint8_t *bytes);
+xent_status xent_row_states_to_bytes(struct xent_array states,
+                                     struct xent_array_mut bytes);
 
 /**
- * The state that was made into these `XENT_ROW_STATE_BYTES` bytes.
+ * The states that were made into these bytes.
  */
-xent_status xent_row_state_from_bytes(const uint8_t *bytes, struct xent_row_state *state);
+xent_status xent_row_states_from_bytes(struct xent_array bytes, struct xent_array_mut states);
 
 /**
  * The state of each row's columns from class `first_column` on, which `logits`, rows x some, has. One state for each
- * row.
+ * row: `XENT_DTYPE_ROW_STATE_F64` for logits of `XENT_DTYPE_F64`, else `XENT_DTYPE_ROW_STATE`.
  */
 xent_status xent_shards_summarise(const struct xent_cross_entropy *cross_entropy,
                                   const struct xent_shards *shards,
                                   struct xent_matrix logits,
                                   int64_t first_column,
-                                  struct xent_row_state *states,
-                                  int64_t states_len);
+                                  struct xent_array_mut states);
 
 /**
  * The same, merged into what `states` are already.
@@ -1180,44 +1203,39 @@ xent_status xent_shards_accumulate(const struct xent_cross_entropy *cross_entrop
                                    const struct xent_shards *shards,
                                    struct xent_matrix logits,
                                    int64_t first_column,
-                                   struct xent_row_state *states,
-                                   int64_t states_len);
+                                   struct xent_array_mut states);
 
 /**
  * The reduced loss, and the rest of the summary, of complete states: those of all columns of each row.
  */
 xent_status xent_shards_finish(const struct xent_cross_entropy *cross_entropy,
                                const struct xent_shards *shards,
-                               const struct xent_row_state *states,
-                               int64_t states_len,
+                               struct xent_array states,
                                struct xent_summary *summary);
 
 /**
- * The same, and the loss of each row before the reduction, `XENT_DTYPE_F32`.
+ * The same, and the loss of each row before the reduction: `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` of states of such logits.
  */
 xent_status xent_shards_losses(const struct xent_cross_entropy *cross_entropy,
                                const struct xent_shards *shards,
-                               const struct xent_row_state *states,
-                               int64_t states_len,
+                               struct xent_array states,
                                struct xent_array_mut losses,
                                struct xent_summary *summary);
 
 /**
- * The logarithm of the sum of exponentials of each row, `XENT_DTYPE_F32`, of complete states.
+ * The logarithm of the sum of exponentials of each row, of the dtype of losses, of complete states.
  */
 xent_status xent_shards_lse(const struct xent_cross_entropy *cross_entropy,
                             const struct xent_shards *shards,
-                            const struct xent_row_state *states,
-                            int64_t states_len,
+                            struct xent_array states,
                             struct xent_array_mut lse);
 
 /**
- * The logarithm of each row's probability of its target, `XENT_DTYPE_F32`, of complete states.
+ * The logarithm of each row's probability of its target, of the dtype of losses, of complete states.
  */
 xent_status xent_shards_target_log_probabilities(const struct xent_cross_entropy *cross_entropy,
                                                  const struct xent_shards *shards,
-                                                 const struct xent_row_state *states,
-                                                 int64_t states_len,
+                                                 struct xent_array states,
                                                  struct xent_array_mut target_log_probabilities);
 
 /**
@@ -1228,8 +1246,7 @@ xent_status xent_shards_grad(const struct xent_cross_entropy *cross_entropy,
                              const struct xent_shards *shards,
                              struct xent_matrix logits,
                              int64_t first_column,
-                             const struct xent_row_state *states,
-                             int64_t states_len,
+                             struct xent_array states,
                              struct xent_matrix_mut grad);
 
 /**
@@ -1239,8 +1256,7 @@ xent_status xent_shards_accumulate_grad(const struct xent_cross_entropy *cross_e
                                         const struct xent_shards *shards,
                                         struct xent_matrix logits,
                                         int64_t first_column,
-                                        const struct xent_row_state *states,
-                                        int64_t states_len,
+                                        struct xent_array states,
                                         struct xent_matrix_mut grad);
 
 /**
@@ -1250,8 +1266,7 @@ xent_status xent_shards_grad_in_place(const struct xent_cross_entropy *cross_ent
                                       const struct xent_shards *shards,
                                       struct xent_matrix_mut logits,
                                       int64_t first_column,
-                                      const struct xent_row_state *states,
-                                      int64_t states_len);
+                                      struct xent_array states);
 
 /**
  * The softmax of each row of `logits`, rows x C, in `probabilities`, rows x C of the same dtype. `options` may be null.

@@ -69,6 +69,8 @@ template <> struct dtype_of<std::uint32_t> : std::integral_constant<std::uint32_
 template <> struct dtype_of<std::uint64_t> : std::integral_constant<std::uint32_t, XENT_DTYPE_U64> {};
 template <> struct dtype_of<std::int32_t> : std::integral_constant<std::uint32_t, XENT_DTYPE_I32> {};
 template <> struct dtype_of<std::int64_t> : std::integral_constant<std::uint32_t, XENT_DTYPE_I64> {};
+template <> struct dtype_of<xent_row_state> : std::integral_constant<std::uint32_t, XENT_DTYPE_ROW_STATE> {};
+template <> struct dtype_of<xent_row_state_f64> : std::integral_constant<std::uint32_t, XENT_DTYPE_ROW_STATE_F64> {};
 
 /// What outputs have that are one number for each row, for logits of T.
 template <class T> using per_row = std::conditional_t<std::is_same_v<T, double>, double, float>;
@@ -371,20 +373,23 @@ template <class T> class request {
     std::optional<double> upstream_scalar_, denominator_;
 };
 
+/// What some columns of a row amount to; for logits of double, the second.
 using row_state = xent_row_state;
+using row_state_f64 = xent_row_state_f64;
 
 /// `count` states of no columns.
-inline std::vector<row_state> row_states(std::size_t count) {
-    std::vector<row_state> states(count);
-    detail::check(xent_row_states_clear(states.data(), detail::size(count)));
+template <class State = row_state> std::vector<State> row_states(std::size_t count) {
+    std::vector<State> states(count);
+    detail::check(xent_row_states_clear(span(states).to_write()));
     return states;
 }
 
 /// Merges each of `others` into the state of the same row.
 inline void merge(span<row_state> states, span<const row_state> others) {
-    if (states.size() != others.size())
-        throw error(XENT_STATUS_LENGTH_MISMATCH, "states of different numbers of rows");
-    detail::check(xent_row_states_merge(states.data(), others.data(), detail::size(states.size())));
+    detail::check(xent_row_states_merge(states.to_write(), others.to_read()));
+}
+inline void merge(span<row_state_f64> states, span<const row_state_f64> others) {
+    detail::check(xent_row_states_merge(states.to_write(), others.to_read()));
 }
 
 /// A softmax cross-entropy with its options. Calls allocate nothing, and any number of threads may make them at once.
@@ -629,87 +634,87 @@ class distillation {
 };
 
 /// Rows whose columns are split over shards, or made chunk by chunk; see xent_shards. It points to the loss and the
-/// targets, which outlive it.
-class shards {
+/// targets, which outlive it. Of logits of double it is shards_f64, of others shards.
+template <class State> class basic_shards {
   public:
-    shards(const cross_entropy &ce, const targets &targets, std::size_t classes)
+    /// What rows have one number of.
+    using number = std::conditional_t<std::is_same_v<State, row_state_f64>, double, float>;
+
+    basic_shards(const cross_entropy &ce, const targets &targets, std::size_t classes)
         : ce_(ce.get()), shards_(xent_shards_of(targets.array(), detail::size(classes))) {}
 
-    shards &loss_mask(span<const std::uint8_t> mask) { return shards_.loss_mask = mask.to_read(), *this; }
-    shards &row_weights(span<const float> weights) { return shards_.row_weights = weights.to_read(), *this; }
-    shards &upstream(span<const float> upstream) { return shards_.upstream = upstream.to_read(), *this; }
-    shards &upstream_scalar(double scalar) { return upstream_scalar_ = scalar, *this; }
-    shards &denominator(double denominator) { return denominator_ = denominator, *this; }
+    basic_shards &loss_mask(span<const std::uint8_t> mask) { return shards_.loss_mask = mask.to_read(), *this; }
+    basic_shards &row_weights(span<const float> weights) { return shards_.row_weights = weights.to_read(), *this; }
+    basic_shards &upstream(span<const number> upstream) { return shards_.upstream = upstream.to_read(), *this; }
+    basic_shards &upstream_scalar(double scalar) { return upstream_scalar_ = scalar, *this; }
+    basic_shards &denominator(double denominator) { return denominator_ = denominator, *this; }
 
     /// The state of each row's columns from class `first_column` on.
     template <class T>
-    void summarise(basic_matrix<T> logits, std::size_t first_column, span<row_state> states) const {
+    void summarise(basic_matrix<T> logits, std::size_t first_column, span<State> states) const {
         xent_shards plain = get();
         detail::check(xent_shards_summarise(ce_, &plain, logits.to_read(), detail::size(first_column),
-                                            states.data(), detail::size(states.size())));
+                                            states.to_write()));
     }
 
     /// The same, merged into what `states` are already.
     template <class T>
-    void accumulate(basic_matrix<T> logits, std::size_t first_column, span<row_state> states) const {
+    void accumulate(basic_matrix<T> logits, std::size_t first_column, span<State> states) const {
         xent_shards plain = get();
         detail::check(xent_shards_accumulate(ce_, &plain, logits.to_read(), detail::size(first_column),
-                                             states.data(), detail::size(states.size())));
+                                             states.to_write()));
     }
 
     /// The summary of complete states.
-    xent_summary finish(span<const row_state> states) const {
+    xent_summary finish(span<const State> states) const {
         xent_shards plain = get();
         xent_summary summary = xent_summary_default();
-        detail::check(xent_shards_finish(ce_, &plain, states.data(), detail::size(states.size()), &summary));
+        detail::check(xent_shards_finish(ce_, &plain, states.to_read(), &summary));
         return summary;
     }
 
     /// The same, and the loss of each row.
-    xent_summary losses(span<const row_state> states, span<float> losses) const {
+    xent_summary losses(span<const State> states, span<number> losses) const {
         xent_shards plain = get();
         xent_summary summary = xent_summary_default();
-        detail::check(xent_shards_losses(ce_, &plain, states.data(), detail::size(states.size()),
-                                         losses.to_write(), &summary));
+        detail::check(xent_shards_losses(ce_, &plain, states.to_read(), losses.to_write(), &summary));
         return summary;
     }
 
-    void lse(span<const row_state> states, span<float> lse) const {
+    void lse(span<const State> states, span<number> lse) const {
         xent_shards plain = get();
-        detail::check(
-            xent_shards_lse(ce_, &plain, states.data(), detail::size(states.size()), lse.to_write()));
+        detail::check(xent_shards_lse(ce_, &plain, states.to_read(), lse.to_write()));
     }
 
-    void target_log_probabilities(span<const row_state> states, span<float> to) const {
+    void target_log_probabilities(span<const State> states, span<number> to) const {
         xent_shards plain = get();
-        detail::check(xent_shards_target_log_probabilities(ce_, &plain, states.data(),
-                                                           detail::size(states.size()), to.to_write()));
+        detail::check(xent_shards_target_log_probabilities(ce_, &plain, states.to_read(), to.to_write()));
     }
 
     /// In `grad`, the gradient with respect to `logits`, each row's columns from class `first_column` on.
     template <class T>
-    void grad(basic_matrix<T> logits, std::size_t first_column, span<const row_state> states,
+    void grad(basic_matrix<T> logits, std::size_t first_column, span<const State> states,
               basic_matrix<std::remove_const_t<T>> grad) const {
         xent_shards plain = get();
-        detail::check(xent_shards_grad(ce_, &plain, logits.to_read(), detail::size(first_column), states.data(),
-                                       detail::size(states.size()), grad.to_write()));
+        detail::check(xent_shards_grad(ce_, &plain, logits.to_read(), detail::size(first_column), states.to_read(),
+                                       grad.to_write()));
     }
 
     /// The same; the gradient is added to what `grad` holds.
     template <class T>
-    void accumulate_grad(basic_matrix<T> logits, std::size_t first_column, span<const row_state> states,
+    void accumulate_grad(basic_matrix<T> logits, std::size_t first_column, span<const State> states,
                          basic_matrix<std::remove_const_t<T>> grad) const {
         xent_shards plain = get();
         detail::check(xent_shards_accumulate_grad(ce_, &plain, logits.to_read(), detail::size(first_column),
-                                                  states.data(), detail::size(states.size()), grad.to_write()));
+                                                  states.to_read(), grad.to_write()));
     }
 
     /// The same as grad; the gradient replaces the logits.
     template <class T>
-    void grad_in_place(basic_matrix<T> logits, std::size_t first_column, span<const row_state> states) const {
+    void grad_in_place(basic_matrix<T> logits, std::size_t first_column, span<const State> states) const {
         xent_shards plain = get();
         detail::check(xent_shards_grad_in_place(ce_, &plain, logits.to_write(), detail::size(first_column),
-                                                states.data(), detail::size(states.size())));
+                                                states.to_read()));
     }
 
   private:
@@ -724,6 +729,9 @@ class shards {
     xent_shards shards_;
     std::optional<double> upstream_scalar_, denominator_;
 };
+
+using shards = basic_shards<row_state>;
+using shards_f64 = basic_shards<row_state_f64>;
 
 /// Softmax functions; see xent_softmax and those that follow it. The options are those of the C interface.
 template <class T>

@@ -1,7 +1,7 @@
 //! Types of elements: the C name of each, and the one place that goes from the name to the type.
 
 use half::{bf16, f16};
-use xent::RowState;
+use xent::{RowState, RowStateF64};
 
 use crate::status::{Outcome, fail, xent_status};
 
@@ -29,11 +29,15 @@ pub enum xent_dtype {
     I32 = 9,
     /// `int64_t`.
     I64 = 10,
+    /// `xent_row_state`.
+    RowState = 11,
+    /// `xent_row_state_f64`.
+    RowStateF64 = 12,
 }
 
 /// A type that memory of the caller's may have: every pattern of bits is a value.
 pub(crate) trait Scalar: Copy + 'static {
-    /// What the caller may call it.
+    /// What the caller may call it, one name or more.
     const DTYPES: &'static [xent_dtype];
 }
 
@@ -48,6 +52,7 @@ macro_rules! scalars {
 scalars! {
     f32 => F32, f64 => F64, f16 => F16, bf16 => Bf16,
     u8 => U8, u16 => U16, u32 => U32, u64 => U64, i32 => I32, i64 => I64,
+    RowState => RowState, RowStateF64 => RowStateF64,
 }
 
 // Outputs that are indices. What is none is the largest number, or -1.
@@ -55,10 +60,6 @@ scalars! {
 scalars! { usize => I64 | U64 }
 #[cfg(target_pointer_width = "32")]
 scalars! { usize => I32 | U32 }
-
-impl Scalar for RowState {
-    const DTYPES: &'static [xent_dtype] = &[];
-}
 
 /// Runs `$body` with `$element` as the type that a dtype of logits stands for. A new one is one line.
 macro_rules! with_element {
@@ -72,13 +73,12 @@ macro_rules! with_element {
     };
 }
 
-/// The same for logits that are computed in `f32`: those of shards.
-macro_rules! with_narrow_element {
-    ($dtype:expr, $element:ident => $body:expr) => {
-        $crate::dtype::dispatch! { "logits", $dtype, $element => $body;
-            F32 => f32,
-            F16 => half::f16,
-            Bf16 => half::bf16,
+/// The same for states of rows in shards.
+macro_rules! with_state {
+    ($dtype:expr, $state:ident => $body:expr) => {
+        $crate::dtype::dispatch! { "states", $dtype, $state => $body;
+            RowState => xent::RowState,
+            RowStateF64 => xent::RowStateF64,
         }
     };
 }
@@ -120,7 +120,7 @@ macro_rules! dispatch {
     };
 }
 
-pub(crate) use {dispatch, with_element, with_grad, with_narrow_element, with_target};
+pub(crate) use {dispatch, with_element, with_grad, with_state, with_target};
 
 pub(crate) fn unsupported(argument: &str, dtype: u32) -> xent_status {
     fail(xent_status::Dtype, format_args!("the dtype of {argument} is {dtype}, which it cannot have"))
@@ -131,6 +131,6 @@ pub(crate) fn check<T: Scalar>(argument: &str, dtype: u32) -> Outcome {
     if T::DTYPES.iter().any(|&name| name as u32 == dtype) {
         return Ok(());
     }
-    let first = T::DTYPES.first().map_or(0, |&name| name as u32);
+    let first = T::DTYPES[0] as u32;
     Err(fail(xent_status::Dtype, format_args!("the dtype of {argument} is {dtype} instead of {first}")))
 }

@@ -7,10 +7,9 @@ use core::ffi::c_void;
 use core::mem::{align_of, size_of};
 use core::slice;
 
-use xent::{Error, Matrix, MatrixMut, Planes, PlanesMut, RowState};
+use xent::{Error, Matrix, MatrixMut, Planes, PlanesMut};
 
 use crate::dtype::{self, Scalar};
-use crate::shards::xent_row_state;
 use crate::status::{Outcome, fail, from_error, xent_status};
 use crate::views::{xent_array, xent_array_mut, xent_matrix, xent_matrix_mut, xent_planes, xent_planes_mut};
 
@@ -95,6 +94,19 @@ impl Memory {
         unsafe { self.array(argument, array) }.map(Some)
     }
 
+    /// # Safety
+    /// The caller's promise.
+    pub(crate) unsafe fn array_mut<'a, T: Scalar>(
+        &mut self,
+        argument: &'static str,
+        array: xent_array_mut,
+    ) -> Outcome<&'a mut [T]> {
+        dtype::check::<T>(argument, array.dtype)?;
+        let len = size(argument, array.len)?;
+        // SAFETY: the elements are those that the caller promises.
+        unsafe { self.elements_mut(argument, array.data.cast(), len) }
+    }
+
     /// `None` where it is left out.
     ///
     /// # Safety
@@ -107,10 +119,8 @@ impl Memory {
         if xent_array::from(array).is_absent() {
             return Ok(None);
         }
-        dtype::check::<T>(argument, array.dtype)?;
-        let len = size(argument, array.len)?;
-        // SAFETY: the elements are those that the caller promises.
-        unsafe { self.elements_mut(argument, array.data.cast(), len) }.map(Some)
+        // SAFETY: the caller's promise is handed on.
+        unsafe { self.array_mut(argument, array) }.map(Some)
     }
 
     /// # Safety
@@ -190,30 +200,6 @@ impl Memory {
         }
         // SAFETY: all bytes are 0 or 1, as those of `bool` are, and nobody writes them during the call.
         Ok(Some(unsafe { slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }))
-    }
-
-    /// # Safety
-    /// The caller's promise.
-    pub(crate) unsafe fn states<'a>(
-        &mut self,
-        states: *const xent_row_state,
-        len: i64,
-    ) -> Outcome<&'a [RowState]> {
-        let len = size("states", len)?;
-        // SAFETY: the elements are those that the caller promises; the two types have the same layout.
-        unsafe { self.elements("states", states.cast(), len) }
-    }
-
-    /// # Safety
-    /// The caller's promise.
-    pub(crate) unsafe fn states_mut<'a>(
-        &mut self,
-        states: *mut xent_row_state,
-        len: i64,
-    ) -> Outcome<&'a mut [RowState]> {
-        let len = size("states", len)?;
-        // SAFETY: the elements are those that the caller promises; the two types have the same layout.
-        unsafe { self.elements_mut("states", states.cast(), len) }
     }
 
     /// One number to write.

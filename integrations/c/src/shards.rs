@@ -2,21 +2,25 @@
 
 use core::mem::{align_of, size_of};
 
-use xent::{CrossEntropy, MatrixMut, RowState, ShardElement, Shards};
+use xent::{CrossEntropy, Error, MatrixMut, RowState, RowStateF64, ShardElement, ShardState, Shards};
 
 use crate::cross_entropy::{loss_at, xent_cross_entropy};
-use crate::dtype::{Scalar, with_narrow_element, with_target};
+use crate::dtype::{Scalar, with_element, with_state, with_target};
 use crate::memory::{Memory, size};
 use crate::request::xent_summary;
 use crate::status::{Outcome, from_error, guard, xent_status};
 use crate::versioned::{self, Destination, Versioned};
 use crate::views::{xent_array, xent_array_mut, xent_matrix, xent_matrix_mut};
 
-/// The size of a state as bytes.
+/// The size of a `xent_row_state` as bytes.
 pub const XENT_ROW_STATE_BYTES: usize = 56;
 
-/// What some columns of a row amount to: processes of one machine may exchange it as it is; for others there is
-/// `xent_row_state_to_bytes`. States of the same row merge. Starts as `xent_row_states_clear` leaves it, not as zeros.
+/// The size of a `xent_row_state_f64` as bytes.
+pub const XENT_ROW_STATE_F64_BYTES: usize = 96;
+
+/// What some columns of a row amount to, for logits of any dtype but `XENT_DTYPE_F64`: processes of one machine may
+/// exchange it as it is; for others there is `xent_row_states_to_bytes`. States of the same row merge. Starts as
+/// `xent_row_states_clear` leaves it, not as zeros. In arrays it is `XENT_DTYPE_ROW_STATE`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct xent_row_state {
@@ -24,13 +28,29 @@ pub struct xent_row_state {
     pub opaque: [u64; 7],
 }
 
+/// The same for logits of `XENT_DTYPE_F64`. In arrays it is `XENT_DTYPE_ROW_STATE_F64`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct xent_row_state_f64 {
+    /// The library's.
+    pub opaque: [u64; 12],
+}
+
 const _: () = assert!(size_of::<xent_row_state>() == size_of::<RowState>());
 const _: () = assert!(align_of::<xent_row_state>() == align_of::<RowState>());
 const _: () = assert!(XENT_ROW_STATE_BYTES == RowState::BYTES);
 
-/// A batch whose columns are split over shards, or made chunk by chunk: what is the same for all of them. Logits of
-/// `XENT_DTYPE_F64` are refused. By `xent_shards_of`; later versions may add fields. For what is left out, and what the
-/// inputs mean, see `xent_request`.
+const _: () = assert!(size_of::<xent_row_state_f64>() == size_of::<RowStateF64>());
+const _: () = assert!(align_of::<xent_row_state_f64>() == align_of::<RowStateF64>());
+const _: () = assert!(XENT_ROW_STATE_F64_BYTES == RowStateF64::BYTES);
+
+/// What the library has for a state of C's.
+trait State: ShardState<Real: Scalar> + Scalar {}
+
+impl<S: ShardState<Real: Scalar> + Scalar> State for S {}
+
+/// A batch whose columns are split over shards, or made chunk by chunk: what is the same for all of them. By
+/// `xent_shards_of`; later versions may add fields. For what is left out, and what the inputs mean, see `xent_request`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct xent_shards {
@@ -44,7 +64,7 @@ pub struct xent_shards {
     pub loss_mask: xent_array,
     /// Rows, `XENT_DTYPE_F32`.
     pub row_weights: xent_array,
-    /// Rows, `XENT_DTYPE_F32`.
+    /// Rows, `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` where the logits are.
     pub upstream: xent_array,
     /// Null for 1.
     pub upstream_scalar: *const f64,
@@ -58,84 +78,93 @@ unsafe impl Versioned for xent_shards {
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
-/// Makes `len` states those of no columns.
+/// Makes `states` those of no columns.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn xent_row_states_clear(states: *mut xent_row_state, len: i64) -> xent_status {
+pub unsafe extern "C" fn xent_row_states_clear(states: xent_array_mut) -> xent_status {
     guard(|| {
-        // SAFETY: the caller promises that so many states are there.
-        unsafe { Memory::new().states_mut(states, len)? }.fill(RowState::EMPTY);
-        Ok(())
+        with_state!(states.dtype, S => {
+            // SAFETY: the caller's promise is handed on.
+            unsafe { Memory::new().array_mut::<S>("states", states)? }.fill(S::EMPTY);
+            Ok(())
+        })
     })
 }
 
-/// Merges each of `len` states from `others` into that of the same row in `states`. The columns of the two are not the
-/// same. Merging is commutative to the last bit: states that are merged in the same order have the same bits anywhere.
+/// Merges each of `others` into that of the same row in `states`. The columns of the two are not the same. Merging is
+/// commutative to the last bit: states that are merged in the same order have the same bits anywhere.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn xent_row_states_merge(
-    states: *mut xent_row_state,
-    others: *const xent_row_state,
-    len: i64,
-) -> xent_status {
+pub unsafe extern "C" fn xent_row_states_merge(states: xent_array_mut, others: xent_array) -> xent_status {
     guard(|| {
-        let mut memory = Memory::new();
-        // SAFETY: the caller promises that so many states are there.
-        let (others, states) = unsafe { (memory.states(others, len)?, memory.states_mut(states, len)?) };
-        for (state, other) in states.iter_mut().zip(others) {
-            *state = state.merge(*other);
-        }
-        Ok(())
+        with_state!(states.dtype, S => {
+            let mut memory = Memory::new();
+            // SAFETY: the caller's promise is handed on.
+            let others = unsafe { memory.array::<S>("others", others)? };
+            // SAFETY: the caller's promise is handed on.
+            let states = unsafe { memory.array_mut::<S>("states", states)? };
+            same_length("others", states.len(), others.len())?;
+            for (state, &other) in states.iter_mut().zip(others) {
+                *state = state.merge(other);
+            }
+            Ok(())
+        })
     })
 }
 
-/// The state as bytes, which are the same on every machine, in `XENT_ROW_STATE_BYTES` bytes of the caller's.
+/// The states as bytes, which are the same on every machine: in `bytes`, `XENT_DTYPE_U8`, `XENT_ROW_STATE_BYTES` or
+/// `XENT_ROW_STATE_F64_BYTES` of each, one after the other.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn xent_row_state_to_bytes(
-    state: *const xent_row_state,
-    bytes: *mut u8,
-) -> xent_status {
+pub unsafe extern "C" fn xent_row_states_to_bytes(states: xent_array, bytes: xent_array_mut) -> xent_status {
     guard(|| {
-        let mut memory = Memory::new();
-        memory.claim("bytes", bytes.cast_const().cast(), XENT_ROW_STATE_BYTES, 1, 1, true)?;
-        // SAFETY: the caller promises that the state is there.
-        let state = unsafe { memory.states(state, 1)? }[0].to_le_bytes();
-        // SAFETY: not null, by `claim`, and so many bytes are there, by the caller.
-        unsafe { bytes.cast::<[u8; XENT_ROW_STATE_BYTES]>().write(state) };
-        Ok(())
+        with_state!(states.dtype, S => {
+            let mut memory = Memory::new();
+            // SAFETY: the caller's promise is handed on.
+            let states = unsafe { memory.array::<S>("states", states)? };
+            // SAFETY: the caller's promise is handed on.
+            let bytes = unsafe { memory.array_mut::<u8>("bytes", bytes)? };
+            // No product of sizes in memory is too large.
+            same_length("bytes", states.len() * S::BYTES, bytes.len())?;
+            for (state, bytes) in states.iter().zip(bytes.as_chunks_mut().0) {
+                *bytes = state.to_le_bytes();
+            }
+            Ok(())
+        })
     })
 }
 
-/// The state that was made into these `XENT_ROW_STATE_BYTES` bytes.
+/// The states that were made into these bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn xent_row_state_from_bytes(
-    bytes: *const u8,
-    state: *mut xent_row_state,
+pub unsafe extern "C" fn xent_row_states_from_bytes(
+    bytes: xent_array,
+    states: xent_array_mut,
 ) -> xent_status {
     guard(|| {
-        let mut memory = Memory::new();
-        memory.claim("bytes", bytes.cast(), XENT_ROW_STATE_BYTES, 1, 1, false)?;
-        // SAFETY: the caller promises that the state is there.
-        let to = unsafe { memory.states_mut(state, 1)? };
-        // SAFETY: not null, by `claim`, and so many bytes are there, by the caller.
-        to[0] = RowState::from_le_bytes(unsafe { bytes.cast::<[u8; XENT_ROW_STATE_BYTES]>().read() });
-        Ok(())
+        with_state!(states.dtype, S => {
+            let mut memory = Memory::new();
+            // SAFETY: the caller's promise is handed on.
+            let bytes = unsafe { memory.array::<u8>("bytes", bytes)? };
+            // SAFETY: the caller's promise is handed on.
+            let states = unsafe { memory.array_mut::<S>("states", states)? };
+            same_length("bytes", states.len() * S::BYTES, bytes.len())?;
+            for (state, bytes) in states.iter_mut().zip(bytes.as_chunks().0) {
+                *state = S::from_le_bytes(*bytes);
+            }
+            Ok(())
+        })
     })
 }
 
 /// The state of each row's columns from class `first_column` on, which `logits`, rows x some, has. One state for each
-/// row.
+/// row: `XENT_DTYPE_ROW_STATE_F64` for logits of `XENT_DTYPE_F64`, else `XENT_DTYPE_ROW_STATE`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_shards_summarise(
     cross_entropy: *const xent_cross_entropy,
     shards: *const xent_shards,
     logits: xent_matrix,
     first_column: i64,
-    states: *mut xent_row_state,
-    states_len: i64,
+    states: xent_array_mut,
 ) -> xent_status {
     // SAFETY: the caller's promise is handed on.
-    guard(|| unsafe {
-        summarise(cross_entropy, shards, logits, first_column, (states, states_len), Merge::Replace)
-    })
+    guard(|| unsafe { summarise(cross_entropy, shards, logits, first_column, states, Merge::Replace) })
 }
 
 /// The same, merged into what `states` are already.
@@ -145,13 +174,10 @@ pub unsafe extern "C" fn xent_shards_accumulate(
     shards: *const xent_shards,
     logits: xent_matrix,
     first_column: i64,
-    states: *mut xent_row_state,
-    states_len: i64,
+    states: xent_array_mut,
 ) -> xent_status {
     // SAFETY: the caller's promise is handed on.
-    guard(|| unsafe {
-        summarise(cross_entropy, shards, logits, first_column, (states, states_len), Merge::Accumulate)
-    })
+    guard(|| unsafe { summarise(cross_entropy, shards, logits, first_column, states, Merge::Accumulate) })
 }
 
 /// The reduced loss, and the rest of the summary, of complete states: those of all columns of each row.
@@ -159,28 +185,28 @@ pub unsafe extern "C" fn xent_shards_accumulate(
 pub unsafe extern "C" fn xent_shards_finish(
     cross_entropy: *const xent_cross_entropy,
     shards: *const xent_shards,
-    states: *const xent_row_state,
-    states_len: i64,
+    states: xent_array,
     summary: *mut xent_summary,
 ) -> xent_status {
     // SAFETY: the caller's promise is handed on.
     guard(|| unsafe {
         let mut memory = Memory::new();
         let to = Destination::new(&mut memory, summary)?;
-        let states = memory.states(states, states_len)?;
-        let summary = with(cross_entropy, shards, memory, |shards| shards.finish(states))?;
-        to.write(&summary.into());
-        Ok(())
+        with_state!(states.dtype, S => {
+            let states = memory.array::<S>("states", states)?;
+            let summary = with(cross_entropy, shards, memory, |shards| shards.finish(states))?;
+            to.write(&summary.into());
+            Ok(())
+        })
     })
 }
 
-/// The same, and the loss of each row before the reduction, `XENT_DTYPE_F32`.
+/// The same, and the loss of each row before the reduction: `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` of states of such logits.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_shards_losses(
     cross_entropy: *const xent_cross_entropy,
     shards: *const xent_shards,
-    states: *const xent_row_state,
-    states_len: i64,
+    states: xent_array,
     losses: xent_array_mut,
     summary: *mut xent_summary,
 ) -> xent_status {
@@ -188,48 +214,51 @@ pub unsafe extern "C" fn xent_shards_losses(
     guard(|| unsafe {
         let mut memory = Memory::new();
         let to = Destination::new(&mut memory, summary)?;
-        let states = memory.states(states, states_len)?;
-        let losses = memory.optional_array_mut("losses", losses)?.unwrap_or_default();
-        let summary = with(cross_entropy, shards, memory, |shards| shards.losses(states, losses))?;
-        to.write(&summary.into());
-        Ok(())
+        with_state!(states.dtype, S => {
+            let states = memory.array::<S>("states", states)?;
+            let losses = memory.array_mut("losses", losses)?;
+            let summary = with(cross_entropy, shards, memory, |shards| shards.losses(states, losses))?;
+            to.write(&summary.into());
+            Ok(())
+        })
     })
 }
 
-/// The logarithm of the sum of exponentials of each row, `XENT_DTYPE_F32`, of complete states.
+/// The logarithm of the sum of exponentials of each row, of the dtype of losses, of complete states.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_shards_lse(
     cross_entropy: *const xent_cross_entropy,
     shards: *const xent_shards,
-    states: *const xent_row_state,
-    states_len: i64,
+    states: xent_array,
     lse: xent_array_mut,
 ) -> xent_status {
     // SAFETY: the caller's promise is handed on.
     guard(|| unsafe {
         let mut memory = Memory::new();
-        let states = memory.states(states, states_len)?;
-        let lse = memory.optional_array_mut("lse", lse)?.unwrap_or_default();
-        with(cross_entropy, shards, memory, |shards| shards.lse(states, lse))
+        with_state!(states.dtype, S => {
+            let states = memory.array::<S>("states", states)?;
+            let lse = memory.array_mut("lse", lse)?;
+            with(cross_entropy, shards, memory, |shards| shards.lse(states, lse))
+        })
     })
 }
 
-/// The logarithm of each row's probability of its target, `XENT_DTYPE_F32`, of complete states.
+/// The logarithm of each row's probability of its target, of the dtype of losses, of complete states.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_shards_target_log_probabilities(
     cross_entropy: *const xent_cross_entropy,
     shards: *const xent_shards,
-    states: *const xent_row_state,
-    states_len: i64,
+    states: xent_array,
     target_log_probabilities: xent_array_mut,
 ) -> xent_status {
     // SAFETY: the caller's promise is handed on.
     guard(|| unsafe {
         let mut memory = Memory::new();
-        let states = memory.states(states, states_len)?;
-        let to = memory.optional_array_mut("target_log_probabilities", target_log_probabilities)?;
-        let to = to.unwrap_or_default();
-        with(cross_entropy, shards, memory, |shards| shards.target_log_probabilities(states, to))
+        with_state!(states.dtype, S => {
+            let states = memory.array::<S>("states", states)?;
+            let to = memory.array_mut("target_log_probabilities", target_log_probabilities)?;
+            with(cross_entropy, shards, memory, |shards| shards.target_log_probabilities(states, to))
+        })
     })
 }
 
@@ -241,13 +270,12 @@ pub unsafe extern "C" fn xent_shards_grad(
     shards: *const xent_shards,
     logits: xent_matrix,
     first_column: i64,
-    states: *const xent_row_state,
-    states_len: i64,
+    states: xent_array,
     grad: xent_matrix_mut,
 ) -> xent_status {
     let to = Grad::Write(logits, grad);
     // SAFETY: the caller's promise is handed on.
-    guard(|| unsafe { grad_of(cross_entropy, shards, to, first_column, (states, states_len)) })
+    guard(|| unsafe { grad_of(cross_entropy, shards, to, first_column, states) })
 }
 
 /// The same; the gradient is added to what `grad` holds.
@@ -257,13 +285,12 @@ pub unsafe extern "C" fn xent_shards_accumulate_grad(
     shards: *const xent_shards,
     logits: xent_matrix,
     first_column: i64,
-    states: *const xent_row_state,
-    states_len: i64,
+    states: xent_array,
     grad: xent_matrix_mut,
 ) -> xent_status {
     let to = Grad::Add(logits, grad);
     // SAFETY: the caller's promise is handed on.
-    guard(|| unsafe { grad_of(cross_entropy, shards, to, first_column, (states, states_len)) })
+    guard(|| unsafe { grad_of(cross_entropy, shards, to, first_column, states) })
 }
 
 /// The same as `xent_shards_grad`; the gradient replaces the logits.
@@ -273,12 +300,11 @@ pub unsafe extern "C" fn xent_shards_grad_in_place(
     shards: *const xent_shards,
     logits: xent_matrix_mut,
     first_column: i64,
-    states: *const xent_row_state,
-    states_len: i64,
+    states: xent_array,
 ) -> xent_status {
     let to = Grad::InPlace(logits);
     // SAFETY: the caller's promise is handed on.
-    guard(|| unsafe { grad_of(cross_entropy, shards, to, first_column, (states, states_len)) })
+    guard(|| unsafe { grad_of(cross_entropy, shards, to, first_column, states) })
 }
 
 #[derive(Clone, Copy)]
@@ -302,14 +328,14 @@ unsafe fn summarise(
     shards: *const xent_shards,
     logits: xent_matrix,
     first_column: i64,
-    (states, states_len): (*mut xent_row_state, i64),
+    states: xent_array_mut,
     merge: Merge,
 ) -> Outcome {
     let mut memory = Memory::new();
     let first_column = size("first_column", first_column)?;
-    // SAFETY: the caller's promise is handed on.
-    let states = unsafe { memory.states_mut(states, states_len)? };
-    with_narrow_element!(logits.dtype, E => {
+    with_element!(logits.dtype, E => {
+        // SAFETY: the caller's promise is handed on.
+        let states = unsafe { memory.array_mut::<<E as ShardElement>::State>("states", states)? };
         // SAFETY: the caller's promise is handed on.
         let logits = unsafe { memory.matrix::<E>("logits", logits)? };
         // SAFETY: the caller's promise is handed on.
@@ -329,32 +355,31 @@ unsafe fn grad_of(
     shards: *const xent_shards,
     to: Grad,
     first_column: i64,
-    (states, states_len): (*const xent_row_state, i64),
+    states: xent_array,
 ) -> Outcome {
-    let mut memory = Memory::new();
     let first_column = size("first_column", first_column)?;
-    // SAFETY: the caller's promise is handed on.
-    let states = unsafe { memory.states(states, states_len)? };
     let dtype = match to {
         Grad::Write(logits, _) | Grad::Add(logits, _) => logits.dtype,
         Grad::InPlace(logits) => logits.dtype,
     };
     // SAFETY: the caller's promise is handed on.
-    with_narrow_element!(dtype, E => unsafe {
-        grad_of_element::<E>(cross_entropy, shards, memory, to, first_column, states)
+    with_element!(dtype, E => unsafe {
+        grad_of_element::<E>(cross_entropy, shards, to, first_column, states)
     })
 }
 
 /// # Safety
 /// The caller's promise about all arguments.
-unsafe fn grad_of_element<E: ShardElement<State = RowState> + Scalar>(
+unsafe fn grad_of_element<E: ShardElement<State: State> + Scalar>(
     cross_entropy: *const xent_cross_entropy,
     shards: *const xent_shards,
-    mut memory: Memory,
     to: Grad,
     first_column: usize,
-    states: &[RowState],
+    states: xent_array,
 ) -> Outcome {
+    let mut memory = Memory::new();
+    // SAFETY: the caller's promise is handed on.
+    let states = unsafe { memory.array::<E::State>("states", states)? };
     match to {
         Grad::Write(logits, grad) | Grad::Add(logits, grad) => {
             // SAFETY: the caller's promise is handed on.
@@ -372,10 +397,19 @@ unsafe fn grad_of_element<E: ShardElement<State = RowState> + Scalar>(
         Grad::InPlace(logits) => {
             // SAFETY: the caller's promise is handed on.
             let logits: MatrixMut<'_, E> = unsafe { memory.matrix_mut("logits", logits)? };
-            let call = |shards: Shards<'_>| shards.grad_in_place(logits, first_column, states);
+            let call = |shards: Shards<'_, E::State>| shards.grad_in_place(logits, first_column, states);
             // SAFETY: the caller's promise is handed on.
             unsafe { with(cross_entropy, shards, memory, call) }
         }
+    }
+}
+
+/// Checks that an array has as many elements as another asks for.
+fn same_length(argument: &'static str, expected: usize, actual: usize) -> Outcome {
+    if actual == expected {
+        Ok(())
+    } else {
+        Err(from_error(Error::LengthMismatch { argument, expected, actual }))
     }
 }
 
@@ -383,19 +417,19 @@ unsafe fn grad_of_element<E: ShardElement<State = RowState> + Scalar>(
 ///
 /// # Safety
 /// The caller's promise about the loss and the shards.
-unsafe fn with<T>(
+unsafe fn with<S: State, R>(
     cross_entropy: *const xent_cross_entropy,
     shards: *const xent_shards,
     memory: Memory,
-    call: impl FnOnce(Shards<'_>) -> Result<T, xent::Error>,
-) -> Outcome<T> {
+    call: impl FnOnce(Shards<'_, S>) -> Result<R, Error>,
+) -> Outcome<R> {
     // SAFETY: the caller's promise is handed on.
     let ce = unsafe { loss_at(cross_entropy)? };
     // SAFETY: the caller's promise is handed on.
     let shards = unsafe { versioned::read(shards)? };
     // SAFETY: the caller's promise is handed on.
     with_target!(shards.targets.dtype, T => unsafe {
-        let shards = shards.shards::<T>(ce, memory)?;
+        let shards = shards.shards::<T, S>(ce, memory)?;
         call(shards).map_err(from_error)
     })
 }
@@ -403,11 +437,11 @@ unsafe fn with<T>(
 impl xent_shards {
     /// # Safety
     /// The caller's promise about the memory of the inputs.
-    unsafe fn shards<'a, T: xent::Target + Scalar>(
+    unsafe fn shards<'a, T: xent::Target + Scalar, S: State>(
         &self,
         ce: &'a CrossEntropy,
         mut memory: Memory,
-    ) -> Outcome<Shards<'a>> {
+    ) -> Outcome<Shards<'a, S>> {
         /// Adds what is not left out.
         macro_rules! add {
             ($shards:ident; $($read:ident $name:ident),+ $(,)?) => {

@@ -160,8 +160,10 @@ static void overlaps(void) {
     CHECK_STATUS(xent_softmax(c.x, c.x_mut, NULL), XENT_STATUS_OVERLAP);
     xent_row_state states[3];
     memset(states, 0, sizeof states);
-    CHECK_STATUS(xent_row_states_merge(states, states + 1, 2), XENT_STATUS_OVERLAP);
-    end(&c, "states overlaps states", __LINE__);
+    CHECK_STATUS(xent_row_states_merge(xent_array_mut_of(states, XENT_DTYPE_ROW_STATE, 2),
+                                       xent_array_of(states + 1, XENT_DTYPE_ROW_STATE, 2)),
+                 XENT_STATUS_OVERLAP);
+    end(&c, "states overlaps others", __LINE__);
 
     /* What is only read may be the same memory: rows that are their own weights. */
     begin(&c);
@@ -178,10 +180,11 @@ static void doubles(void) {
     const xent_matrix x = xent_matrix_of(c.logits, XENT_DTYPE_F64, 1, CLASSES);
     c.y.len = 1;
     xent_row_state state;
-    CHECK_OK(xent_row_states_clear(&state, 1));
+    const xent_array_mut of_floats = xent_array_mut_of(&state, XENT_DTYPE_ROW_STATE, 1);
+    CHECK_OK(xent_row_states_clear(of_floats));
     const xent_shards shards = xent_shards_of(c.y, CLASSES);
-    CHECK_STATUS(xent_shards_summarise(ce, &shards, x, 0, &state, 1), XENT_STATUS_DTYPE);
-    end(&c, "logits is 2", __LINE__);
+    CHECK_STATUS(xent_shards_summarise(ce, &shards, x, 0, of_floats), XENT_STATUS_DTYPE);
+    end(&c, "states is 11 instead of 12", __LINE__);
 
     /* Probabilities as targets are doubles where the logits are, and not elsewhere. */
     begin(&c);
@@ -328,35 +331,60 @@ static void shards(void) {
     struct call c;
     begin(&c);
     xent_row_state states[ROWS], before[ROWS];
-    CHECK_OK(xent_row_states_clear(states, ROWS));
+    uint8_t bytes[ROWS * XENT_ROW_STATE_BYTES];
+    const xent_array whole = xent_array_of(states, XENT_DTYPE_ROW_STATE, ROWS);
+    const xent_array_mut to = xent_array_mut_of(states, XENT_DTYPE_ROW_STATE, ROWS);
+    CHECK_OK(xent_row_states_clear(to));
     memcpy(before, states, sizeof before);
     xent_shards good = xent_shards_of(c.y, CLASSES), bad = good;
-    CHECK_STATUS(xent_shards_summarise(ce, NULL, c.x, 0, states, ROWS), XENT_STATUS_NULL_POINTER);
-    CHECK_STATUS(xent_shards_summarise(NULL, &good, c.x, 0, states, ROWS), XENT_STATUS_NULL_POINTER);
-    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, 0, NULL, ROWS), XENT_STATUS_NULL_POINTER);
-    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, 0, misaligned(states), ROWS), XENT_STATUS_MISALIGNED);
-    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, 0, states, -1), XENT_STATUS_NEGATIVE_SIZE);
-    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, 0, states, ROWS - 1), XENT_STATUS_LENGTH_MISMATCH);
-    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, -1, states, ROWS), XENT_STATUS_NEGATIVE_SIZE);
-    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, 1, states, ROWS), XENT_STATUS_COLUMNS_OUT_OF_RANGE);
-    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, INT64_MAX, states, ROWS), XENT_STATUS_COLUMNS_OUT_OF_RANGE);
+    CHECK_STATUS(xent_shards_summarise(ce, NULL, c.x, 0, to), XENT_STATUS_NULL_POINTER);
+    CHECK_STATUS(xent_shards_summarise(NULL, &good, c.x, 0, to), XENT_STATUS_NULL_POINTER);
+    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, -1, to), XENT_STATUS_NEGATIVE_SIZE);
+    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, 1, to), XENT_STATUS_COLUMNS_OUT_OF_RANGE);
+    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, INT64_MAX, to), XENT_STATUS_COLUMNS_OUT_OF_RANGE);
+    xent_array_mut not_to = to;
+    not_to.data = NULL;
+    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, 0, not_to), XENT_STATUS_NULL_POINTER);
+    not_to.data = misaligned(states);
+    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, 0, not_to), XENT_STATUS_MISALIGNED);
+    not_to = to;
+    not_to.len = -1;
+    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, 0, not_to), XENT_STATUS_NEGATIVE_SIZE);
+    CHECK_STATUS(xent_row_states_clear(not_to), XENT_STATUS_NEGATIVE_SIZE);
+    not_to.len = ROWS - 1;
+    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, 0, not_to), XENT_STATUS_LENGTH_MISMATCH);
+    xent_row_state others[ROWS];
+    CHECK_OK(xent_row_states_clear(xent_array_mut_of(others, XENT_DTYPE_ROW_STATE, ROWS)));
+    CHECK_STATUS(xent_row_states_merge(not_to, xent_array_of(others, XENT_DTYPE_ROW_STATE, ROWS)),
+                 XENT_STATUS_LENGTH_MISMATCH);
+    not_to = to;
+    not_to.dtype = XENT_DTYPE_F64;
+    CHECK_STATUS(xent_row_states_clear(not_to), XENT_STATUS_DTYPE);
+    CHECK_STATUS(xent_shards_summarise(ce, &good, c.x, 0, not_to), XENT_STATUS_DTYPE);
+    CHECK_STATUS(xent_row_states_merge(to, xent_array_of(others, XENT_DTYPE_ROW_STATE_F64, 1)), XENT_STATUS_DTYPE);
+    CHECK_STATUS(xent_row_states_to_bytes(whole, xent_array_mut_of(bytes, XENT_DTYPE_U8, sizeof bytes - 1)),
+                 XENT_STATUS_LENGTH_MISMATCH);
+    CHECK_STATUS(xent_row_states_to_bytes(whole, xent_array_mut_of(states, XENT_DTYPE_U8, sizeof bytes)),
+                 XENT_STATUS_OVERLAP);
+    CHECK_STATUS(xent_row_states_from_bytes(xent_array_of(bytes, XENT_DTYPE_U8, 8), to), XENT_STATUS_LENGTH_MISMATCH);
+    CHECK_STATUS(xent_row_states_from_bytes(xent_array_of(bytes, XENT_DTYPE_U32, 8), to), XENT_STATUS_DTYPE);
     bad.classes = -1;
-    CHECK_STATUS(xent_shards_summarise(ce, &bad, c.x, 0, states, ROWS), XENT_STATUS_NEGATIVE_SIZE);
+    CHECK_STATUS(xent_shards_summarise(ce, &bad, c.x, 0, to), XENT_STATUS_NEGATIVE_SIZE);
     bad = good;
     bad.size = 8;
-    CHECK_STATUS(xent_shards_summarise(ce, &bad, c.x, 0, states, ROWS), XENT_STATUS_STRUCT_SIZE);
+    CHECK_STATUS(xent_shards_summarise(ce, &bad, c.x, 0, to), XENT_STATUS_STRUCT_SIZE);
     bad = good;
     bad.targets.len = 2;
-    CHECK_STATUS(xent_shards_accumulate(ce, &bad, c.x, 0, states, ROWS), XENT_STATUS_LENGTH_MISMATCH);
+    CHECK_STATUS(xent_shards_accumulate(ce, &bad, c.x, 0, to), XENT_STATUS_LENGTH_MISMATCH);
     CHECK(memcmp(before, states, sizeof states) == 0);
-    CHECK_STATUS(xent_shards_finish(ce, &good, states, ROWS, &c.summary), XENT_STATUS_INCOMPLETE_STATE);
-    CHECK_STATUS(xent_shards_grad(ce, &good, c.x, 0, states, ROWS, c.dx), XENT_STATUS_INCOMPLETE_STATE);
-    CHECK_STATUS(xent_shards_grad_in_place(ce, &good, c.x_mut, 0, states, ROWS), XENT_STATUS_INCOMPLETE_STATE);
-    CHECK_OK(xent_shards_summarise(ce, &good, c.x, 0, states, ROWS));
-    CHECK_STATUS(xent_shards_grad(ce, &good, c.x, 0, states, ROWS, c.x_mut), XENT_STATUS_OVERLAP);
-    CHECK_STATUS(xent_shards_lse(ce, &good, states, ROWS, xent_array_mut_of(c.losses, XENT_DTYPE_F32, 1)),
+    CHECK_STATUS(xent_shards_finish(ce, &good, whole, &c.summary), XENT_STATUS_INCOMPLETE_STATE);
+    CHECK_STATUS(xent_shards_grad(ce, &good, c.x, 0, whole, c.dx), XENT_STATUS_INCOMPLETE_STATE);
+    CHECK_STATUS(xent_shards_grad_in_place(ce, &good, c.x_mut, 0, whole), XENT_STATUS_INCOMPLETE_STATE);
+    CHECK_OK(xent_shards_summarise(ce, &good, c.x, 0, to));
+    CHECK_STATUS(xent_shards_grad(ce, &good, c.x, 0, whole, c.x_mut), XENT_STATUS_OVERLAP);
+    CHECK_STATUS(xent_shards_lse(ce, &good, whole, xent_array_mut_of(c.losses, XENT_DTYPE_F32, 1)),
                  XENT_STATUS_LENGTH_MISMATCH);
-    CHECK_STATUS(xent_shards_losses(ce, &good, states, ROWS, xent_array_mut_of(c.losses, XENT_DTYPE_F64, ROWS), &c.summary),
+    CHECK_STATUS(xent_shards_losses(ce, &good, whole, xent_array_mut_of(c.losses, XENT_DTYPE_F64, ROWS), &c.summary),
                  XENT_STATUS_DTYPE);
     end(&c, "losses", __LINE__);
 }

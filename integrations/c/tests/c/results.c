@@ -482,75 +482,93 @@ static void probabilities_of_doubles_as_targets(void) {
     xent_cross_entropy_destroy(ce);
 }
 
-/* A vocabulary in three shards: the loss and the gradient of whole rows. One state goes through bytes. */
+/* A vocabulary in three shards: loss, outputs and gradient of whole rows, of every dtype. The states go through bytes. */
 static void shards_have_the_loss_and_gradient_of_whole_rows(void) {
-    enum { ROWS = 4, CLASSES = 900, SHARDS = 3, EACH = CLASSES / SHARDS };
-    static float logits[ROWS * CLASSES], whole[ROWS * CLASSES], grad[ROWS * CLASSES], sum[ROWS * CLASSES];
-    int64_t targets[ROWS] = {0, 450, 899, -100};
-    for (int i = 0; i < ROWS * CLASSES; i++)
-        logits[i] = (float)number(i);
+    enum { ROWS = 5, COUNTED = 4, CLASSES = 900, SHARDS = 3, EACH = CLASSES / SHARDS };
+    const uint32_t dtypes[] = {XENT_DTYPE_F32, XENT_DTYPE_F64, XENT_DTYPE_F16, XENT_DTYPE_BF16};
+    static double logits[ROWS * CLASSES], whole[ROWS * CLASSES], grad[ROWS * CLASSES], sum[ROWS * CLASSES];
+    int64_t targets[ROWS] = {0, 450, 899, -100, 7};
+    double losses[ROWS], lse[ROWS], log_p[ROWS], found[ROWS], twice[ROWS];
+    xent_row_state_f64 of_shards[ROWS], of_one[ROWS], of_chunks[ROWS];
+    uint8_t bytes[ROWS * XENT_ROW_STATE_F64_BYTES + 1];
     xent_cross_entropy *ce = NULL;
     CHECK_OK(xent_cross_entropy_create(NULL, &ce));
     xent_array y = xent_array_of(targets, XENT_DTYPE_I64, ROWS);
-    xent_request request = xent_request_default();
-    float losses[ROWS], lse[ROWS], log_p[ROWS], found[ROWS];
-    request.grad = xent_matrix_mut_of(whole, XENT_DTYPE_F32, ROWS, CLASSES);
-    request.losses = xent_array_mut_of(losses, XENT_DTYPE_F32, ROWS);
-    request.lse = xent_array_mut_of(lse, XENT_DTYPE_F32, ROWS);
-    request.target_log_probabilities = xent_array_mut_of(log_p, XENT_DTYPE_F32, ROWS);
-    xent_summary summary = xent_summary_default(), merged = xent_summary_default();
-    CHECK_OK(xent_run(ce, xent_matrix_of(logits, XENT_DTYPE_F32, ROWS, CLASSES), y, &request, &summary));
+    for (int d = 0; d < 4; d++) {
+        const uint32_t dtype = dtypes[d], per_row = dtype == XENT_DTYPE_F64 ? XENT_DTYPE_F64 : XENT_DTYPE_F32;
+        const uint32_t state = dtype == XENT_DTYPE_F64 ? XENT_DTYPE_ROW_STATE_F64 : XENT_DTYPE_ROW_STATE;
+        const size_t state_bytes = dtype == XENT_DTYPE_F64 ? XENT_ROW_STATE_F64_BYTES : XENT_ROW_STATE_BYTES;
+        for (int i = 0; i < ROWS * CLASSES; i++)
+            store(dtype, logits, i, number(i));
+        for (int r = 0; r < ROWS; r++)
+            store(per_row, twice, r, 2.0);
+        xent_request request = xent_request_default();
+        request.grad = xent_matrix_mut_of(whole, dtype, ROWS, CLASSES);
+        request.losses = xent_array_mut_of(losses, per_row, ROWS);
+        request.lse = xent_array_mut_of(lse, per_row, ROWS);
+        request.target_log_probabilities = xent_array_mut_of(log_p, per_row, ROWS);
+        xent_summary summary = xent_summary_default(), merged = xent_summary_default();
+        CHECK_OK(xent_run(ce, xent_matrix_of(logits, dtype, ROWS, CLASSES), y, &request, &summary));
 
-    xent_shards shards = xent_shards_of(y, CLASSES);
-    xent_row_state states[ROWS], others[ROWS], chunks[ROWS];
-    CHECK_OK(xent_row_states_clear(states, ROWS));
-    CHECK_OK(xent_row_states_clear(chunks, ROWS));
-    for (int shard = 0; shard < SHARDS; shard++) {
-        xent_matrix columns = xent_matrix_of(logits + shard * EACH, XENT_DTYPE_F32, ROWS, EACH);
-        columns.row_stride = CLASSES;
-        memset(others, 0xA5, sizeof others);
-        CHECK_OK(xent_shards_summarise(ce, &shards, columns, shard * EACH, others, ROWS));
-        CHECK_OK(xent_row_states_merge(states, others, ROWS));
-        CHECK_OK(xent_shards_accumulate(ce, &shards, columns, shard * EACH, chunks, ROWS));
-        if (shard == 0)
-            CHECK_STATUS(xent_shards_finish(ce, &shards, states, ROWS, &merged), XENT_STATUS_INCOMPLETE_STATE);
-    }
-    CHECK(memcmp(states, chunks, sizeof states) == 0);
-    uint8_t bytes[XENT_ROW_STATE_BYTES + 1];
-    bytes[XENT_ROW_STATE_BYTES] = 0xA5;
-    CHECK_OK(xent_row_state_to_bytes(&states[2], bytes));
-    memset(&states[2], 0, sizeof states[2]);
-    CHECK_OK(xent_row_state_from_bytes(bytes, &states[2]));
-    CHECK(bytes[XENT_ROW_STATE_BYTES] == 0xA5 && memcmp(states, chunks, sizeof states) == 0);
+        xent_shards shards = xent_shards_of(y, CLASSES);
+        const xent_array states = xent_array_of(of_shards, state, ROWS), others = xent_array_of(of_one, state, ROWS);
+        const xent_array_mut states_mut = xent_array_mut_of(of_shards, state, ROWS);
+        const xent_array_mut others_mut = xent_array_mut_of(of_one, state, ROWS);
+        const xent_array_mut chunks_mut = xent_array_mut_of(of_chunks, state, ROWS);
+        CHECK_OK(xent_row_states_clear(states_mut));
+        CHECK_OK(xent_row_states_clear(chunks_mut));
+        for (int shard = 0; shard < SHARDS; shard++) {
+            xent_matrix columns = xent_matrix_of((char *)logits + shard * EACH * size_of(dtype), dtype, ROWS, EACH);
+            columns.row_stride = CLASSES;
+            memset(of_one, 0xA5, sizeof of_one);
+            CHECK_OK(xent_shards_summarise(ce, &shards, columns, shard * EACH, others_mut));
+            CHECK_OK(xent_row_states_merge(states_mut, others));
+            CHECK_OK(xent_shards_accumulate(ce, &shards, columns, shard * EACH, chunks_mut));
+            if (shard == 0)
+                CHECK_STATUS(xent_shards_finish(ce, &shards, states, &merged), XENT_STATUS_INCOMPLETE_STATE);
+        }
+        CHECK(memcmp(of_shards, of_chunks, ROWS * state_bytes) == 0);
+        bytes[ROWS * state_bytes] = 0xA5;
+        const int64_t len = (int64_t)(ROWS * state_bytes);
+        CHECK_OK(xent_row_states_to_bytes(states, xent_array_mut_of(bytes, XENT_DTYPE_U8, len)));
+        memset(of_shards, 0, sizeof of_shards);
+        CHECK_OK(xent_row_states_from_bytes(xent_array_of(bytes, XENT_DTYPE_U8, len), states_mut));
+        CHECK(bytes[len] == 0xA5 && memcmp(of_shards, of_chunks, ROWS * state_bytes) == 0);
 
-    CHECK_OK(xent_shards_finish(ce, &shards, states, ROWS, &merged));
-    CHECK(relative_difference(merged.loss, summary.loss) <= TOLERANCE && merged.counted == 3);
-    CHECK_OK(xent_shards_losses(ce, &shards, states, ROWS, xent_array_mut_of(found, XENT_DTYPE_F32, ROWS), &merged));
-    for (int r = 0; r < ROWS; r++)
-        CHECK(found[r] == losses[r] || relative_difference(found[r], losses[r]) <= TOLERANCE);
-    CHECK_OK(xent_shards_lse(ce, &shards, states, ROWS, xent_array_mut_of(found, XENT_DTYPE_F32, ROWS)));
-    for (int r = 0; r < ROWS; r++)
-        CHECK(found[r] == lse[r] || relative_difference(found[r], lse[r]) <= TOLERANCE);
-    CHECK_OK(xent_shards_target_log_probabilities(ce, &shards, states, ROWS,
-                                                  xent_array_mut_of(found, XENT_DTYPE_F32, ROWS)));
-    for (int r = 0; r < ROWS; r++)
-        CHECK(found[r] == log_p[r] || relative_difference(found[r], log_p[r]) <= TOLERANCE);
+        const double tolerance = tolerance_of(per_row);
+        const xent_array_mut to_found = xent_array_mut_of(found, per_row, ROWS);
+        CHECK_OK(xent_shards_finish(ce, &shards, states, &merged));
+        CHECK(relative_difference(merged.loss, summary.loss) <= tolerance && merged.counted == COUNTED);
+        CHECK_OK(xent_shards_losses(ce, &shards, states, to_found, &merged));
+        for (int r = 0; r < ROWS; r++)
+            CHECK(relative_difference(load(per_row, found, r), load(per_row, losses, r)) <= tolerance);
+        CHECK_OK(xent_shards_lse(ce, &shards, states, to_found));
+        for (int r = 0; r < ROWS; r++)
+            CHECK(relative_difference(load(per_row, found, r), load(per_row, lse, r)) <= tolerance);
+        CHECK_OK(xent_shards_target_log_probabilities(ce, &shards, states, to_found));
+        for (int r = 0; r < ROWS; r++)
+            CHECK(relative_difference(load(per_row, found, r), load(per_row, log_p, r)) <= tolerance);
 
-    memset(sum, 0, sizeof sum);
-    for (int shard = 0; shard < SHARDS; shard++) {
-        xent_matrix columns = xent_matrix_of(logits + shard * EACH, XENT_DTYPE_F32, ROWS, EACH);
-        xent_matrix_mut to = xent_matrix_mut_of(grad + shard * EACH, XENT_DTYPE_F32, ROWS, EACH);
-        xent_matrix_mut add_to = xent_matrix_mut_of(sum + shard * EACH, XENT_DTYPE_F32, ROWS, EACH);
-        columns.row_stride = to.row_stride = add_to.row_stride = CLASSES;
-        CHECK_OK(xent_shards_grad(ce, &shards, columns, shard * EACH, states, ROWS, to));
-        CHECK_OK(xent_shards_accumulate_grad(ce, &shards, columns, shard * EACH, states, ROWS, add_to));
-        xent_matrix_mut overwritten = xent_matrix_mut_of(logits + shard * EACH, XENT_DTYPE_F32, ROWS, EACH);
-        overwritten.row_stride = CLASSES;
-        CHECK_OK(xent_shards_grad_in_place(ce, &shards, overwritten, shard * EACH, states, ROWS));
-    }
-    for (int i = 0; i < ROWS * CLASSES; i++) {
-        CHECK(grad[i] == whole[i] || relative_difference(grad[i], whole[i]) <= TOLERANCE);
-        CHECK(grad[i] == sum[i] && grad[i] == logits[i]);
+        memset(sum, 0, sizeof sum);
+        for (int shard = 0; shard < SHARDS; shard++) {
+            const size_t offset = shard * EACH * size_of(dtype);
+            xent_matrix columns = xent_matrix_of((char *)logits + offset, dtype, ROWS, EACH);
+            xent_matrix_mut to = xent_matrix_mut_of((char *)grad + offset, dtype, ROWS, EACH);
+            xent_matrix_mut add_to = xent_matrix_mut_of((char *)sum + offset, dtype, ROWS, EACH);
+            xent_matrix_mut overwritten = xent_matrix_mut_of((char *)logits + offset, dtype, ROWS, EACH);
+            columns.row_stride = to.row_stride = add_to.row_stride = overwritten.row_stride = CLASSES;
+            CHECK_OK(xent_shards_grad(ce, &shards, columns, shard * EACH, states, to));
+            CHECK_OK(xent_shards_accumulate_grad(ce, &shards, columns, shard * EACH, states, add_to));
+            /* The gradient of each row's own loss, times two: a power of two more than the mean's. */
+            shards.upstream = xent_array_of(twice, per_row, ROWS);
+            CHECK_OK(xent_shards_grad_in_place(ce, &shards, overwritten, shard * EACH, states));
+            shards.upstream = xent_array_of(NULL, per_row, 0);
+        }
+        for (int i = 0; i < ROWS * CLASSES; i++) {
+            const double element = load(dtype, grad, i);
+            CHECK(is_gradient(dtype, element, load(dtype, whole, i)) && element == load(dtype, sum, i));
+            CHECK(is_gradient(dtype, load(dtype, logits, i) / (2 * COUNTED), element));
+        }
     }
     xent_cross_entropy_destroy(ce);
 }
@@ -896,7 +914,7 @@ static void empty_batches_are_no_error(void) {
     CHECK_OK(xent_loss(mean, none, no_targets, &loss));
     CHECK(isnan(loss));
     CHECK_OK(xent_softmax(none, xent_matrix_mut_of(NULL, XENT_DTYPE_F32, 0, 10), NULL));
-    CHECK_OK(xent_row_states_clear(NULL, 0));
+    CHECK_OK(xent_row_states_clear(xent_array_mut_of(NULL, XENT_DTYPE_ROW_STATE, 0)));
     xent_cross_entropy_destroy(mean);
     xent_cross_entropy_destroy(sum);
     xent_cross_entropy_destroy(NULL);

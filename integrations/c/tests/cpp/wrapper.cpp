@@ -167,6 +167,22 @@ static void shards_of_a_row() {
     CHECK(is_close(xent::shards(ce, targets, 3).denominator(1).finish(states).loss, 2 * LOSS));
 }
 
+static void shards_of_doubles() {
+    const xent::cross_entropy ce;
+    const std::vector<double> logits = {1, 2, 3}, upstream = {0.5};
+    const std::vector<std::uint8_t> targets = {2};
+    xent::shards_f64 shards(ce, targets, 3);
+    auto states = xent::row_states<xent::row_state_f64>(1), others = states;
+    const auto first = xent::matrix(xent::span(logits.data(), 2), 1, 2), last = xent::matrix(xent::span(&logits[2], 1), 1, 1);
+    shards.summarise(first, 0, states);
+    shards.summarise(last, 2, others);
+    xent::merge(states, others);
+    std::vector<double> losses(1), grad(2);
+    CHECK(is_close(shards.losses(states, losses).loss, 0.40760596444438) && is_close(losses[0], 0.40760596444438));
+    shards.upstream(upstream).grad(first, 0, states, xent::matrix_mut(grad, 1, 2));
+    CHECK(is_close(grad[0], 0.5 * 0.09003057317038));
+}
+
 static void softmax_functions() {
     std::vector<float> p(6), ln_p(6), x = LOGITS, g = {1, 0, 0, 0, 1, 0}, from_p(6), from_ln_p(6), to = g;
     xent::softmax(xent::matrix(LOGITS, 2, 3), xent::matrix_mut(p, 2, 3));
@@ -282,7 +298,7 @@ static void errors_are_exceptions_and_write_nothing() {
     throws(XENT_STATUS_LENGTH_MISMATCH, "past", [&] { xent::matrix(x, 2, 1, SIZE_MAX); });
     throws(XENT_STATUS_STRIDE_TOO_SMALL, "stride", [&] { xent::matrix(x, 2, 3, 2); });
     std::vector<xent::row_state> one = xent::row_states(1), two = xent::row_states(2);
-    throws(XENT_STATUS_LENGTH_MISMATCH, "rows", [&] { xent::merge(one, two); });
+    throws(XENT_STATUS_LENGTH_MISMATCH, "others", [&] { xent::merge(one, two); });
     CHECK(grad == untouched && x == LOGITS);
 }
 
@@ -309,6 +325,7 @@ int main() {
     every_output_of_a_request();
     options_are_handed_on();
     shards_of_a_row();
+    shards_of_doubles();
     second_derivatives();
     planes_of_classes();
     distillation();
