@@ -6,6 +6,7 @@ use crate::support::bounds::Expected;
 use crate::support::double_bounds::{self, Shares};
 use crate::support::doubles::{self, Doubles};
 use crate::support::evaluation::Call;
+use crate::support::hostile::dtype::DTYPES;
 use crate::support::hostile::{self, CHECKS};
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -240,6 +241,30 @@ fn a_mean_over_weights_of_0_is_infinite_or_that_of_nothing() {
                     );
                 }
             }
+        }
+    }
+}
+
+/// A bound as wide as that has infinity in it, on both sides of an exact 0.
+#[test]
+fn a_gradient_of_0_with_a_large_factor_may_round_to_infinity_in_16_bits() {
+    let batch = Batch { rows: 1, classes: 3, logits: vec![-10.0; 3], targets: vec![0] };
+    let call = Call {
+        upstream: Some(&[1e4]),
+        upstream_scalar: Some(65_536.0),
+        row_weights: Some(&[1e3]),
+        ..Call::default()
+    };
+    for backend in backends() {
+        let ce = CrossEntropy::builder().weight([7.0; 3]).label_smoothing(1.0).logit_scale(0.5).softcap(1e12);
+        let ce = ce.backend(backend).build().expect("it is available");
+        let of_singles = call.evaluate(&ce, &batch);
+        for dtype in DTYPES {
+            let found = (dtype.evaluate)(&call, &ce, &batch);
+            let expected = Expected::of_call(&ce, &batch, call).rounded(dtype.rounding);
+            expected.check(&found, &format!("{}, {backend}", dtype.name));
+            let rounded: Vec<f32> = of_singles.grad.iter().map(|&x| dtype.of_logits.round(x)).collect();
+            assert_eq!(found.grad, rounded, "{}, {backend}", dtype.name);
         }
     }
 }

@@ -742,7 +742,7 @@ fn close(name: &str, found: f32, exact: f64, bound: f64, rounding: Rounding) -> 
     let is_near = error <= bound && magnitude + bound >= SMALLEST && magnitude < f64::INFINITY;
     let may_be_zero = value == 0.0 && magnitude - bound <= SMALLEST;
     let may_be_infinite =
-        value == exact || value.is_infinite() && value * exact > 0.0 && magnitude + bound > rounding.largest;
+        value == exact || value.is_infinite() && value.signum() * exact + bound > rounding.largest;
     if may_be_zero || may_be_infinite {
         return Ok(Deviation { error: 0.0, bound, scale: magnitude });
     }
