@@ -3,7 +3,7 @@
 use crate::support::batch::{Batch, IGNORE_INDEX, Random};
 use crate::support::buffer::Layout;
 use crate::support::curvature::{CurvatureCall, INPUTS, Problem};
-use crate::support::{PARALLELISMS, backends, fused_backends};
+use crate::support::{backends, fused_backends};
 use xent::contract::{CONFIDENT, U};
 use xent::{
     CrossEntropy, CrossEntropyBuilder, Error, Matrix, MatrixMut, Parallelism, Reduction, Request, Smoothing,
@@ -92,7 +92,7 @@ fn every_number_of_classes_keeps_its_bounds_in_strided_memory() {
         let problem = problem.with_inputs(turn % INPUTS);
         for options in [turn % OPTIONS, (turn * 7 + 5) % OPTIONS] {
             for backend in backends() {
-                for parallelism in PARALLELISMS {
+                for parallelism in [Parallelism::Serial, Parallelism::Rayon] {
                     let ce = built(&builder(options, classes), backend, parallelism);
                     let call = CurvatureCall {
                         inputs: Layout { offset: turn % 16, padding: turn % 3 },

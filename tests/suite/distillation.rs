@@ -44,7 +44,7 @@ fn loss_and_gradient_keep_the_bounds() {
             let reduction = [Reduction::Mean, Reduction::Sum][turn % 2];
             let builder = Distillation::builder().temperature(temperature).reduction(reduction);
             for (number, backend) in backends().into_iter().enumerate() {
-                let parallelism = PARALLELISMS[(seed + turn + number) % 2];
+                let parallelism = PARALLELISMS[(seed + turn + number) % PARALLELISMS.len()];
                 let distillation = build(&builder.clone().parallelism(parallelism), backend);
                 let layout = Layout { offset: (seed + turn) % 16, padding: [0, 3, 16][turn % 3] };
                 let call = calls[(seed + turn + number) % calls.len()];

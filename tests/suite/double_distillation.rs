@@ -51,7 +51,7 @@ fn loss_and_gradient_keep_the_bounds_and_in_place_has_the_same_bits() {
             let builder = Distillation::builder().temperature(temperature).reduction(reduction);
             for backend in backends() {
                 for (number, call) in calls.iter().enumerate() {
-                    let parallelism = PARALLELISMS[(seed + turn + number) % 2];
+                    let parallelism = PARALLELISMS[(seed + turn + number) % PARALLELISMS.len()];
                     let distillation = build(&builder.clone().parallelism(parallelism), backend);
                     let found = find(&distillation, &pair, call);
                     let context = format!("T {temperature}, {backend}, {parallelism:?}, call {number}");

@@ -32,7 +32,11 @@ pub mod variants;
 
 use xent::{Backend, Parallelism};
 
+/// What tests walk. Without rayon both are the calling thread alone, and one will do.
+#[cfg(feature = "rayon")]
 pub const PARALLELISMS: [Parallelism; 2] = [Parallelism::Serial, Parallelism::Rayon];
+#[cfg(not(feature = "rayon"))]
+pub const PARALLELISMS: [Parallelism; 1] = [Parallelism::Rayon];
 
 /// The backends that this CPU can run. Says which it cannot.
 pub fn backends() -> Vec<Backend> {
