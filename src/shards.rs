@@ -8,7 +8,9 @@ use crate::row_outputs::RowOutputs;
 use crate::rows::Totals;
 use crate::shard_rows::{Finished, ShardElement, Summarise, Unsummarised};
 use crate::targets::Targets;
-use crate::{CrossEntropy, Error, Matrix, MatrixMut, Request, RowState, ShardState, Summary, Target};
+use crate::{
+    CrossEntropy, Error, GradElement, Matrix, MatrixMut, Request, RowState, ShardState, Summary, Target,
+};
 
 /// The loss of a batch whose columns are split over shards, or made chunk by chunk: see [`RowState`]. By
 /// [`CrossEntropy::shards`].
@@ -231,6 +233,34 @@ impl<S: ShardState> Shards<'_, S> {
         grad: MatrixMut<'_, E>,
     ) -> Result<(), Error> {
         self.grad_of(Logits::Keep(logits), first_column, states, self.request().accumulate(grad))
+    }
+
+    /// The same as [`Shards::grad`], in another dtype than the logits, as [`Request::grad_as`].
+    ///
+    /// # Errors
+    /// Those of [`Shards::grad`].
+    pub fn grad_as<E: ShardElement<State = S>, G: GradElement>(
+        &self,
+        logits: Matrix<'_, E>,
+        first_column: usize,
+        states: &[S],
+        grad: MatrixMut<'_, G>,
+    ) -> Result<(), Error> {
+        self.grad_of(Logits::Keep(logits), first_column, states, self.request().grad_as(grad))
+    }
+
+    /// The same, added to what `grad` holds, as [`Request::accumulate_as`].
+    ///
+    /// # Errors
+    /// Those of [`Shards::grad`].
+    pub fn accumulate_grad_as<E: ShardElement<State = S>, G: GradElement>(
+        &self,
+        logits: Matrix<'_, E>,
+        first_column: usize,
+        states: &[S],
+        grad: MatrixMut<'_, G>,
+    ) -> Result<(), Error> {
+        self.grad_of(Logits::Keep(logits), first_column, states, self.request().accumulate_as(grad))
     }
 
     /// The same as [`Shards::grad`]; the gradient replaces the logits.

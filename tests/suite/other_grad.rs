@@ -7,10 +7,17 @@ use crate::support::buffer::Layout;
 use crate::support::distillation::Pair;
 use crate::support::doubles::{self, Doubles, Found};
 use crate::support::evaluation::{Call, assert_same_bits};
-use crate::support::other_grad::{Dtype, distilled_as, gradient_as, gradient_of_doubles_as};
+#[cfg(feature = "half")]
+use crate::support::halves::narrow;
+use crate::support::other_grad::{
+    Dtype, InShards, Number, distilled_as, gradient_as, gradient_of_doubles_as,
+};
+use core::ops::Range;
+#[cfg(feature = "half")]
+use half::{bf16, f16};
 use xent::{
-    CrossEntropy, CrossEntropyBuilder, Distillation, Error, Matrix, MatrixMut, Reduction, Request, Smoothing,
-    Summary,
+    CrossEntropy, CrossEntropyBuilder, Distillation, Error, Matrix, MatrixMut, Reduction, Request, RowState,
+    ShardElement, Smoothing, Summary,
 };
 
 /// Of every kernel.
@@ -192,6 +199,90 @@ fn check_doubles(ce: &CrossEntropy, doubles: &Doubles, call: &Call<'_>, dtype: D
             };
             let is_same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
             assert!(is_same, "{found:e} instead of {expected:e}, of {exact:e}, entry {i}, {context}");
+        }
+    }
+}
+
+/// As that of whole rows, whichever dtype the logits have.
+#[test]
+fn shards_have_the_gradient_of_their_dtype_rounded() {
+    for backend in backends() {
+        for (rows, classes) in SHAPES {
+            let batch = batch(rows, classes);
+            for builder in losses() {
+                let ce = builder.backend(backend).build().expect("the backend is available");
+                let context = format!("{backend}, {rows} x {classes}");
+                check_shards(&ce, &batch, &batch.logits, &format!("f32, {context}"));
+                #[cfg(feature = "half")]
+                check_shards(&ce, &batch, &narrow::<bf16>(&batch.logits), &format!("bf16, {context}"));
+                #[cfg(feature = "half")]
+                check_shards(&ce, &batch, &narrow::<f16>(&batch.logits), &format!("f16, {context}"));
+                check_shards_of_doubles(&ce, &batch, &context);
+            }
+        }
+    }
+}
+
+/// Three shards, the first of which may have no columns.
+fn ranges(classes: usize) -> [Range<usize>; 3] {
+    let (first, second) = (classes / 3, classes.div_ceil(2));
+    [0..first, first..second, second..classes]
+}
+
+/// What gradients are added to.
+fn numbers(len: usize, dtype: Dtype) -> Vec<f32> {
+    let mut random = Random::new(8);
+    (0..len).map(|_| dtype.round(0.1 * random.normal())).collect()
+}
+
+fn check_shards<T: ShardElement<State = RowState> + Number>(
+    ce: &CrossEntropy,
+    batch: &Batch,
+    logits: &[T],
+    context: &str,
+) {
+    let Batch { classes, ref targets, .. } = *batch;
+    let shards = InShards { ranges: &ranges(classes), logits, targets, classes };
+    let of_f32 = shards.gradient_as(Dtype::F32, ce, None);
+    for dtype in Dtype::ALL {
+        let context = format!("to {dtype:?}, {context}");
+        let found = shards.gradient_as(dtype, ce, None);
+        if T::DTYPE == dtype {
+            let own: Vec<f32> = shards.own_gradient(ce).into_iter().map(T::to_f32).collect();
+            assert_same_bits("own", classes, &found, &own, &context);
+        }
+        assert!(found[..classes].iter().all(|g| g.to_bits() == 0), "ignored, {context}");
+        assert!(found[classes..2 * classes].iter().all(|g| g.is_nan()), "NaN, {context}");
+        check_rounded(dtype, batch, &found, |i| of_f32[i], |i| of_f32[i].abs(), &context);
+
+        let before = numbers(of_f32.len(), dtype);
+        let found = shards.gradient_as(dtype, ce, Some(&before));
+        assert_same_bits("ignored", classes, &found[..classes], &before[..classes], &context);
+        let sum = |i: usize| before[i] + of_f32[i];
+        check_rounded(dtype, batch, &found, sum, |i| sum(i).abs() + of_f32[i].abs(), &context);
+    }
+}
+
+fn check_shards_of_doubles(ce: &CrossEntropy, batch: &Batch, context: &str) {
+    let Doubles { classes, logits, targets, .. } = &Doubles::near(batch);
+    let shards = InShards { ranges: &ranges(*classes), logits, targets, classes: *classes };
+    let exact = shards.own_gradient(ce);
+    for dtype in Dtype::ALL {
+        let numbers = numbers(exact.len(), dtype);
+        for before in [None, Some(&numbers[..])] {
+            let found = shards.gradient_as(dtype, ce, before);
+            for (i, (&found, &exact)) in found.iter().zip(&exact).enumerate() {
+                let expected = match before {
+                    None => dtype.round_once(exact),
+                    Some(before) if i < *classes => before[i],
+                    Some(before) => dtype.round_once(f64::from(before[i]) + exact),
+                };
+                let is_same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+                assert!(
+                    is_same,
+                    "{found:e} instead of {expected:e}, of {exact:e}, entry {i}, {dtype:?}, {context}"
+                );
+            }
         }
     }
 }

@@ -8,9 +8,13 @@ use super::doubles::{Doubles, near, request, widened};
 use super::evaluation::Call;
 #[cfg(feature = "half")]
 use super::halves::{Half, HalfBuffer, narrow};
+use core::ops::Range;
 #[cfg(feature = "half")]
 use half::{bf16, f16};
-use xent::{CrossEntropy, Distillation, Element, GradElement, Matrix, MatrixMut, Summary};
+use xent::{
+    CrossEntropy, Distillation, Element, Error, GradElement, Matrix, MatrixMut, ShardElement, ShardState,
+    Shards, Summary,
+};
 
 /// A dtype that both can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,5 +282,110 @@ impl Asked<'_> {
             }
         };
         summary.expect("the batch is valid")
+    }
+}
+
+/// A number that goes to and from `f32`.
+pub trait Number: Copy {
+    const DTYPE: Dtype;
+
+    fn from_f32(x: f32) -> Self;
+    fn to_f32(self) -> f32;
+}
+
+impl Number for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+#[cfg(feature = "half")]
+impl<T: Half> Number for T {
+    const DTYPE: Dtype = T::OF_LOGITS;
+
+    fn from_f32(x: f32) -> Self {
+        Half::from_f32(x)
+    }
+
+    fn to_f32(self) -> f32 {
+        Half::to_f32(self)
+    }
+}
+
+/// Logits in shards that have these columns.
+pub struct InShards<'a, T> {
+    pub ranges: &'a [Range<usize>],
+    pub logits: &'a [T],
+    pub targets: &'a [i64],
+    pub classes: usize,
+}
+
+impl<T: ShardElement> InShards<'_, T> {
+    /// The gradient in the dtype of the logits.
+    pub fn own_gradient(&self, ce: &CrossEntropy) -> Vec<T> {
+        let mut grad = vec![T::default(); self.logits.len()];
+        self.each_shard(ce, &mut grad, |shards, (logits, first_column), states, grad| {
+            shards.grad(logits, first_column, states, grad)
+        });
+        grad
+    }
+
+    /// In another; added to what is `before`, if anything is.
+    pub fn gradient_as(&self, grad: Dtype, ce: &CrossEntropy, before: Option<&[f32]>) -> Vec<f32> {
+        match grad {
+            Dtype::F32 => self.find::<f32>(ce, before),
+            #[cfg(feature = "half")]
+            Dtype::Bf16 => self.find::<bf16>(ce, before),
+            #[cfg(feature = "half")]
+            Dtype::F16 => self.find::<f16>(ce, before),
+        }
+    }
+
+    fn find<G: GradElement + Number>(&self, ce: &CrossEntropy, before: Option<&[f32]>) -> Vec<f32> {
+        let garbage = || vec![7.0; self.logits.len()];
+        let mut grad: Vec<G> =
+            before.map_or_else(garbage, <[f32]>::to_vec).into_iter().map(G::from_f32).collect();
+        self.each_shard(ce, &mut grad, |shards, (logits, first_column), states, grad| match before {
+            Some(_) => shards.accumulate_grad_as(logits, first_column, states, grad),
+            None => shards.grad_as(logits, first_column, states, grad),
+        });
+        grad.into_iter().map(G::to_f32).collect()
+    }
+
+    /// Calls with the columns of each shard, and theirs of the gradient: each lies between those of the others.
+    fn each_shard<G>(
+        &self,
+        ce: &CrossEntropy,
+        grad: &mut [G],
+        call: impl Fn(
+            &Shards<'_, T::State>,
+            (Matrix<'_, T>, usize),
+            &[T::State],
+            MatrixMut<'_, G>,
+        ) -> Result<(), Error>,
+    ) {
+        let (rows, classes) = (self.targets.len(), self.classes);
+        let shards = ce.shards(self.targets, classes);
+        let columns = |range: &Range<usize>| {
+            let columns = Matrix::with_row_stride(&self.logits[range.start..], rows, range.len(), classes);
+            (columns.expect("they lie among the others"), range.start)
+        };
+        let mut states = vec![T::State::EMPTY; rows];
+        for range in self.ranges {
+            let (logits, first_column) = columns(range);
+            shards.accumulate(logits, first_column, &mut states).expect("the shard is valid");
+        }
+        for range in self.ranges {
+            let to = MatrixMut::with_row_stride(&mut grad[range.start..], rows, range.len(), classes);
+            let written =
+                call(&shards, columns(range), &states, to.expect("it lies among that of the others"));
+            written.expect("the states are complete");
+        }
     }
 }

@@ -1240,7 +1240,7 @@ xent_status xent_shards_target_log_probabilities(const struct xent_cross_entropy
 
 /**
  * In `grad`, the gradient of the reduced loss with respect to `logits`, each row's columns from class `first_column` on.
- * The states are complete.
+ * It may be of another dtype than the logits, as that of `xent_request`. The states are complete.
  */
 xent_status xent_shards_grad(const struct xent_cross_entropy *cross_entropy,
                              const struct xent_shards *shards,

@@ -692,18 +692,18 @@ template <class State> class basic_shards {
     }
 
     /// In `grad`, the gradient with respect to `logits`, each row's columns from class `first_column` on.
-    template <class T>
+    template <class T, class G>
     void grad(basic_matrix<T> logits, std::size_t first_column, span<const State> states,
-              basic_matrix<std::remove_const_t<T>> grad) const {
+              basic_matrix<G> grad) const {
         xent_shards plain = get();
         detail::check(xent_shards_grad(ce_, &plain, logits.to_read(), detail::size(first_column), states.to_read(),
                                        grad.to_write()));
     }
 
     /// The same; the gradient is added to what `grad` holds.
-    template <class T>
+    template <class T, class G>
     void accumulate_grad(basic_matrix<T> logits, std::size_t first_column, span<const State> states,
-                         basic_matrix<std::remove_const_t<T>> grad) const {
+                         basic_matrix<G> grad) const {
         xent_shards plain = get();
         detail::check(xent_shards_accumulate_grad(ce_, &plain, logits.to_read(), detail::size(first_column),
                                                   states.to_read(), grad.to_write()));

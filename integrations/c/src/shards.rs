@@ -5,7 +5,7 @@ use core::mem::{align_of, size_of};
 use xent::{CrossEntropy, Error, MatrixMut, RowState, RowStateF64, ShardElement, ShardState, Shards};
 
 use crate::cross_entropy::{loss_at, xent_cross_entropy};
-use crate::dtype::{Scalar, with_element, with_state, with_target};
+use crate::dtype::{Scalar, with_element, with_grad, with_state, with_target};
 use crate::memory::{Memory, size};
 use crate::request::xent_summary;
 use crate::status::{Outcome, from_error, guard, xent_status};
@@ -263,7 +263,7 @@ pub unsafe extern "C" fn xent_shards_target_log_probabilities(
 }
 
 /// In `grad`, the gradient of the reduced loss with respect to `logits`, each row's columns from class `first_column` on.
-/// The states are complete.
+/// It may be of another dtype than the logits, as that of `xent_request`. The states are complete.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_shards_grad(
     cross_entropy: *const xent_cross_entropy,
@@ -384,15 +384,25 @@ unsafe fn grad_of_element<E: ShardElement<State: State> + Scalar>(
         Grad::Write(logits, grad) | Grad::Add(logits, grad) => {
             // SAFETY: the caller's promise is handed on.
             let logits = unsafe { memory.matrix::<E>("logits", logits)? };
-            // SAFETY: the caller's promise is handed on.
-            let grad: MatrixMut<'_, E> = unsafe { memory.matrix_mut("grad", grad)? };
-            // SAFETY: the caller's promise is handed on.
-            unsafe {
-                with(cross_entropy, shards, memory, |shards| match to {
-                    Grad::Add(..) => shards.accumulate_grad(logits, first_column, states, grad),
-                    _ => shards.grad(logits, first_column, states, grad),
-                })
+            let adds = matches!(to, Grad::Add(..));
+            if E::DTYPES.iter().any(|&dtype| dtype as u32 == grad.dtype) {
+                // SAFETY: the caller's promise is handed on.
+                return unsafe {
+                    let grad: MatrixMut<'_, E> = memory.matrix_mut("grad", grad)?;
+                    with(cross_entropy, shards, memory, |shards| match adds {
+                        true => shards.accumulate_grad(logits, first_column, states, grad),
+                        false => shards.grad(logits, first_column, states, grad),
+                    })
+                };
             }
+            // SAFETY: the caller's promise is handed on.
+            with_grad!(grad.dtype, G => unsafe {
+                let grad: MatrixMut<'_, G> = memory.matrix_mut("grad", grad)?;
+                with(cross_entropy, shards, memory, |shards| match adds {
+                    true => shards.accumulate_grad_as(logits, first_column, states, grad),
+                    false => shards.grad_as(logits, first_column, states, grad),
+                })
+            })
         }
         Grad::InPlace(logits) => {
             // SAFETY: the caller's promise is handed on.

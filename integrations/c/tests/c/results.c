@@ -487,6 +487,7 @@ static void shards_have_the_loss_and_gradient_of_whole_rows(void) {
     enum { ROWS = 5, COUNTED = 4, CLASSES = 900, SHARDS = 3, EACH = CLASSES / SHARDS };
     const uint32_t dtypes[] = {XENT_DTYPE_F32, XENT_DTYPE_F64, XENT_DTYPE_F16, XENT_DTYPE_BF16};
     static double logits[ROWS * CLASSES], whole[ROWS * CLASSES], grad[ROWS * CLASSES], sum[ROWS * CLASSES];
+    static float in_other[ROWS * CLASSES];
     int64_t targets[ROWS] = {0, 450, 899, -100, 7};
     double losses[ROWS], lse[ROWS], log_p[ROWS], found[ROWS], twice[ROWS];
     xent_row_state_f64 of_shards[ROWS], of_one[ROWS], of_chunks[ROWS];
@@ -559,6 +560,11 @@ static void shards_have_the_loss_and_gradient_of_whole_rows(void) {
             columns.row_stride = to.row_stride = add_to.row_stride = overwritten.row_stride = CLASSES;
             CHECK_OK(xent_shards_grad(ce, &shards, columns, shard * EACH, states, to));
             CHECK_OK(xent_shards_accumulate_grad(ce, &shards, columns, shard * EACH, states, add_to));
+            /* In another dtype, written and then added to: twice the gradient. */
+            xent_matrix_mut other_to = xent_matrix_mut_of(in_other + shard * EACH, XENT_DTYPE_F32, ROWS, EACH);
+            other_to.row_stride = CLASSES;
+            CHECK_OK(xent_shards_grad(ce, &shards, columns, shard * EACH, states, other_to));
+            CHECK_OK(xent_shards_accumulate_grad(ce, &shards, columns, shard * EACH, states, other_to));
             /* The gradient of each row's own loss, times two: a power of two more than the mean's. */
             shards.upstream = xent_array_of(twice, per_row, ROWS);
             CHECK_OK(xent_shards_grad_in_place(ce, &shards, overwritten, shard * EACH, states));
@@ -568,6 +574,7 @@ static void shards_have_the_loss_and_gradient_of_whole_rows(void) {
             const double element = load(dtype, grad, i);
             CHECK(is_gradient(dtype, element, load(dtype, whole, i)) && element == load(dtype, sum, i));
             CHECK(is_gradient(dtype, load(dtype, logits, i) / (2 * COUNTED), element));
+            CHECK(is_gradient(dtype == XENT_DTYPE_F64 ? XENT_DTYPE_F32 : dtype, 2 * element, in_other[i]));
         }
     }
     xent_cross_entropy_destroy(ce);

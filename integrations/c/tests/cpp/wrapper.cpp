@@ -181,6 +181,9 @@ static void shards_of_doubles() {
     CHECK(is_close(shards.losses(states, losses).loss, 0.40760596444438) && is_close(losses[0], 0.40760596444438));
     shards.upstream(upstream).grad(first, 0, states, xent::matrix_mut(grad, 1, 2));
     CHECK(is_close(grad[0], 0.5 * 0.09003057317038));
+    std::vector<float> in_float(2);
+    shards.grad(first, 0, states, xent::matrix_mut(in_float, 1, 2));
+    CHECK(in_float[0] == static_cast<float>(grad[0]) && in_float[1] == static_cast<float>(grad[1]));
 }
 
 static void softmax_functions() {
