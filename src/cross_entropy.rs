@@ -6,7 +6,7 @@ use crate::kernel::double::scalar::normal_or_zero;
 use crate::kernel::real::Real;
 use crate::loss::{ClassWeights, EmptyMean, Options, Terms};
 use crate::parallel::Schedule;
-use crate::row_inputs::RowInputs;
+use crate::row_inputs::{RowInputs, product};
 use crate::rows::{Job, Totals};
 use crate::targets::Targets;
 use crate::{
@@ -279,8 +279,8 @@ impl CrossEntropy {
             schedule: self.schedule,
             options: &self.options,
             terms,
-            factor: upstream * reciprocal(divisor),
-            z_factor: upstream * reciprocal(z_divisor),
+            factor: product(upstream, reciprocal(divisor)),
+            z_factor: product(upstream, reciprocal(z_divisor)),
             streaming,
         }
     }
@@ -360,5 +360,6 @@ impl CrossEntropy {
 
 /// Where the divisor is 0 no row counts, and no gradient flows.
 pub(crate) fn reciprocal(divisor: f64) -> f64 {
-    if divisor == 0.0 { 0.0 } else { 1.0 / divisor }
+    // That of a subnormal number may be infinite.
+    if divisor == 0.0 { 0.0 } else { (1.0 / divisor).clamp(-f64::MAX, f64::MAX) }
 }

@@ -5,7 +5,7 @@ mod rows;
 use crate::batch::Upstream;
 use crate::cross_entropy::{Census, reciprocal};
 use crate::request::check_shape;
-use crate::row_inputs::RowInputs;
+use crate::row_inputs::{RowInputs, product};
 use crate::targets::Targets;
 use crate::{CrossEntropy, Element, Error, Matrix, MatrixMut, Request, Target};
 pub(crate) use rows::Rows;
@@ -271,8 +271,8 @@ impl<'a, E: Element> Curvature<'a, E> {
             options: &ce.options,
             terms: ce.options.terms(classes),
             transform: ce.options.transform(),
-            factor: upstream * reciprocal(divisor),
-            z_factor: upstream * reciprocal(z_divisor),
+            factor: product(upstream, reciprocal(divisor)),
+            z_factor: product(upstream, reciprocal(z_divisor)),
         };
         let rows = Rows { settings, logits, targets, inputs, output };
         E::run_curvature(ce.schedule, rows).loss

@@ -6,6 +6,7 @@ mod rows;
 use crate::batch::{Batch, Logits, Wide};
 use crate::cross_entropy::{Census, reciprocal};
 use crate::request::check_shape;
+use crate::row_inputs::product;
 use crate::{
     Backend, CrossEntropy, CrossEntropyBuilder, Element, EmptyMean, Error, Matrix, MatrixMut, Parallelism,
     Reduction, Request, Summary,
@@ -238,7 +239,7 @@ impl Distillation {
         let (divisor, _) = self.ce.divisors(&census, &inputs);
         let settings = Settings {
             temperature: self.temperature,
-            factor: inputs.upstream_scalar.unwrap_or(1.0) * reciprocal(divisor),
+            factor: product(inputs.upstream_scalar.unwrap_or(1.0), reciprocal(divisor)),
         };
         let student = Batch { logits: student, targets: None, target_probabilities: None, request };
         let totals = E::run_distillation(self.ce.schedule, Rows { settings, student, teacher });

@@ -65,7 +65,7 @@ impl<R: Real> RowInputs<'_, R> {
     /// The gradient takes another factor: the part of the chain rule that is the same for all logits.
     pub(crate) fn multiply_upstream(&mut self, factor: f64) {
         if factor != 1.0 {
-            self.upstream_scalar = Some(self.upstream_scalar.unwrap_or(1.0) * factor);
+            self.upstream_scalar = Some(product(self.upstream_scalar.unwrap_or(1.0), factor));
         }
     }
 
@@ -82,8 +82,8 @@ impl<R: Real> RowInputs<'_, R> {
     #[inline(always)]
     pub(crate) fn factor(&self, row: usize, of_reduction: f64) -> f64 {
         let scalar = self.upstream_scalar.unwrap_or(1.0);
-        let upstream = self.upstream.map_or(of_reduction, |upstream| upstream[row].into() * scalar);
-        upstream * self.row_weight(row)
+        let upstream = self.upstream.map_or(of_reduction, |upstream| product(upstream[row].into(), scalar));
+        product(upstream, self.row_weight(row))
     }
 
     /// Takes the class from the rows of a tile that the mask leaves out.
@@ -99,8 +99,8 @@ impl<R: Real> RowInputs<'_, R> {
         if let Some(upstream) = self.upstream {
             let scalar = self.upstream_scalar.unwrap_or(1.0);
             for (lane, &upstream) in upstream[tile.clone()].iter().enumerate() {
-                lanes.factor[lane] = upstream.into() * scalar;
-                lanes.z_factor[lane] = upstream.into() * scalar;
+                lanes.factor[lane] = product(upstream.into(), scalar);
+                lanes.z_factor[lane] = lanes.factor[lane];
             }
         }
         lanes.has_row_weights = self.row_weights.is_some();
@@ -108,9 +108,16 @@ impl<R: Real> RowInputs<'_, R> {
             for (lane, &weight) in row_weights[tile].iter().enumerate() {
                 let weight = f64::from(weight);
                 lanes.row_weight[lane] = weight;
-                lanes.factor[lane] *= weight;
-                lanes.z_factor[lane] *= weight;
+                lanes.factor[lane] = product(lanes.factor[lane], weight);
+                lanes.z_factor[lane] = product(lanes.z_factor[lane], weight);
             }
         }
     }
+}
+
+/// Of two factors of a gradient. That of finite ones is finite: next to an infinite one, a gradient of 0 would be NaN.
+#[inline(always)]
+pub(crate) fn product(a: f64, b: f64) -> f64 {
+    let product = a * b;
+    if product.is_infinite() && a.is_finite() && b.is_finite() { f64::MAX.copysign(product) } else { product }
 }

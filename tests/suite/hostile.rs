@@ -183,6 +183,36 @@ fn the_gradient_of_weighted_and_smoothed_target_probabilities_has_few_roundings(
 }
 
 /// What is multiplied by a class weight of 0, or by a softcap's derivative of 0, is not infinite.
+/// Each of them is valid, and their product is beyond the largest `f64`.
+#[test]
+fn factors_whose_product_is_infinite_make_no_nan() {
+    let plain = CrossEntropy::builder();
+    let calls = [
+        (&plain, None, 1e-310),
+        (&plain, Some(1e308), 0.5),
+        (&plain.clone().logit_scale(1e30), Some(1e300), 1.0),
+    ];
+    for (builder, upstream_scalar, denominator) in calls {
+        for backend in backends() {
+            let ce = builder.clone().backend(backend).build().expect("it is available");
+            for x in [vec![1.0_f32, 2.0], vec![5.0], vec![0.5; 3000]] {
+                let classes = x.len();
+                let mut grad = vec![f32::NAN; classes];
+                let of_all = MatrixMut::new(&mut grad, 1, classes).expect("it fits");
+                let mut request = Request::new().grad(of_all).denominator(denominator).row_weights(&[4.0]);
+                if let Some(upstream_scalar) = upstream_scalar {
+                    request = request.upstream_scalar(upstream_scalar);
+                }
+                let logits = Matrix::new(&x, 1, classes).expect("it fits");
+                ce.run(logits, &[0_u8], request).expect("the batch is valid");
+                let others_are_largest = grad[1..].iter().all(|&x| x == f32::MAX);
+                let own = if classes == 1 { grad[0] == 0.0 } else { grad[0] <= -f32::MAX };
+                assert!(own && others_are_largest, "{:?}, {classes}, {denominator}, {backend}", &grad[..1]);
+            }
+        }
+    }
+}
+
 #[test]
 fn beyond_the_largest_number_no_gradient_is_nan() {
     for classes in [4, 70, 100, 3000] {
