@@ -46,7 +46,7 @@
 //! | NaN or +inf in a row, or every logit -inf | loss and gradient of that row NaN, no other row touched |
 //! | all rows ignored, mean | loss NaN, or 0 by [`EmptyMean::Zero`]; gradient 0 |
 //! | label smoothing with -inf logits | loss +inf; finite by [`Smoothing::LiveClasses`] |
-//! | 0 rows | sum 0, mean NaN |
+//! | 0 rows | sum 0; mean NaN, or 0 by [`EmptyMean::Zero`] |
 //!
 //! # Second order
 //!

@@ -40,8 +40,8 @@ pub enum Parallelism {
     /// A training loop should run in the pool as a whole, by `rayon::scope(|_| train())` or `ThreadPool::install`: to wake
     /// its threads for a call from outside takes tens of microseconds, and milliseconds where they do not get a CPU
     /// each. In pools of up to 8 threads the caller takes its part of such a call meanwhile, or all of it where that is
-    /// done sooner; in larger ones, and where each row is a piece of its own, from some 32,800 classes on, it sleeps until
-    /// the pool is done.
+    /// done sooner; in larger ones, and where each row is a piece of its own (some 65,500 classes and more; 32,800 of two rows),
+    /// it sleeps until the pool is done.
     #[default]
     Rayon,
 }

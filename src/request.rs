@@ -68,8 +68,8 @@ impl<'a, T: Element> Request<'a, T> {
     /// gradient has been rounded to its dtype before, one of 16 bits to `f32`; the sum is rounded once more. Rows that do
     /// not count are left alone.
     ///
-    /// It reads the logits twice, because exponentials have no place where sums are, and costs more than a gradient that
-    /// is only written.
+    /// It costs more than a gradient that is only written: exponentials have no place where sums are. Those of up to 2048
+    /// classes go to scratch memory; longer rows, and those of `f64`, are read twice.
     ///
     /// ```
     /// use xent::{CrossEntropy, Matrix, MatrixMut, Request};
@@ -212,7 +212,7 @@ impl<'a, T: Element> Request<'a, T> {
 
     /// The entropy of each row's softmax, sum_c p_c (-ln p_c), in nats ([Shannon 1948](
     /// https://doi.org/10.1002/j.1538-7305.1948.tb01338.x)). A class of probability 0 adds nothing. It costs a pass over
-    /// the row; two more, where the target does not have the largest logit.
+    /// the row; two more, where one class dominates the row and is not the target.
     pub fn entropies(mut self, entropies: &'a mut [T::PerRow]) -> Self {
         self.row_outputs.entropies = Some(entropies);
         self

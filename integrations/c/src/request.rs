@@ -14,8 +14,8 @@ use crate::views::{xent_array, xent_array_mut, xent_matrix, xent_matrix_mut};
 /// Inputs and outputs of one call, each of them optional: what is left out has null data and no size. By
 /// `xent_request_default`; later versions may add fields.
 ///
-/// For rows x C logits x of some dtype, matrices have the same dtype, but `grad` may have any where logits are not of
-/// `XENT_DTYPE_F64`: `XENT_DTYPE_F32`, `XENT_DTYPE_F16` or `XENT_DTYPE_BF16`. Arrays have one number for each row, of
+/// For rows x C logits x of some dtype, matrices have the same dtype, but `grad` may also be of `XENT_DTYPE_F32`,
+/// `XENT_DTYPE_F16` or `XENT_DTYPE_BF16`. Arrays have one number for each row, of
 /// `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` where the logits are that. Indices are `XENT_DTYPE_I64` (-1 for none) or
 /// `XENT_DTYPE_U64` (`UINT64_MAX` for none); where pointers have 32 bits, `I32` or `U32`.
 #[repr(C)]
