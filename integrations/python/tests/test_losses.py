@@ -224,6 +224,8 @@ def test_no_row_counts():
     assert xent.cross_entropy(x, numpy.full_like(target, -100), empty_mean="zero") == 0
     assert numpy.isnan(xent.cross_entropy(x[:0], target[:0]))
     assert xent.cross_entropy(x[:0], target[:0], reduction="sum") == 0
+    of_none = xent.cross_entropy(numpy.empty((0, 5, 3)), numpy.empty((0, 3), "int64"), reduction="none")
+    assert of_none.shape == (0, 3)
 
 
 def test_bits_are_the_same_serial_and_on_every_backend_with_fma():

@@ -134,6 +134,9 @@ impl<'py> Array<'py> {
 
     /// Whether all elements follow each other, the last dimension first.
     pub(crate) fn is_contiguous(&self) -> bool {
+        if self.shape.contains(&0) {
+            return true;
+        }
         let mut expected = 1;
         for (&size, &stride) in self.shape.iter().zip(&self.strides).rev() {
             if size > 1 && stride != expected {
