@@ -182,7 +182,6 @@ fn the_gradient_of_weighted_and_smoothed_target_probabilities_has_few_roundings(
     }
 }
 
-/// What is multiplied by a class weight of 0, or by a softcap's derivative of 0, is not infinite.
 /// Each of them is valid, and their product is beyond the largest `f64`.
 #[test]
 fn factors_whose_product_is_infinite_make_no_nan() {
@@ -213,6 +212,7 @@ fn factors_whose_product_is_infinite_make_no_nan() {
     }
 }
 
+/// What is multiplied by a class weight of 0, or by a softcap's derivative of 0, is not infinite.
 #[test]
 fn beyond_the_largest_number_no_gradient_is_nan() {
     for classes in [4, 70, 100, 3000] {
