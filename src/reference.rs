@@ -156,9 +156,10 @@ fn softmax_of(x: &[f64]) -> SoftmaxRow {
     SoftmaxRow { probabilities, log_probabilities, complements, lse: max + ln_sum, entropy }
 }
 
-/// How many classes have a larger logit than this one, or an equal one and come earlier.
+/// How many classes have a larger logit than this one, or an equal one and come earlier: all, if it is no class.
 pub fn rank<T: PartialOrd>(logits: &[T], class: usize) -> usize {
-    let comes_before = |i: usize| logits[i] > logits[class] || logits[i] == logits[class] && i < class;
+    let Some(own) = logits.get(class) else { return logits.len() };
+    let comes_before = |i: usize| logits[i] > *own || logits[i] == *own && i < class;
     (0..logits.len()).filter(|&i| comes_before(i)).count()
 }
 
@@ -185,9 +186,10 @@ pub fn loss_gradient_wrt_probabilities(p: &[f64], target: usize) -> Vec<f64> {
     gradient
 }
 
-/// From a Jacobian dy_i / dx_j and an upstream gradient dL / dy_i to dL / dx_j = sum_i dL / dy_i dy_i / dx_j.
+/// From a Jacobian dy_i / dx_j and an upstream gradient dL / dy_i to dL / dx_j = sum_i dL / dy_i dy_i / dx_j. What a row or
+/// the upstream gradient lacks is 0.
 pub fn chain_rule(jacobian: &[Vec<f64>], upstream: &[f64]) -> Vec<f64> {
-    let columns = jacobian.first().map_or(0, Vec::len);
+    let columns = jacobian.iter().map(Vec::len).max().unwrap_or(0);
     let mut gradient = vec![0.0; columns];
     for (row, g) in jacobian.iter().zip(upstream) {
         for (j, derivative) in row.iter().enumerate() {

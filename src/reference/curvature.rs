@@ -2,6 +2,7 @@
 
 use super::{SoftmaxRow, softmax_jacobian, softmax_row, transform_bends, transform_slopes, transformed};
 use crate::request::check_shape;
+use crate::row_inputs::RowInputs;
 use crate::{CrossEntropy, Error, Matrix, Reduction, Request, Smoothing, Target};
 
 /// What [`curvature`] finds. Matrices are row after row, without padding; ignored rows are 0.
@@ -27,13 +28,22 @@ pub struct CurvatureOutcome {
 /// ```
 /// use xent::{CrossEntropy, reference};
 ///
-/// let hessian = reference::hessian(&CrossEntropy::default(), &[1.0, 2.0, 3.0], 1);
+/// let hessian = reference::hessian(&CrossEntropy::default(), &[1.0, 2.0, 3.0], 1)?;
 /// //  0.0819 -0.0220 -0.0599
 /// // -0.0220  0.1848 -0.1628
 /// // -0.0599 -0.1628  0.2227
 /// assert!((hessian[0][0] - 0.0819).abs() < 1e-4);
+/// # Ok::<(), xent::Error>(())
 /// ```
-pub fn hessian(ce: &CrossEntropy, logits: &[f32], target: usize) -> Vec<Vec<f64>> {
+///
+/// It is 0 where the target is an ignored index.
+///
+/// # Errors
+/// Those of [`CrossEntropy::loss`].
+pub fn hessian<T: Target>(ce: &CrossEntropy, logits: &[f32], target: T) -> Result<Vec<Vec<f64>>, Error> {
+    let inputs = RowInputs::<f32>::default();
+    let class = ce.classes_of_rows(1, logits.len(), &[target], &inputs)?.first().copied();
+    let Some(target) = class.flatten() else { return Ok(vec![vec![0.0; logits.len()]; logits.len()]) };
     let softmax = softmax_row(&transformed(ce, logits));
     let Multipliers { of_gradients, of_square } = multipliers(ce, logits, &softmax, target);
     let (slopes, bends) = (transform_slopes(ce, logits), transform_bends(ce, logits));
@@ -61,7 +71,7 @@ pub fn hessian(ce: &CrossEntropy, logits: &[f32], target: usize) -> Vec<Vec<f64>
         }
         hessian[i][i] += bends[i] * gradient[i];
     }
-    hessian
+    Ok(hessian)
 }
 
 /// Everything that [`Curvature`](crate::Curvature) can compute, in `f64`, with the inputs of a request, in a time

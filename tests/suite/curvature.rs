@@ -363,7 +363,7 @@ fn the_oracle_is_the_hessian_made_of_the_jacobian_of_softmax() {
             let ce = builder(options, classes).build().expect("the options are valid");
             for row in (0..batch.rows).filter(|&row| batch.targets[row] >= 0) {
                 let (x, v) = (batch.row(row), &direction[row * classes..][..classes]);
-                let hessian = reference::hessian(&ce, x, batch.targets[row] as usize);
+                let hessian = reference::hessian(&ce, x, batch.targets[row]).expect("the target is a class");
                 let (x, v_matrix) = (matrix(x, 1, classes), matrix(v, 1, classes));
                 let exact =
                     reference::curvature(&ce, x, &batch.targets[row..=row], v_matrix, &Request::new());

@@ -831,3 +831,23 @@ fn a_wrong_call_with_huge_shapes_fails_at_once() {
     // This one once walked through all of the rows.
     assert_error(softmax_backward(logits, logits, output), error, &message);
 }
+
+#[test]
+fn parts_of_the_reference_take_what_does_not_fit() {
+    assert_eq!(reference::rank(&[1.0, 3.0, 2.0], 3), 3);
+    assert_eq!(reference::rank::<f32>(&[], 0), 0);
+    assert_eq!(reference::loss_gradient_wrt_probabilities(&[0.5, 0.5], 2), [0.0, 0.0]);
+    let ragged = [vec![1.0], vec![2.0, 3.0, 4.0], vec![5.0]];
+    assert_eq!(reference::chain_rule(&ragged, &[10.0, 1.0]), [12.0, 3.0, 4.0]);
+    assert_eq!(reference::chain_rule(&ragged, &[10.0, 1.0, 1.0, 1.0]), [17.0, 3.0, 4.0]);
+    assert!(reference::softmax::<f32>(&[]).is_empty());
+
+    let ce =
+        CrossEntropy::builder().weight([1.0, 2.0]).ignore_index(7).build().expect("the options are valid");
+    let out_of_range = Error::TargetOutOfRange { row: 0, target: 2, classes: 2 };
+    assert_eq!(reference::hessian(&ce, &[1.0, 2.0], 2), Err(out_of_range));
+    let wrong_length = Error::LengthMismatch { argument: "weight", expected: 3, actual: 2 };
+    assert_eq!(reference::hessian(&ce, &[1.0, 2.0, 3.0], 0), Err(wrong_length));
+    assert_eq!(reference::hessian(&ce, &[], 0), Err(Error::NoClasses { rows: 1 }));
+    assert_eq!(reference::hessian(&ce, &[1.0, 2.0], 7), Ok(vec![vec![0.0; 2]; 2]));
+}

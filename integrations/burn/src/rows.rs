@@ -12,6 +12,7 @@ use crate::Error;
 trait LogitDType: xent::Element + Element + Pod {}
 
 impl LogitDType for f32 {}
+impl LogitDType for f64 {}
 impl LogitDType for bf16 {}
 impl LogitDType for f16 {}
 
@@ -42,6 +43,7 @@ fn compute(
 ) -> Result<(FlexTensor, FlexTensor), Error> {
     match logits.dtype() {
         DType::F32 => compute_with::<f32>(cross_entropy, logits, targets, with_gradient),
+        DType::F64 => compute_with::<f64>(cross_entropy, logits, targets, with_gradient),
         DType::BF16 => compute_with::<bf16>(cross_entropy, logits, targets, with_gradient),
         DType::F16 => compute_with::<f16>(cross_entropy, logits, targets, with_gradient),
         dtype => Err(Error::UnsupportedDType { dtype }),

@@ -79,6 +79,11 @@ fn f32_has_the_bits_of_a_direct_call() {
 }
 
 #[test]
+fn f64_has_the_bits_of_a_direct_call() {
+    check::<f64>();
+}
+
+#[test]
 fn bf16_has_the_bits_of_a_direct_call() {
     check::<bf16>();
 }

@@ -145,7 +145,7 @@ enum xent_status
      */
     XENT_STATUS_INVALID_FOCAL_GAMMA = 17,
     /**
-     * A target's probability is negative or not finite.
+     * A target's probability is negative, above `FLT_MAX` or not a number.
      */
     XENT_STATUS_INVALID_TARGET_PROBABILITY = 18,
     /**
@@ -595,9 +595,9 @@ typedef struct xent_array_mut {
  * `xent_request_default`; later versions may add fields.
  *
  * For rows x C logits x of some dtype, matrices have the same dtype, but `grad` may also be of `XENT_DTYPE_F32`,
- * `XENT_DTYPE_F16` or `XENT_DTYPE_BF16`. Arrays have one number for each row, of
- * `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` where the logits are that. Indices are `XENT_DTYPE_I64` (-1 for none) or
- * `XENT_DTYPE_U64` (`UINT64_MAX` for none); where pointers have 32 bits, `I32` or `U32`.
+ * `XENT_DTYPE_F16` or `XENT_DTYPE_BF16`. Arrays have one number for each row, of `XENT_DTYPE_F32`, or `XENT_DTYPE_F64`
+ * where the logits are that. Indices are `XENT_DTYPE_I64` (-1 for none) or `XENT_DTYPE_U64` (`UINT64_MAX` for none); where
+ * pointers have 32 bits, `I32` or `U32`.
  */
 typedef struct xent_request {
     /**
@@ -630,7 +630,7 @@ typedef struct xent_request {
      */
     struct xent_matrix_mut grad;
     /**
-     * 1 adds the gradient to what `grad` holds; 0 writes it.
+     * 1 adds the gradient to what `grad` holds, which then must be there; 0 writes it.
      */
     uint32_t accumulate;
     /**

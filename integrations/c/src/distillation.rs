@@ -40,6 +40,7 @@ pub struct xent_distillation_options {
 // SAFETY: it is `repr(C)`, `size` comes first, and it has integers and floating-point numbers only.
 unsafe impl Versioned for xent_distillation_options {
     const NAME: &'static str = "xent_distillation_options";
+    const INITIALISER: &'static str = "xent_distillation_options_default";
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 

@@ -126,9 +126,14 @@ pub(crate) fn unsupported(argument: &str, dtype: u32) -> xent_status {
     fail(xent_status::Dtype, format_args!("the dtype of {argument} is {dtype}, which it cannot have"))
 }
 
-/// The caller's name of the dtype is one of `T`'s.
+/// Whether the caller's name of the dtype is one of `T`'s.
+pub(crate) fn is<T: Scalar>(dtype: u32) -> bool {
+    T::DTYPES.iter().any(|&name| name as u32 == dtype)
+}
+
+/// The same, as an error where it is not.
 pub(crate) fn check<T: Scalar>(argument: &str, dtype: u32) -> Outcome {
-    if T::DTYPES.iter().any(|&name| name as u32 == dtype) {
+    if is::<T>(dtype) {
         return Ok(());
     }
     let first = T::DTYPES[0] as u32;

@@ -109,6 +109,7 @@ pub struct xent_options {
 // SAFETY: it is `repr(C)`, `size` comes first, and it has integers, floating-point numbers and pointers only.
 unsafe impl Versioned for xent_options {
     const NAME: &'static str = "xent_options";
+    const INITIALISER: &'static str = "xent_options_default";
     const FIRST_SIZE: usize = offset_of!(Self, logit_scale);
 }
 

@@ -50,6 +50,7 @@ pub struct xent_planes_request {
 // SAFETY: it is `repr(C)`, `size` comes first, and it has integers and pointers only.
 unsafe impl Versioned for xent_planes_request {
     const NAME: &'static str = "xent_planes_request";
+    const INITIALISER: &'static str = "xent_planes_request_default";
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 

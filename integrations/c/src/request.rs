@@ -4,10 +4,10 @@ use core::mem::size_of;
 
 use xent::{Element, Request, Summary};
 
-use crate::dtype::{Scalar, with_grad};
+use crate::dtype::{self, Scalar, with_grad};
 use crate::memory::Memory;
 use crate::options::unknown;
-use crate::status::Outcome;
+use crate::status::{Outcome, fail, xent_status};
 use crate::versioned::{self, Versioned};
 use crate::views::{xent_array, xent_array_mut, xent_matrix, xent_matrix_mut};
 
@@ -15,9 +15,9 @@ use crate::views::{xent_array, xent_array_mut, xent_matrix, xent_matrix_mut};
 /// `xent_request_default`; later versions may add fields.
 ///
 /// For rows x C logits x of some dtype, matrices have the same dtype, but `grad` may also be of `XENT_DTYPE_F32`,
-/// `XENT_DTYPE_F16` or `XENT_DTYPE_BF16`. Arrays have one number for each row, of
-/// `XENT_DTYPE_F32`, or `XENT_DTYPE_F64` where the logits are that. Indices are `XENT_DTYPE_I64` (-1 for none) or
-/// `XENT_DTYPE_U64` (`UINT64_MAX` for none); where pointers have 32 bits, `I32` or `U32`.
+/// `XENT_DTYPE_F16` or `XENT_DTYPE_BF16`. Arrays have one number for each row, of `XENT_DTYPE_F32`, or `XENT_DTYPE_F64`
+/// where the logits are that. Indices are `XENT_DTYPE_I64` (-1 for none) or `XENT_DTYPE_U64` (`UINT64_MAX` for none); where
+/// pointers have 32 bits, `I32` or `U32`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct xent_request {
@@ -38,7 +38,7 @@ pub struct xent_request {
 
     /// Output, rows x C: the derivative of the reduced loss with respect to the logits.
     pub grad: xent_matrix_mut,
-    /// 1 adds the gradient to what `grad` holds; 0 writes it.
+    /// 1 adds the gradient to what `grad` holds, which then must be there; 0 writes it.
     pub accumulate: u32,
     /// 0.
     pub reserved: u32,
@@ -83,12 +83,14 @@ pub struct xent_summary {
 // SAFETY: it is `repr(C)`, `size` comes first, and it has integers, floating-point numbers and pointers only.
 unsafe impl Versioned for xent_request {
     const NAME: &'static str = "xent_request";
+    const INITIALISER: &'static str = "xent_request_default";
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
 // SAFETY: it is `repr(C)`, `size` comes first, and it has integers and floating-point numbers only.
 unsafe impl Versioned for xent_summary {
     const NAME: &'static str = "xent_summary";
+    const INITIALISER: &'static str = "xent_summary_default";
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
@@ -139,7 +141,12 @@ impl xent_request {
             value => return Err(unknown("accumulate", value)),
         };
         if xent_matrix::from(self.grad).is_absent() {
-            return Ok(request);
+            return match accumulates {
+                true => {
+                    Err(fail(xent_status::NullPointer, format_args!("accumulate is 1, but grad is null")))
+                }
+                false => Ok(request),
+            };
         }
         // SAFETY: the caller's promise is handed on.
         unsafe { with_gradient(request, memory, self.grad, accumulates) }
@@ -156,7 +163,7 @@ pub(crate) unsafe fn with_gradient<'a, E: Element + Scalar>(
     grad: xent_matrix_mut,
     accumulates: bool,
 ) -> Outcome<Request<'a, E>> {
-    if E::DTYPES.iter().any(|&dtype| dtype as u32 == grad.dtype) {
+    if dtype::is::<E>(grad.dtype) {
         // SAFETY: the caller's promise is handed on.
         let grad = unsafe { memory.matrix_mut("grad", grad)? };
         return Ok(if accumulates { request.accumulate(grad) } else { request.grad(grad) });

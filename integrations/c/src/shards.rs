@@ -5,7 +5,7 @@ use core::mem::{align_of, size_of};
 use xent::{CrossEntropy, Error, MatrixMut, RowState, RowStateF64, ShardElement, ShardState, Shards};
 
 use crate::cross_entropy::{loss_at, xent_cross_entropy};
-use crate::dtype::{Scalar, with_element, with_grad, with_state, with_target};
+use crate::dtype::{self, Scalar, with_element, with_grad, with_state, with_target};
 use crate::memory::{Memory, size};
 use crate::request::xent_summary;
 use crate::status::{Outcome, from_error, guard, xent_status};
@@ -75,6 +75,7 @@ pub struct xent_shards {
 // SAFETY: it is `repr(C)`, `size` comes first, and it has integers, floating-point numbers and pointers only.
 unsafe impl Versioned for xent_shards {
     const NAME: &'static str = "xent_shards";
+    const INITIALISER: &'static str = "xent_shards_of";
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
@@ -385,7 +386,7 @@ unsafe fn grad_of_element<E: ShardElement<State: State> + Scalar>(
             // SAFETY: the caller's promise is handed on.
             let logits = unsafe { memory.matrix::<E>("logits", logits)? };
             let adds = matches!(to, Grad::Add(..));
-            if E::DTYPES.iter().any(|&dtype| dtype as u32 == grad.dtype) {
+            if dtype::is::<E>(grad.dtype) {
                 // SAFETY: the caller's promise is handed on.
                 return unsafe {
                     let grad: MatrixMut<'_, E> = memory.matrix_mut("grad", grad)?;

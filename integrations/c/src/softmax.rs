@@ -26,6 +26,7 @@ pub struct xent_softmax_options {
 // SAFETY: it is `repr(C)`, `size` comes first, and it has integers only.
 unsafe impl Versioned for xent_softmax_options {
     const NAME: &'static str = "xent_softmax_options";
+    const INITIALISER: &'static str = "xent_softmax_options_default";
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 

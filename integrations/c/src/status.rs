@@ -51,7 +51,7 @@ pub enum xent_status {
     InvalidZLoss = 16,
     /// The focusing parameter of the focal loss is negative or not finite.
     InvalidFocalGamma = 17,
-    /// A target's probability is negative or not finite.
+    /// A target's probability is negative, above `FLT_MAX` or not a number.
     InvalidTargetProbability = 18,
     /// An output or an option needs the class of each row, but targets are probabilities.
     NeedsClasses = 19,

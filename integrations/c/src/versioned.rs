@@ -16,6 +16,8 @@ use crate::status::{Outcome, fail, xent_status};
 /// It is `repr(C)`, its first field is `size: usize`, and every pattern of bits is a value of it.
 pub(crate) unsafe trait Versioned: Copy {
     const NAME: &'static str;
+    /// The function that makes one.
+    const INITIALISER: &'static str;
     /// Its size in the version that had it first, which no caller is below.
     const FIRST_SIZE: usize;
 }
@@ -86,7 +88,7 @@ unsafe fn size_of_struct<T: Versioned>(from: *const T) -> Outcome<usize> {
     let size = unsafe { from.cast::<usize>().read() };
     if !(T::FIRST_SIZE..=MOST_BYTES).contains(&size) {
         let message =
-            format_args!("the size of {} is {size}; initialise it with {}_default()", T::NAME, T::NAME);
+            format_args!("the size of {} is {size}; initialise it with {}()", T::NAME, T::INITIALISER);
         return Err(fail(xent_status::StructSize, message));
     }
     Ok(size)

@@ -7,6 +7,7 @@ use candle_core::WithDType;
 pub(crate) trait LogitDType: xent::Element + WithDType + Zeroable {}
 
 impl LogitDType for f32 {}
+impl LogitDType for f64 {}
 impl LogitDType for half::bf16 {}
 impl LogitDType for half::f16 {}
 
@@ -15,6 +16,7 @@ macro_rules! match_logits {
     ($storage:expr, $name:expr, $data:ident => $run:expr) => {
         match $storage {
             CpuStorage::F32($data) => $run,
+            CpuStorage::F64($data) => $run,
             CpuStorage::BF16($data) => $run,
             CpuStorage::F16($data) => $run,
             other => Err(Error::UnsupportedDTypeForOp(other.dtype(), $name).bt()),

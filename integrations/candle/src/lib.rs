@@ -49,8 +49,8 @@ static DEFAULT: LazyLock<CrossEntropyLoss> = LazyLock::new(|| CrossEntropyLoss::
 
 /// The mean over the rows of -ln(softmax(logits)) at each row's target, in the place of `candle_nn::loss::cross_entropy`.
 ///
-/// `logits` is N x C, of `f32`, `bf16` or `f16`; `targets` has N classes below C, as `u8`, `u32`, `i32` or `i64`. The result
-/// is a scalar of the logits' dtype. Unlike candle's own, rows whose target is -100 are ignored, and a confident row keeps
+/// `logits` is N x C, of `f32`, `f64`, `bf16` or `f16`; `targets` has N classes below C, as `u8`, `u32`, `i32` or `i64`. The
+/// result is a scalar of the logits' dtype. Unlike candle's own, rows whose target is -100 are ignored, and a confident row keeps
 /// its loss and its gradient, within the bounds of [`xent::contract`].
 ///
 /// # Errors
@@ -95,7 +95,7 @@ impl CrossEntropyLoss {
     }
 
     /// The reduced loss, a scalar of the logits' dtype, with its gradient for `backward()`. `logits` is N x C, of `f32`,
-    /// `bf16` or `f16`; `targets` has N classes below C, or ignored targets, as `u8`, `u32`, `i32` or `i64`.
+    /// `f64`, `bf16` or `f16`; `targets` has N classes below C, or ignored targets, as `u8`, `u32`, `i32` or `i64`.
     ///
     /// # Errors
     /// candle's for another rank, dtype, layout or device; and what [`xent::CrossEntropy::loss`] refuses, which

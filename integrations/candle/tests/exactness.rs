@@ -61,6 +61,11 @@ fn f32_has_the_bits_of_a_direct_call() -> Result<()> {
 }
 
 #[test]
+fn f64_has_the_bits_of_a_direct_call() -> Result<()> {
+    check::<f64>()
+}
+
+#[test]
 fn bf16_has_the_bits_of_a_direct_call() -> Result<()> {
     check::<bf16>()
 }

@@ -56,7 +56,7 @@ impl Layout {
     fn rows(array: &Array<'_>, classes: usize) -> Option<Self> {
         let (shape, strides) = (&array.shape, &array.strides);
         let others = || (0..shape.len()).filter(|&dimension| dimension != classes);
-        let count = others().map(|dimension| shape[dimension]).product();
+        let count = product(others().map(|dimension| shape[dimension]))?;
         let cols = shape[classes];
         if array.len() == 0 {
             return Some(Self::Rows { rows: count, classes: cols, row_stride: cols });
@@ -65,7 +65,8 @@ impl Layout {
             return None;
         }
         let stride = collapse(others().map(|dimension| (shape[dimension], strides[dimension])))?;
-        Some(Self::Rows { rows: count, classes: cols, row_stride: stride.unwrap_or(cols) })
+        let row_stride = stride.unwrap_or(cols);
+        (row_stride >= cols).then_some(Self::Rows { rows: count, classes: cols, row_stride })
     }
 
     /// Only where there are positions: a transposed matrix is none.
@@ -74,7 +75,7 @@ impl Layout {
         if shape.len() < 3 {
             return None;
         }
-        let positions = shape[2..].iter().product();
+        let positions = product(shape[2..].iter().copied())?;
         let stride = collapse(shape[2..].iter().copied().zip(strides[2..].iter().copied()))?;
         if stride.is_some_and(|stride| stride != 1) {
             return None;
@@ -103,6 +104,11 @@ impl Layout {
         let Self::Planes { sizes, image_stride, class_stride } = self else { return Err(needs_rows()) };
         PlanesMut::with_strides(data, sizes, image_stride, class_stride).map_err(exception)
     }
+}
+
+/// Sizes of an array without elements may be as large as they like.
+fn product(mut sizes: impl Iterator<Item = usize>) -> Option<usize> {
+    sizes.try_fold(1_usize, usize::checked_mul)
 }
 
 /// Dimensions as one, their elements in order: its stride, which is none for a single element; `None` where it has none.
@@ -137,8 +143,8 @@ pub(crate) fn shape_text(shape: &[usize]) -> String {
 fn not_contiguous(array: &Array<'_>) -> pyo3::PyErr {
     let (shape, strides) = (shape_text(&array.shape), shape_text(&array.strides));
     value_error(format!(
-        "{} of shape {shape} has strides {strides} in elements: the classes of a row must be neighbours in memory, or, in \
-         shape (N, C, d1, ...), the positions of a plane",
+        "{} of shape {shape} has strides {strides} in elements: the classes of a row must be neighbours in memory and rows \
+         apart, or, in shape (N, C, d1, ...), the positions of a plane neighbours",
         array.argument
     ))
 }

@@ -7,7 +7,9 @@ use xent::{PlanesRequest, Request};
 
 use crate::array::Array;
 use crate::dtypes::{Logits, Number};
+use crate::layout::check_shape;
 use crate::row_values::{numbers, truths};
+use crate::target::rows_shape;
 
 /// As Python brings it.
 #[derive(Default)]
@@ -52,7 +54,10 @@ impl<'py> RowInputs<'py> {
         [&self.loss_mask, &self.row_weights, &self.upstream].into_iter().flatten()
     }
 
-    pub(crate) fn values<R: Number>(&self) -> PyResult<RowValues<'_, R>> {
+    /// Each has one number for each row of these logits.
+    pub(crate) fn values<R: Number>(&self, input: &Array<'_>) -> PyResult<RowValues<'_, R>> {
+        let shape = rows_shape(&input.shape);
+        self.arrays().try_for_each(|array| check_shape(array, &shape))?;
         Ok(RowValues {
             loss_mask: self.loss_mask.as_ref().map(truths).transpose()?,
             row_weights: self.row_weights.as_ref().map(numbers).transpose()?,

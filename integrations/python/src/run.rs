@@ -76,6 +76,9 @@ impl<'py> Call<'py> {
     pub(crate) fn run(mut self, py: Python<'py>, ce: &CrossEntropy) -> PyResult<Summary> {
         self.rows.check(&self.input)?;
         let in_place = self.wide.grad.as_ref().is_some_and(|grad| grad.is_same(&self.input));
+        if self.accumulate && self.wide.grad.is_none() {
+            return Err(value_error("accumulate adds to grad, which is not there"));
+        }
         if in_place && self.accumulate {
             return Err(value_error("accumulate adds to grad, which then cannot be input"));
         }
@@ -105,7 +108,7 @@ impl<'py> Call<'py> {
     ) -> PyResult<Summary> {
         let Self { input, layout, target, inputs, wide, rows, accumulate } = self;
         let classes = usize::from(input.shape.len() > 1);
-        let values = inputs.values::<L::PerRow>()?;
+        let values = inputs.values::<L::PerRow>(input)?;
         let target = target.target::<L::PerRow>(input, *layout)?;
         let mut request = values.request::<L>();
 
@@ -184,7 +187,7 @@ impl<'py> Call<'py> {
                 "{output} needs input of shape (N, C), or with its classes innermost in memory"
             )));
         }
-        let values = inputs.values::<L::PerRow>()?;
+        let values = inputs.values::<L::PerRow>(input)?;
         let Target::Classes(classes) = target.target::<L::PerRow>(input, *layout)? else {
             return Err(value_error("targets of planes are classes"));
         };

@@ -39,7 +39,7 @@ fn product<'py, L: Logits>(
     let out_layout = layout.of_companion(input, &out, dimension)?;
     let direction_layout = layout.of_companion(input, direction, dimension)?;
     let logits = layout.matrix(input.slice::<L>()?)?;
-    let values = inputs.values::<L::PerRow>()?;
+    let values = inputs.values::<L::PerRow>(input)?;
     let Target::Classes(classes) = target.target::<L::PerRow>(input, *layout)? else {
         return Err(needs_classes());
     };
@@ -83,7 +83,7 @@ fn derivative<'py, L: Logits>(
     let Call { input, layout, target, inputs, rows, .. } = call;
     let direction_layout = layout.of_companion(input, direction, usize::from(input.shape.len() > 1))?;
     let logits = layout.matrix(input.slice::<L>()?)?;
-    let values = inputs.values::<L::PerRow>()?;
+    let values = inputs.values::<L::PerRow>(input)?;
     let Target::Classes(classes) = target.target::<L::PerRow>(input, *layout)? else {
         return Err(needs_classes());
     };

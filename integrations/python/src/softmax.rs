@@ -60,8 +60,8 @@ fn run<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = input.py();
     let input = Array::read("input", input)?;
-    let dimensions = input.shape.len() as isize;
-    if dim != -1 && dim + 1 != dimensions {
+    let dimensions = input.shape.len();
+    if dim != -1 && usize::try_from(dim).ok().and_then(|dim| dim.checked_add(1)) != Some(dimensions) {
         return Err(value_error(format!(
             "dim is {dim}; of {dimensions} dimensions it must be the last, or -1"
         )));

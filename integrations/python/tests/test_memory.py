@@ -90,7 +90,7 @@ def refused():
         "transposed": (ValueError, "input of shape .* strides", lambda: grad(numpy.asfortranarray(x), target)),
         "out's columns apart": (ValueError, "out has not the memory order", lambda: grad(x, target, out=wide[:, ::2])),
         "reversed": (ValueError, "input has a stride of -", lambda: grad(x[::-1], target)),
-        "repeated rows": (ValueError, "row_stride is 0", lambda: grad(numpy.broadcast_to(x[0], x.shape), target)),
+        "repeated rows": (ValueError, r"input of .* strides \(0, 1\)", lambda: grad(numpy.broadcast_to(x[0], x.shape), target)),
         "unaligned": (ValueError, "input is not aligned", lambda: grad(unaligned, target)),
         "swapped bytes": (ValueError, "input has the bytes", lambda: grad(x.astype(">f4"), target)),
         "integers as out": (TypeError, "out is int32; gradients", lambda: grad(x, target, out=x.astype("i4"))),
@@ -109,9 +109,32 @@ def refused():
         "smoothing": (ValueError, "label_smoothing is 1.5", lambda: grad(x, target, label_smoothing=1.5)),
         "reduction": (ValueError, 'reduction is "average"', lambda: grad(x, target, reduction="average")),
         "backend": (ValueError, 'backend is "gpu"', lambda: grad(x, target, backend="gpu")),
-        "row weights": (ValueError, "row_weights has 3 elements", lambda: grad(x, target, row_weights=numpy.ones(3))),
+        "repeated target": (ValueError, "target has not the memory order", lambda: grad(x, numpy.broadcast_to(x[0], x.shape))),
+        "row weights": (ValueError, r"row_weights has shape \(3,\)", lambda: grad(x, target, row_weights=numpy.ones(3))),
+        "mask": (ValueError, r"loss_mask has shape \(3, 4\)", lambda: grad(x, target, loss_mask=numpy.ones((3, 4), bool))),
+        "upstream": (
+            ValueError,
+            r"upstream has shape \(2, 3\) instead of \(3, 2\)",
+            lambda: grad(numpy.zeros((3, 5, 2)), numpy.zeros((3, 2), int), upstream=numpy.ones((2, 3))),
+        ),
+        "upstream of products": (
+            ValueError,
+            r"upstream has shape \(3, 4\)",
+            lambda: xent.CrossEntropy().hessian_vector_product(x, target, x.copy(), upstream=numpy.ones((3, 4))),
+        ),
+        "weights of derivatives": (
+            ValueError,
+            r"row_weights has shape \(3, 4\)",
+            lambda: xent.CrossEntropy().jvp(x, target, x.copy(), row_weights=numpy.ones((3, 4))),
+        ),
+        "added to nothing": (
+            ValueError,
+            "accumulate adds to grad, which is not there",
+            lambda: xent.CrossEntropy().run(x, target, accumulate=True),
+        ),
         "option": (TypeError, "smoothness", lambda: grad(x, target, smoothness=1)),
         "dim": (ValueError, "dim is 0", lambda: xent.softmax(x, dim=0)),
+        "large dim": (ValueError, "dim is 9", lambda: xent.softmax(x, dim=sys.maxsize)),
         "no classes": (ValueError, "12 rows but no classes", lambda: grad(x[:, :0], target)),
     }
 

@@ -307,6 +307,31 @@ def test_logits_may_lie_in_memory_in_any_way(layout, reduction):
     assert_close(values[1][1], values[0][1])
 
 
+TARGET_LAYOUTS = {
+    "padded rows": lambda: torch.rand(11, 16)[:, :7],
+    "transposed": lambda: torch.rand(7, 11).T,
+    "columns apart": lambda: torch.rand(11, 14)[:, ::2],
+    "repeated rows": lambda: torch.rand(1, 7).expand(11, 7),
+    "one number": lambda: torch.rand(1, 1).expand(11, 7),
+    "one row": lambda: torch.rand(14)[::2],
+}
+
+
+@pytest.mark.parametrize("layout", TARGET_LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_probabilities_may_lie_in_memory_in_any_way(layout, dtype):
+    target = TARGET_LAYOUTS[layout]().to(dtype)
+    assert not target.is_contiguous()
+    base = torch.randn(target.shape, dtype=dtype)
+    values = []
+    for function in (functional.cross_entropy, fused.cross_entropy):
+        x = base.clone().requires_grad_()
+        value = function(x, target)
+        values.append((value.detach(), *torch.autograd.grad(value, x)))
+    assert_close(values[1][0], values[0][0])
+    assert_close(values[1][1], values[0][1])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_logits_of_second_derivatives_may_lie_in_memory_in_any_way(layout, reduction):

@@ -1,8 +1,8 @@
 //! A valid call, made of bytes: shape, logits of every kind, targets, options, what rows bring along, and memory.
 //!
-//! The first [`HEADER`] bytes choose all but the rows, in an order that new options do not change: they come last, so
-//! that committed seeds and named cases remain what they are. There are few more than are used, because a fuzzer
-//! changes them all.
+//! The first [`HEADER`] bytes choose all but the rows. There are few more than are used, because a fuzzer changes them all.
+//! A new option moves the bytes behind the options, and a new dtype changes what the first byte stands for: committed
+//! seeds and named cases are then to be made anew.
 
 use super::bytes::Bytes;
 use super::dtype::{DTYPES, Dtype};
@@ -80,7 +80,7 @@ const WEIGHTS: [f32; 8] = [1.0, 0.0, 0.3, 2.5, 1e-3, 1e3, 7.0, 0.999];
 /// masked class that would be a loss of 0 and not of infinity.
 const PROBABILITIES: [f32; 8] = [1.0, 0.0, 0.3, 1e-3, 1e-30, 0.999, 3.0, 1e4];
 
-/// Add an option here, at the end. Where bytes have ended, it is the first value: the default.
+/// Where bytes have ended, it is the first value: the default.
 const OPTIONS: &[OptionOfLoss] = &[
     |builder, bytes, classes| match bytes.below(4) {
         3 => builder.weight((0..classes).map(|class| WEIGHTS[class % 7]).collect::<Vec<_>>()),

@@ -252,6 +252,8 @@ static void shapes_and_values(void) {
     REQUEST_REFUSED((number = 0.0, c.request.denominator = &number), XENT_STATUS_INVALID_DENOMINATOR, "denominator is 0");
     REQUEST_REFUSED(c.request.denominator = misaligned(&number), XENT_STATUS_MISALIGNED, "denominator at");
     REQUEST_REFUSED(c.request.accumulate = 2, XENT_STATUS_INVALID_ENUM, "accumulate is 2");
+    REQUEST_REFUSED((c.request.accumulate = 1, c.request.grad = (xent_matrix_mut){0}), XENT_STATUS_NULL_POINTER,
+                    "accumulate is 1, but grad is null");
     REQUEST_REFUSED(c.request.reserved = 1, XENT_STATUS_INVALID_ENUM, "reserved is 1");
 
     struct call c;
@@ -373,6 +375,7 @@ static void shards(void) {
     bad = good;
     bad.size = 8;
     CHECK_STATUS(xent_shards_summarise(ce, &bad, c.x, 0, to), XENT_STATUS_STRUCT_SIZE);
+    CHECK(strstr(xent_last_error_message(), "xent_shards_of()") != NULL);
     bad = good;
     bad.targets.len = 2;
     CHECK_STATUS(xent_shards_accumulate(ce, &bad, c.x, 0, to), XENT_STATUS_LENGTH_MISMATCH);

@@ -66,6 +66,8 @@ def cross_entropy(
         raise ValueError("ignore_index is for classes as targets, not for probabilities")
     if not _is_readable(input):
         input = input.contiguous()
+    if target.is_floating_point() and not _is_readable(target):
+        target = target.contiguous()
     if torch.compiler.is_compiling():
         return _compiled(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
     wants_grad = torch.is_grad_enabled() and input.requires_grad
