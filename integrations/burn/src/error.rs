@@ -13,7 +13,7 @@ pub enum Error {
         /// The token.
         pad_token: usize,
     },
-    /// Logits of a dtype that `xent` does not have.
+    /// Logits of a dtype that `xent` does not have; flex has none today.
     UnsupportedDType {
         /// The dtype.
         dtype: DType,

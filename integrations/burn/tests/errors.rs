@@ -1,6 +1,5 @@
 //! What is refused, and what the error says.
 
-use burn::backend::DType;
 use burn::tensor::{Device, Int, Tensor};
 use xent_burn::{CrossEntropyLossConfig, Error};
 
@@ -79,13 +78,4 @@ fn weights_of_another_number_than_classes_are_refused() {
         error,
         Error::Refused(xent::Error::LengthMismatch { argument: "weight", expected: 4, actual: 2 })
     );
-}
-
-#[test]
-fn other_dtypes_are_refused() {
-    let device = Device::flex();
-    let loss = CrossEntropyLossConfig::new().init(&device);
-    let logits = logits(&device).cast(DType::Flex32);
-    let error = loss.try_forward(logits, Tensor::from_ints([0, 0, 0], &device)).unwrap_err();
-    assert_eq!(error, Error::UnsupportedDType { dtype: DType::Flex32 });
 }

@@ -308,19 +308,19 @@ def test_logits_may_lie_in_memory_in_any_way(layout, reduction):
 
 
 TARGET_LAYOUTS = {
-    "padded rows": lambda: torch.rand(11, 16)[:, :7],
-    "transposed": lambda: torch.rand(7, 11).T,
-    "columns apart": lambda: torch.rand(11, 14)[:, ::2],
-    "repeated rows": lambda: torch.rand(1, 7).expand(11, 7),
-    "one number": lambda: torch.rand(1, 1).expand(11, 7),
-    "one row": lambda: torch.rand(14)[::2],
+    "padded rows": lambda dtype: torch.rand(11, 16, dtype=dtype)[:, :7],
+    "transposed": lambda dtype: torch.rand(7, 11, dtype=dtype).T,
+    "columns apart": lambda dtype: torch.rand(11, 14, dtype=dtype)[:, ::2],
+    "repeated rows": lambda dtype: torch.rand(1, 7, dtype=dtype).expand(11, 7),
+    "one number": lambda dtype: torch.rand(1, 1, dtype=dtype).expand(11, 7),
+    "one row": lambda dtype: torch.rand(14, dtype=dtype)[::2],
 }
 
 
 @pytest.mark.parametrize("layout", TARGET_LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_probabilities_may_lie_in_memory_in_any_way(layout, dtype):
-    target = TARGET_LAYOUTS[layout]().to(dtype)
+    target = TARGET_LAYOUTS[layout](dtype)
     assert not target.is_contiguous()
     base = torch.randn(target.shape, dtype=dtype)
     values = []
