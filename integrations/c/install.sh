@@ -11,7 +11,7 @@ prefix=$1
 if [ $# -ge 2 ]; then
     built=$2
 else
-    target=${CARGO_TARGET_DIR:-$here/../../target}
+    target=$(realpath -m "${CARGO_TARGET_DIR:-$here/../../target}")
     (cd "$here" && CARGO_TARGET_DIR=$target cargo build --release --locked -p xent-c)
     built=$target/release
 fi
@@ -20,6 +20,9 @@ version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$here/Cargo.toml")
 series=${version%.*}
 fill() { sed -e "s/@VERSION@/$version/" -e "s/@SERIES@/$series/" "$here/$1"; }
 
+for library in libxent_c.a libxent_c.so; do
+    [ -f "$built/$library" ] || { echo "no $library in $built" >&2; exit 1; }
+done
 mkdir -p "$prefix/include" "$prefix/lib/pkgconfig" "$prefix/lib/cmake/xent"
 cp "$here/include/xent.h" "$here/include/xent.hpp" "$prefix/include"
 cp "$built/libxent_c.a" "$prefix/lib/libxent_c.a"

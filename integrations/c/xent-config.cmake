@@ -2,7 +2,9 @@
 include(CMakeFindDependencyMacro)
 find_dependency(Threads)
 
-get_filename_component(_xent_prefix "${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)
+# Not by way of a link to the directory, such as /lib is.
+get_filename_component(_xent_prefix "${CMAKE_CURRENT_LIST_DIR}" REALPATH)
+get_filename_component(_xent_prefix "${_xent_prefix}/../../.." ABSOLUTE)
 
 if(NOT TARGET xent::xent)
   add_library(xent::shared SHARED IMPORTED)

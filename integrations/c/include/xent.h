@@ -17,8 +17,8 @@
  *         fprintf(stderr, "%s\n", xent_last_error_message());
  *     xent_cross_entropy_destroy(ce);
  *
- * A call checks its arguments before it writes anything, allocates nothing, and tells what is wrong by its status
- * and by xent_last_error_message(). It cannot check one thing, which is the caller's promise: a pointer that is not
+ * A call checks its arguments before it writes anything, allocates nothing but what threads need (none with
+ * XENT_PARALLELISM_SERIAL), and tells what is wrong by its status and by xent_last_error_message(). It cannot check one thing, which is the caller's promise: a pointer that is not
  * null points to as many elements as the sizes beside it say, which nobody writes during the call, nor reads if
  * the call writes them. A matrix reaches from its first element to its last: what lies between its rows belongs to
  * it in this respect, though it is not touched.
@@ -404,7 +404,8 @@ enum xent_parallelism
  {
     /**
      * The process's pool of one thread for each CPU, or as many as the environment variable `RAYON_NUM_THREADS` says at
-     * the first call; where there is enough work for more than one. Such a call must not be the first after a fork.
+     * the first call; where there is enough work for more than one. Threads survive no fork: a child of a process that has
+     * made such a call takes `XENT_PARALLELISM_SERIAL`, or waits for ever.
      */
     XENT_PARALLELISM_RAYON = 0,
     /**
@@ -642,7 +643,8 @@ typedef struct xent_request {
      */
     struct xent_array_mut losses;
     /**
-     * Output, rows: ln(sum_c exp(x_c)).
+     * Output, rows: ln(sum_c exp(x_c)), with x the logits, scaled and capped if the loss has a `logit_scale` or a
+     * `softcap`; so it is below.
      */
     struct xent_array_mut lse;
     /**
@@ -700,7 +702,7 @@ typedef struct xent_summary {
      */
     int64_t counted;
     /**
-     * Rows among them whose target is the first of their largest logits.
+     * Rows among them whose target is the first of their largest logits; 0 where targets are no classes.
      */
     int64_t correct;
 } xent_summary;
@@ -836,7 +838,7 @@ typedef struct xent_planes_request {
      */
     const double *denominator;
     /**
-     * Output, of the logits' shape: the derivative of the reduced loss with respect to the logits.
+     * Output, of the logits' shape and dtype: the derivative of the reduced loss with respect to the logits.
      */
     struct xent_planes_mut grad;
     /**
@@ -955,7 +957,8 @@ const char *xent_version(void);
 
 /**
  * Makes a loss with these options, or with the defaults if they are null, in `*cross_entropy`. To be freed by
- * `xent_cross_entropy_destroy`. Calls on it allocate nothing.
+ * `xent_cross_entropy_destroy`. Calls on it allocate nothing
+ * but what threads need.
  */
 xent_status xent_cross_entropy_create(const struct xent_options *options,
                                       struct xent_cross_entropy **cross_entropy);
@@ -1036,7 +1039,7 @@ xent_status xent_run_probabilities_in_place(const struct xent_cross_entropy *cro
 
 /**
  * The Hessian of the reduced loss at rows x C logits, times `direction`, in `out`; both are rows x C of the logits'
- * dtype. Of the request, which may be null, the inputs count and no output is written.
+ * dtype. Of the request, which may be null, the inputs count; its outputs are checked, and not written.
  */
 xent_status xent_hessian_vector_product(const struct xent_cross_entropy *cross_entropy,
                                         struct xent_matrix logits,
@@ -1088,7 +1091,8 @@ xent_status xent_hessian_diagonal(const struct xent_cross_entropy *cross_entropy
 
 /**
  * Makes a distillation with these options, or with the defaults if they are null, in `*distillation`. To be freed by
- * `xent_distillation_destroy`. Calls on it allocate nothing.
+ * `xent_distillation_destroy`. Calls on it allocate nothing
+ * but what threads need.
  */
 xent_status xent_distillation_create(const struct xent_distillation_options *options,
                                      struct xent_distillation **distillation);

@@ -47,6 +47,12 @@ inline std::int64_t size(std::size_t size) {
     return size > static_cast<std::size_t>(INT64_MAX) ? -1 : static_cast<std::int64_t>(size);
 }
 
+/// What no elements are at: null stands for what is left out.
+inline std::max_align_t nothing;
+template <class T> T *not_null(T *data) {
+    return data != nullptr ? data : static_cast<T *>(static_cast<void *>(&nothing));
+}
+
 }  // namespace detail
 
 /// 16-bit numbers by their bits, for those who have no type of their own.
@@ -75,6 +81,9 @@ template <> struct dtype_of<xent_row_state_f64> : std::integral_constant<std::ui
 /// What outputs have that are one number for each row, for logits of T.
 template <class T> using per_row = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+/// What outputs have that are a class, or how many come before one.
+using index = std::conditional_t<sizeof(void *) == 8, std::int64_t, std::int32_t>;
+
 /// Neighbouring elements: of a pointer and a number, of an array, or of anything with data() and size(), std::span
 /// included. `span<const T>` is read, `span<T>` is written.
 template <class T> class span {
@@ -82,10 +91,13 @@ template <class T> class span {
     constexpr span() = default;
     constexpr span(T *data, std::size_t size) : data_(data), size_(size) {}
     template <std::size_t N> constexpr span(T (&array)[N]) : data_(array), size_(N) {}
+    /// What is written is no temporary, unless that is a view itself.
     template <class Container,
               class = std::enable_if_t<std::is_convertible_v<
                   std::remove_pointer_t<decltype(std::declval<Container &>().data())> (*)[], T (*)[]>>,
-              class = decltype(std::declval<Container &>().size())>
+              class = decltype(std::declval<Container &>().size()),
+              class = std::enable_if_t<std::is_lvalue_reference_v<Container> || std::is_const_v<T> ||
+                                       std::is_trivially_copyable_v<Container>>>
     constexpr span(Container &&container) : data_(container.data()), size_(container.size()) {}
 
     constexpr T *data() const { return data_; }
@@ -95,11 +107,11 @@ template <class T> class span {
     constexpr T &operator[](std::size_t i) const { return data_[i]; }
 
     xent_array to_read() const {
-        return xent_array_of(data_, dtype_of<std::remove_const_t<T>>::value, detail::size(size_));
+        return xent_array_of(detail::not_null(data_), dtype_of<std::remove_const_t<T>>::value, detail::size(size_));
     }
     xent_array_mut to_write() const {
         static_assert(!std::is_const_v<T>, "an output cannot be const");
-        return xent_array_mut_of(data_, dtype_of<T>::value, detail::size(size_));
+        return xent_array_mut_of(detail::not_null(data_), dtype_of<T>::value, detail::size(size_));
     }
 
   private:
@@ -136,15 +148,15 @@ template <class T> class basic_matrix {
     span<T> row(std::size_t row) const { return span<T>(data_ + row * row_stride_, cols_); }
 
     xent_matrix to_read() const {
-        xent_matrix matrix = xent_matrix_of(data_, dtype_of<std::remove_const_t<T>>::value, detail::size(rows_),
-                                            detail::size(cols_));
+        xent_matrix matrix = xent_matrix_of(detail::not_null(data_), dtype_of<std::remove_const_t<T>>::value,
+                                            detail::size(rows_), detail::size(cols_));
         matrix.row_stride = detail::size(row_stride_);
         return matrix;
     }
     xent_matrix_mut to_write() const {
         static_assert(!std::is_const_v<T>, "an output cannot be const");
-        xent_matrix_mut matrix =
-            xent_matrix_mut_of(data_, dtype_of<T>::value, detail::size(rows_), detail::size(cols_));
+        xent_matrix_mut matrix = xent_matrix_mut_of(detail::not_null(data_), dtype_of<T>::value,
+                                                    detail::size(rows_), detail::size(cols_));
         matrix.row_stride = detail::size(row_stride_);
         return matrix;
     }
@@ -213,16 +225,18 @@ template <class T> class basic_planes {
     std::size_t class_stride() const { return class_stride_; }
 
     xent_planes to_read() const {
-        xent_planes planes = xent_planes_of(data_, dtype_of<std::remove_const_t<T>>::value, detail::size(images_),
-                                            detail::size(classes_), detail::size(positions_));
+        xent_planes planes = xent_planes_of(detail::not_null(data_), dtype_of<std::remove_const_t<T>>::value,
+                                            detail::size(images_), detail::size(classes_),
+                                            detail::size(positions_));
         planes.image_stride = detail::size(image_stride_);
         planes.class_stride = detail::size(class_stride_);
         return planes;
     }
     xent_planes_mut to_write() const {
         static_assert(!std::is_const_v<T>, "an output cannot be const");
-        xent_planes_mut planes = xent_planes_mut_of(data_, dtype_of<T>::value, detail::size(images_),
-                                                    detail::size(classes_), detail::size(positions_));
+        xent_planes_mut planes = xent_planes_mut_of(detail::not_null(data_), dtype_of<T>::value,
+                                                    detail::size(images_), detail::size(classes_),
+                                                    detail::size(positions_));
         planes.image_stride = detail::size(image_stride_);
         planes.class_stride = detail::size(class_stride_);
         return planes;
@@ -307,17 +321,11 @@ class options {
 
     /// For as long as this is neither changed nor destroyed.
     xent_options get() const {
-        static constexpr std::int64_t none = 0;
         xent_options options = options_;
         if (weight_)
             options.weight = span<const float>(*weight_).to_read();
-        if (ignore_indices_)  // An empty list is not null: then nothing is ignored.
-            options.ignore_indices = ignore_indices_->empty() ? span<const std::int64_t>(&none, 0).to_read()
-                                                              : span<const std::int64_t>(*ignore_indices_).to_read();
-        // A list of no weights is one that fits no logits.
-        static constexpr float no_weight = 0;
-        if (weight_ && weight_->empty())
-            options.weight = span<const float>(&no_weight, 0).to_read();
+        if (ignore_indices_)
+            options.ignore_indices = span<const std::int64_t>(*ignore_indices_).to_read();
         return options;
     }
 
@@ -338,11 +346,13 @@ template <class T> class request {
     request &upstream_scalar(double scalar) { return upstream_scalar_ = scalar, *this; }
     request &denominator(double denominator) { return denominator_ = denominator, *this; }
 
-    request &grad(basic_matrix<T> grad) {
+    /// Of T, or of float, f16 or bf16.
+    template <class G> request &grad(basic_matrix<G> grad) {
         request_.accumulate = 0;
         return request_.grad = grad.to_write(), *this;
     }
-    request &accumulate(basic_matrix<T> grad) {
+    /// The same; the gradient is added to what `grad` holds.
+    template <class G> request &accumulate(basic_matrix<G> grad) {
         request_.accumulate = 1;
         return request_.grad = grad.to_write(), *this;
     }
@@ -353,10 +363,10 @@ template <class T> class request {
     }
     request &entropies(span<number> to) { return request_.entropies = to.to_write(), *this; }
     /// -1 for an ignored row.
-    request &argmax(span<std::int64_t> to) { return request_.argmax = to.to_write(), *this; }
+    request &argmax(span<index> to) { return request_.argmax = to.to_write(), *this; }
     request &argmax_probabilities(span<number> to) { return request_.argmax_probabilities = to.to_write(), *this; }
     /// -1 for an ignored row.
-    request &target_ranks(span<std::int64_t> to) { return request_.target_ranks = to.to_write(), *this; }
+    request &target_ranks(span<index> to) { return request_.target_ranks = to.to_write(), *this; }
     request &probabilities(basic_matrix<T> to) { return request_.probabilities = to.to_write(), *this; }
     request &log_probabilities(basic_matrix<T> to) { return request_.log_probabilities = to.to_write(), *this; }
 
@@ -377,6 +387,13 @@ template <class T> class request {
 using row_state = xent_row_state;
 using row_state_f64 = xent_row_state_f64;
 
+namespace detail {
+
+template <class State> inline constexpr std::size_t bytes_of = XENT_ROW_STATE_BYTES;
+template <> inline constexpr std::size_t bytes_of<row_state_f64> = XENT_ROW_STATE_F64_BYTES;
+
+}  // namespace detail
+
 /// `count` states of no columns.
 template <class State = row_state> std::vector<State> row_states(std::size_t count) {
     std::vector<State> states(count);
@@ -392,7 +409,23 @@ inline void merge(span<row_state_f64> states, span<const row_state_f64> others) 
     detail::check(xent_row_states_merge(states.to_write(), others.to_read()));
 }
 
-/// A softmax cross-entropy with its options. Calls allocate nothing, and any number of threads may make them at once.
+/// The states as bytes, which are the same on every machine.
+template <class State> std::vector<std::uint8_t> row_states_to_bytes(const std::vector<State> &states) {
+    std::vector<std::uint8_t> bytes(states.size() * detail::bytes_of<State>);
+    detail::check(xent_row_states_to_bytes(span(states).to_read(), span(bytes).to_write()));
+    return bytes;
+}
+
+/// The states that such bytes are of.
+template <class State = row_state>
+std::vector<State> row_states_from_bytes(const std::vector<std::uint8_t> &bytes) {
+    std::vector<State> states(bytes.size() / detail::bytes_of<State>);
+    detail::check(xent_row_states_from_bytes(span(bytes).to_read(), span(states).to_write()));
+    return states;
+}
+
+/// A softmax cross-entropy with its options. Calls allocate nothing but what threads need, and any number of threads may
+/// make them at once.
 class cross_entropy {
   public:
     explicit cross_entropy(const options &options = {}) {
@@ -409,10 +442,9 @@ class cross_entropy {
         return loss;
     }
 
-    /// The reduced loss, and in `grad` its derivative with respect to the logits.
-    template <class T>
-    double loss_and_grad(basic_matrix<T> logits, const targets &targets,
-                         basic_matrix<std::remove_const_t<T>> grad) const {
+    /// The reduced loss, and in `grad` its derivative with respect to the logits, of their type or of float, f16 or bf16.
+    template <class T, class G>
+    double loss_and_grad(basic_matrix<T> logits, const targets &targets, basic_matrix<G> grad) const {
         double loss = 0;
         detail::check(
             xent_loss_and_grad(ce_.get(), logits.to_read(), targets.array(), grad.to_write(), &loss));
@@ -535,7 +567,7 @@ class cross_entropy {
     template <class T>
     double jvp(basic_matrix<T> logits, const targets &targets, basic_matrix<std::add_const_t<T>> direction,
                const request<std::remove_const_t<T>> &request = {}) const {
-        return jvp(logits, targets, direction, span<per_row<std::remove_const_t<T>>>(), request);
+        return jvp(logits, targets, direction, xent_array_mut(), request);
     }
 
     /// The same, and in `derivatives` that of the loss of each row.
@@ -543,11 +575,7 @@ class cross_entropy {
     double jvp(basic_matrix<T> logits, const targets &targets, basic_matrix<std::add_const_t<T>> direction,
                span<per_row<std::remove_const_t<T>>> derivatives,
                const request<std::remove_const_t<T>> &request = {}) const {
-        xent_request plain = request.get();
-        double derivative = 0;
-        detail::check(xent_jvp(ce_.get(), logits.to_read(), targets.array(), &plain, direction.to_read(),
-                               derivatives.to_write(), &derivative));
-        return derivative;
+        return jvp(logits, targets, direction, derivatives.to_write(), request);
     }
 
     /// The diagonal of the Gauss-Newton matrix of the reduced loss.
@@ -572,6 +600,16 @@ class cross_entropy {
     const xent_cross_entropy *get() const { return ce_.get(); }
 
   private:
+    template <class T>
+    double jvp(basic_matrix<T> logits, const targets &targets, basic_matrix<std::add_const_t<T>> direction,
+               xent_array_mut derivatives, const request<std::remove_const_t<T>> &request) const {
+        xent_request plain = request.get();
+        double derivative = 0;
+        detail::check(xent_jvp(ce_.get(), logits.to_read(), targets.array(), &plain, direction.to_read(), derivatives,
+                               &derivative));
+        return derivative;
+    }
+
     struct destroy {
         void operator()(xent_cross_entropy *ce) const { xent_cross_entropy_destroy(ce); }
     };
@@ -594,8 +632,8 @@ class distillation_options {
     xent_distillation_options options_ = xent_distillation_options_default();
 };
 
-/// The divergence of a student's softmax from a teacher's at a temperature. Calls allocate nothing, and any number of
-/// threads may make them at once.
+/// The divergence of a student's softmax from a teacher's at a temperature. Calls allocate nothing but what threads
+/// need, and any number of threads may make them at once.
 class distillation {
   public:
     explicit distillation(const distillation_options &options = {}) {
@@ -626,6 +664,9 @@ class distillation {
         return summary;
     }
 
+    /// For functions of xent.h.
+    const xent_distillation *get() const { return distillation_.get(); }
+
   private:
     struct destroy {
         void operator()(xent_distillation *distillation) const { xent_distillation_destroy(distillation); }
@@ -642,6 +683,7 @@ template <class State> class basic_shards {
 
     basic_shards(const cross_entropy &ce, const targets &targets, std::size_t classes)
         : ce_(ce.get()), shards_(xent_shards_of(targets.array(), detail::size(classes))) {}
+    basic_shards(const cross_entropy &&, const targets &, std::size_t) = delete;
 
     basic_shards &loss_mask(span<const std::uint8_t> mask) { return shards_.loss_mask = mask.to_read(), *this; }
     basic_shards &row_weights(span<const float> weights) { return shards_.row_weights = weights.to_read(), *this; }

@@ -24,7 +24,8 @@ enum Targets {
 }
 
 /// Makes a loss with these options, or with the defaults if they are null, in `*cross_entropy`. To be freed by
-/// `xent_cross_entropy_destroy`. Calls on it allocate nothing.
+/// `xent_cross_entropy_destroy`. Calls on it allocate nothing
+/// but what threads need.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_cross_entropy_create(
     options: *const xent_options,
@@ -34,7 +35,7 @@ pub unsafe extern "C" fn xent_cross_entropy_create(
         let mut builder = CrossEntropy::builder();
         if !options.is_null() {
             // SAFETY: the caller promises that the options and their memory are there.
-            builder = unsafe { versioned::read(options)?.builder(builder)? };
+            builder = unsafe { versioned::read(options, &mut Memory::new())?.builder(builder)? };
         }
         Ok(xent_cross_entropy { ce: builder.build().map_err(from_error)? })
     };

@@ -29,7 +29,7 @@ enum Output {
 }
 
 /// The Hessian of the reduced loss at rows x C logits, times `direction`, in `out`; both are rows x C of the logits'
-/// dtype. Of the request, which may be null, the inputs count and no output is written.
+/// dtype. Of the request, which may be null, the inputs count; its outputs are checked, and not written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_hessian_vector_product(
     cross_entropy: *const xent_cross_entropy,

@@ -45,7 +45,8 @@ unsafe impl Versioned for xent_distillation_options {
 }
 
 /// Makes a distillation with these options, or with the defaults if they are null, in `*distillation`. To be freed by
-/// `xent_distillation_destroy`. Calls on it allocate nothing.
+/// `xent_distillation_destroy`. Calls on it allocate nothing
+/// but what threads need.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_distillation_create(
     options: *const xent_distillation_options,
@@ -55,7 +56,7 @@ pub unsafe extern "C" fn xent_distillation_create(
         let mut builder = Distillation::builder();
         if !options.is_null() {
             // SAFETY: the caller promises that the options are there.
-            let options = unsafe { versioned::read(options)? };
+            let options = unsafe { versioned::read(options, &mut Memory::new())? };
             builder = builder
                 .temperature(options.temperature)
                 .reduction(reduction(options.reduction)?)
@@ -120,7 +121,7 @@ unsafe fn run(
     let mut memory = Memory::new();
     // SAFETY: the caller's promise is handed on.
     let to = unsafe { Destination::new(&mut memory, summary)? };
-    let found = with_element!(teacher.dtype, E => {
+    let found = with_element!("teacher", teacher.dtype, E => {
         // SAFETY: the caller's promise is handed on.
         unsafe {
             let request = request_of::<E>(request, &mut memory)?;

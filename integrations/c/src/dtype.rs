@@ -64,7 +64,10 @@ scalars! { usize => I32 | U32 }
 /// Runs `$body` with `$element` as the type that a dtype of logits stands for. A new one is one line.
 macro_rules! with_element {
     ($dtype:expr, $element:ident => $body:expr) => {
-        $crate::dtype::dispatch! { "logits", $dtype, $element => $body;
+        $crate::dtype::with_element!("logits", $dtype, $element => $body)
+    };
+    ($argument:expr, $dtype:expr, $element:ident => $body:expr) => {
+        $crate::dtype::dispatch! { $argument, $dtype, $element => $body;
             F32 => f32,
             F64 => f64,
             F16 => half::f16,
@@ -109,7 +112,7 @@ macro_rules! with_target {
 }
 
 macro_rules! dispatch {
-    ($argument:literal, $dtype:expr, $name:ident => $body:expr; $($dtype_name:ident => $type:ty,)+) => {
+    ($argument:expr, $dtype:expr, $name:ident => $body:expr; $($dtype_name:ident => $type:ty,)+) => {
         match $dtype {
             $(dtype if dtype == $crate::dtype::xent_dtype::$dtype_name as u32 => {
                 type $name = $type;

@@ -322,6 +322,8 @@ impl Shape {
         if row_stride < cols {
             return Err(from_error(Error::StrideTooSmall { row_stride, cols }));
         }
+        // Rows of no columns have no elements, however far apart.
+        let row_stride = if cols == 0 { 0 } else { row_stride };
         let reach = match rows.checked_sub(1) {
             None => Some(0),
             Some(before_last) => {

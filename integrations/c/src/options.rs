@@ -61,7 +61,8 @@ pub enum xent_backend {
 #[derive(Clone, Copy, Debug)]
 pub enum xent_parallelism {
     /// The process's pool of one thread for each CPU, or as many as the environment variable `RAYON_NUM_THREADS` says at
-    /// the first call; where there is enough work for more than one. Such a call must not be the first after a fork.
+    /// the first call; where there is enough work for more than one. Threads survive no fork: a child of a process that has
+    /// made such a call takes `XENT_PARALLELISM_SERIAL`, or waits for ever.
     Rayon = 0,
     /// The calling thread alone.
     Serial = 1,

@@ -31,7 +31,7 @@ pub struct xent_planes_request {
     /// Input: what the sum of losses is divided by, in place of the reduction's own divisor. Null for none.
     pub denominator: *const f64,
 
-    /// Output, of the logits' shape: the derivative of the reduced loss with respect to the logits.
+    /// Output, of the logits' shape and dtype: the derivative of the reduced loss with respect to the logits.
     pub grad: xent_planes_mut,
     /// Output: the loss of each position, before the reduction.
     pub losses: xent_array_mut,
@@ -188,7 +188,7 @@ where
         return Ok(request);
     }
     // SAFETY: the caller's promise is handed on.
-    let wanted = unsafe { versioned::read(wanted)? };
+    let wanted = unsafe { versioned::read(wanted, memory)? };
     add_to! {
         request, memory, wanted;
         mask loss_mask,

@@ -44,7 +44,8 @@ pub struct xent_request {
     pub reserved: u32,
     /// Output, rows: the loss of each row, before the reduction.
     pub losses: xent_array_mut,
-    /// Output, rows: ln(sum_c exp(x_c)).
+    /// Output, rows: ln(sum_c exp(x_c)), with x the logits, scaled and capped if the loss has a `logit_scale` or a
+    /// `softcap`; so it is below.
     pub lse: xent_array_mut,
     /// Output, rows: x_y - lse, for the target y.
     pub target_log_probabilities: xent_array_mut,
@@ -76,7 +77,7 @@ pub struct xent_summary {
     pub weight: f64,
     /// Rows that are not ignored.
     pub counted: i64,
-    /// Rows among them whose target is the first of their largest logits.
+    /// Rows among them whose target is the first of their largest logits; 0 where targets are no classes.
     pub correct: i64,
 }
 
@@ -190,7 +191,7 @@ where
         return Ok(Request::new());
     }
     // SAFETY: the caller's promise is handed on.
-    unsafe { versioned::read(request)?.request(memory) }
+    unsafe { versioned::read(request, memory)?.request(memory) }
 }
 
 impl From<Summary> for xent_summary {

@@ -431,13 +431,13 @@ fn same_length(argument: &'static str, expected: usize, actual: usize) -> Outcom
 unsafe fn with<S: State, R>(
     cross_entropy: *const xent_cross_entropy,
     shards: *const xent_shards,
-    memory: Memory,
+    mut memory: Memory,
     call: impl FnOnce(Shards<'_, S>) -> Result<R, Error>,
 ) -> Outcome<R> {
     // SAFETY: the caller's promise is handed on.
     let ce = unsafe { loss_at(cross_entropy)? };
     // SAFETY: the caller's promise is handed on.
-    let shards = unsafe { versioned::read(shards)? };
+    let shards = unsafe { versioned::read(shards, &mut memory)? };
     // SAFETY: the caller's promise is handed on.
     with_target!(shards.targets.dtype, T => unsafe {
         let shards = shards.shards::<T, S>(ce, memory)?;

@@ -145,9 +145,9 @@ unsafe fn forward(
     (name, to): (&'static str, xent_matrix_mut),
     options: *const xent_softmax_options,
 ) -> Outcome {
-    // SAFETY: the caller's promise is handed on.
-    let softmax = unsafe { softmax_of(options)? };
     let mut memory = Memory::new();
+    // SAFETY: the caller's promise is handed on.
+    let softmax = unsafe { softmax_of(options, &mut memory)? };
     with_element!(logits.dtype, E => {
         // SAFETY: the caller's promise is handed on.
         let logits = unsafe { memory.matrix::<E>("logits", logits)? };
@@ -168,9 +168,9 @@ unsafe fn forward_in_place(
     logits: xent_matrix_mut,
     options: *const xent_softmax_options,
 ) -> Outcome {
-    // SAFETY: the caller's promise is handed on.
-    let softmax = unsafe { softmax_of(options)? };
     let mut memory = Memory::new();
+    // SAFETY: the caller's promise is handed on.
+    let softmax = unsafe { softmax_of(options, &mut memory)? };
     with_element!(logits.dtype, E => {
         // SAFETY: the caller's promise is handed on.
         let logits = unsafe { memory.matrix_mut::<E>("logits", logits)? };
@@ -191,10 +191,10 @@ unsafe fn backward(
     grad: xent_matrix_mut,
     options: *const xent_softmax_options,
 ) -> Outcome {
-    // SAFETY: the caller's promise is handed on.
-    let softmax = unsafe { softmax_of(options)? };
     let mut memory = Memory::new();
-    with_element!(y.dtype, E => {
+    // SAFETY: the caller's promise is handed on.
+    let softmax = unsafe { softmax_of(options, &mut memory)? };
+    with_element!(name, y.dtype, E => {
         // SAFETY: the caller's promise is handed on.
         let y = unsafe { memory.matrix::<E>(name, y)? };
         // SAFETY: the caller's promise is handed on.
@@ -217,10 +217,10 @@ unsafe fn backward_in_place(
     upstream: xent_matrix_mut,
     options: *const xent_softmax_options,
 ) -> Outcome {
-    // SAFETY: the caller's promise is handed on.
-    let softmax = unsafe { softmax_of(options)? };
     let mut memory = Memory::new();
-    with_element!(y.dtype, E => {
+    // SAFETY: the caller's promise is handed on.
+    let softmax = unsafe { softmax_of(options, &mut memory)? };
+    with_element!(name, y.dtype, E => {
         // SAFETY: the caller's promise is handed on.
         let y = unsafe { memory.matrix::<E>(name, y)? };
         // SAFETY: the caller's promise is handed on.
@@ -237,12 +237,12 @@ unsafe fn backward_in_place(
 ///
 /// # Safety
 /// The caller's promise about the options.
-unsafe fn softmax_of(options: *const xent_softmax_options) -> Outcome<Softmax> {
+unsafe fn softmax_of(options: *const xent_softmax_options, memory: &mut Memory) -> Outcome<Softmax> {
     if options.is_null() {
         return Ok(Softmax::default());
     }
     // SAFETY: the caller's promise is handed on.
-    let options = unsafe { versioned::read(options)? };
+    let options = unsafe { versioned::read(options, memory)? };
     let softmax = Softmax::default().parallelism(parallelism(options.parallelism)?);
     match backend(options.backend)? {
         Some(backend) => softmax.backend(backend).map_err(from_error),

@@ -25,13 +25,13 @@ pub(crate) unsafe trait Versioned: Copy {
 /// No struct will be longer; a number that is not a size most likely is.
 const MOST_BYTES: usize = 1 << 14;
 
-/// A copy of the caller's struct.
+/// A copy of the caller's struct, which nothing that the call writes may overlap.
 ///
 /// # Safety
 /// `from`, if it is not null, points to a `usize`, and to as many bytes as that says if a `T` may have as many.
-pub(crate) unsafe fn read<T: Versioned>(from: *const T) -> Outcome<T> {
+pub(crate) unsafe fn read<T: Versioned>(from: *const T, memory: &mut Memory) -> Outcome<T> {
     // SAFETY: the caller's promise is handed on.
-    let size = unsafe { size_of_struct(from)? };
+    let size = unsafe { claim(memory, from, false)? };
     let known = size.min(size_of::<T>());
     // SAFETY: `size` bytes are there, by the caller, and `known` is at most that.
     let unknown = unsafe { slice::from_raw_parts(from.cast::<u8>().add(known), size - known) };
@@ -63,8 +63,7 @@ impl<T: Versioned> Destination<T> {
     /// That of `read`; and nobody else reads or writes the struct during the call.
     pub(crate) unsafe fn new(memory: &mut Memory, to: *mut T) -> Outcome<Self> {
         // SAFETY: the caller's promise is handed on.
-        let size = unsafe { size_of_struct(to)? };
-        memory.claim(T::NAME, to.cast_const().cast(), size, 1, align_of::<T>(), true)?;
+        let size = unsafe { claim(memory, to, true)? };
         Ok(Self { to, size })
     }
 
@@ -80,16 +79,23 @@ impl<T: Versioned> Destination<T> {
     }
 }
 
+/// Claims a struct of the caller's, which is as long as it says, and returns its size.
+///
 /// # Safety
 /// `from`, if it is not null, points to a `usize`.
-unsafe fn size_of_struct<T: Versioned>(from: *const T) -> Outcome<usize> {
-    Memory::new().claim(T::NAME, from.cast(), T::FIRST_SIZE, 1, align_of::<T>(), false)?;
+unsafe fn claim<T: Versioned>(memory: &mut Memory, from: *const T, is_written: bool) -> Outcome<usize> {
+    // Before the size is read: what the call writes may not be there.
+    memory.claim(T::NAME, from.cast(), T::FIRST_SIZE, 1, align_of::<T>(), is_written)?;
     // SAFETY: not null and aligned, by `claim`, and there, by the caller.
     let size = unsafe { from.cast::<usize>().read() };
     if !(T::FIRST_SIZE..=MOST_BYTES).contains(&size) {
         let message =
             format_args!("the size of {} is {size}; initialise it with {}()", T::NAME, T::INITIALISER);
         return Err(fail(xent_status::StructSize, message));
+    }
+    if size > T::FIRST_SIZE {
+        let rest = from.cast::<u8>().wrapping_add(T::FIRST_SIZE);
+        memory.claim(T::NAME, rest.cast(), size - T::FIRST_SIZE, 1, 1, is_written)?;
     }
     Ok(size)
 }

@@ -154,9 +154,19 @@ static void overlaps(void) {
                     XENT_STATUS_OVERLAP, "losses overlaps row_weights");
     REQUEST_REFUSED(c.request.losses = xent_array_mut_of(&c.summary.loss, XENT_DTYPE_F32, ROWS),
                     XENT_STATUS_OVERLAP, "losses overlaps xent_summary");
+    REQUEST_REFUSED(c.request.losses = xent_array_mut_of(&c.request.grad, XENT_DTYPE_F32, ROWS), XENT_STATUS_OVERLAP,
+                    "losses overlaps xent_request");
     struct call c;
     begin(&c);
     CHECK_STATUS(xent_loss(ce, c.x, c.y, (double *)c.logits), XENT_STATUS_OVERLAP);
+    xent_planes_request planes = xent_planes_request_default();
+    planes.losses = xent_array_mut_of(&planes, XENT_DTYPE_F32, 1);
+    CHECK_STATUS(xent_run_planes(ce, xent_planes_of(c.logits, XENT_DTYPE_F32, 1, CLASSES, 1),
+                                 xent_array_of(c.targets, XENT_DTYPE_I64, 1), &planes, &c.summary),
+                 XENT_STATUS_OVERLAP);
+    xent_shards split = xent_shards_of(c.y, CLASSES);
+    CHECK_STATUS(xent_shards_summarise(ce, &split, c.x, 0, xent_array_mut_of(&split, XENT_DTYPE_ROW_STATE, 1)),
+                 XENT_STATUS_OVERLAP);
     CHECK_STATUS(xent_softmax(c.x, c.x_mut, NULL), XENT_STATUS_OVERLAP);
     xent_row_state states[3];
     memset(states, 0, sizeof states);
@@ -291,7 +301,47 @@ static void options(void) {
     float x[2] = {0, 0};
     softmax.backend = 9;
     CHECK_STATUS(xent_softmax_in_place(xent_matrix_mut_of(x, XENT_DTYPE_F32, 1, 2), &softmax), XENT_STATUS_INVALID_ENUM);
+    softmax = xent_softmax_options_default();
+    softmax.parallelism = 9;
+    CHECK_STATUS(xent_softmax_in_place(xent_matrix_mut_of(x, XENT_DTYPE_F32, 1, 2), &softmax), XENT_STATUS_INVALID_ENUM);
+    softmax.size = 0;
+    CHECK_STATUS(xent_softmax_in_place(xent_matrix_mut_of(x, XENT_DTYPE_F32, 1, 2), &softmax), XENT_STATUS_STRUCT_SIZE);
     CHECK(x[0] == 0 && x[1] == 0);
+}
+
+/* What two matrices of logits are for a loss, three are for a backward pass: y, upstream and grad. */
+static void softmax_functions(void) {
+    float y[2] = {0.5F, 0.5F}, upstream[2] = {1, 2}, grad[3] = {7, 7, 7};
+    const xent_matrix p = xent_matrix_of(y, XENT_DTYPE_F32, 1, 2), up = xent_matrix_of(upstream, XENT_DTYPE_F32, 1, 2);
+    const xent_matrix_mut to = xent_matrix_mut_of(grad, XENT_DTYPE_F32, 1, 2);
+    xent_matrix other = p;
+    other.dtype = 99;
+    CHECK_STATUS(xent_softmax_backward(other, up, to, NULL), XENT_STATUS_DTYPE);
+    CHECK(strstr(xent_last_error_message(), "the dtype of probabilities is 99") != NULL);
+    CHECK_STATUS(xent_log_softmax_backward(other, up, to, NULL), XENT_STATUS_DTYPE);
+    CHECK(strstr(xent_last_error_message(), "the dtype of log_probabilities is 99") != NULL);
+    CHECK_STATUS(xent_log_softmax(other, to, NULL), XENT_STATUS_DTYPE);
+    other.dtype = XENT_DTYPE_F64;
+    other.data = NULL;
+    CHECK_STATUS(xent_softmax_backward(p, other, to, NULL), XENT_STATUS_DTYPE);
+    other.dtype = XENT_DTYPE_F32;
+    CHECK_STATUS(xent_softmax_backward(p, other, to, NULL), XENT_STATUS_NULL_POINTER);
+    CHECK_STATUS(xent_softmax(other, to, NULL), XENT_STATUS_NULL_POINTER);
+    xent_matrix_mut shape = to;
+    shape.rows = 2, shape.cols = 1, shape.row_stride = 1;
+    CHECK_STATUS(xent_softmax(p, shape, NULL), XENT_STATUS_SHAPE_MISMATCH);
+    CHECK_STATUS(xent_log_softmax(p, shape, NULL), XENT_STATUS_SHAPE_MISMATCH);
+    CHECK_STATUS(xent_softmax_backward(p, up, shape, NULL), XENT_STATUS_SHAPE_MISMATCH);
+    CHECK_STATUS(xent_log_softmax_backward(p, up, shape, NULL), XENT_STATUS_SHAPE_MISMATCH);
+    CHECK_STATUS(xent_softmax_backward_in_place(p, shape, NULL), XENT_STATUS_SHAPE_MISMATCH);
+    CHECK_STATUS(xent_log_softmax_backward_in_place(p, shape, NULL), XENT_STATUS_SHAPE_MISMATCH);
+    shape.cols = shape.row_stride = 0;
+    CHECK_STATUS(xent_softmax_in_place(shape, NULL), XENT_STATUS_NO_CLASSES);
+    CHECK_STATUS(xent_log_softmax_in_place(shape, NULL), XENT_STATUS_NO_CLASSES);
+    shape = to;
+    shape.data = misaligned(grad);
+    CHECK_STATUS(xent_softmax(p, shape, NULL), XENT_STATUS_MISALIGNED);
+    CHECK(grad[0] == 7 && grad[1] == 7 && grad[2] == 7);
 }
 
 /* Programs that were compiled with another version of the header. */
@@ -486,6 +536,9 @@ static void distillation(void) {
     teacher.rows = 2;
     CHECK_STATUS(xent_distillation_run(made, c.x, teacher, NULL, &c.summary), XENT_STATUS_SHAPE_MISMATCH);
     teacher = c.q;
+    teacher.dtype = 99;
+    CHECK_STATUS(xent_distillation_run(made, c.x, teacher, NULL, &c.summary), XENT_STATUS_DTYPE);
+    CHECK(strstr(xent_last_error_message(), "the dtype of teacher is 99") != NULL);
     teacher.dtype = XENT_DTYPE_BF16;
     CHECK_STATUS(xent_distillation_run(made, c.x, teacher, NULL, &c.summary), XENT_STATUS_DTYPE);
     c.request.grad = c.dx;
@@ -530,6 +583,7 @@ int main(void) {
     dtypes();
     shapes_and_values();
     options();
+    softmax_functions();
     structs_of_other_versions();
     shards();
     second_derivatives();

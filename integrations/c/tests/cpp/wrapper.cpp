@@ -149,7 +149,7 @@ static void shards_of_a_row() {
     const auto first = xent::matrix(LOGITS, 2, 1, 3), second = xent::matrix(from_1, 2, 2, 3);
     shards.summarise(first, 0, states);
     shards.summarise(second, 1, others);
-    xent::merge(states, others);
+    xent::merge(states, xent::row_states_from_bytes(xent::row_states_to_bytes(others)));
     shards.accumulate(first, 0, chunks);
     throws(XENT_STATUS_INCOMPLETE_STATE, "row 0", [&] { shards.finish(chunks); });
     shards.accumulate(second, 1, chunks);
@@ -176,7 +176,7 @@ static void shards_of_doubles() {
     const auto first = xent::matrix(xent::span(logits.data(), 2), 1, 2), last = xent::matrix(xent::span(&logits[2], 1), 1, 1);
     shards.summarise(first, 0, states);
     shards.summarise(last, 2, others);
-    xent::merge(states, others);
+    xent::merge(states, xent::row_states_from_bytes<xent::row_state_f64>(xent::row_states_to_bytes(others)));
     std::vector<double> losses(1), grad(2);
     CHECK(is_close(shards.losses(states, losses).loss, 0.40760596444438) && is_close(losses[0], 0.40760596444438));
     shards.upstream(upstream).grad(first, 0, states, xent::matrix_mut(grad, 1, 2));
@@ -302,11 +302,36 @@ static void errors_are_exceptions_and_write_nothing() {
     throws(XENT_STATUS_STRIDE_TOO_SMALL, "stride", [&] { xent::matrix(x, 2, 3, 2); });
     std::vector<xent::row_state> one = xent::row_states(1), two = xent::row_states(2);
     throws(XENT_STATUS_LENGTH_MISMATCH, "others", [&] { xent::merge(one, two); });
+    throws(XENT_STATUS_LENGTH_MISMATCH, "bytes", [] { xent::row_states_from_bytes({1, 2, 3}); });
+    // What is empty is not left out.
+    std::vector<float> none;
+    const auto refused = [&](const char *words, const xent::request<float> &request) {
+        throws(XENT_STATUS_LENGTH_MISMATCH, words, [&] { ce.run(xent::matrix(LOGITS, 2, 3), targets, request); });
+    };
+    refused("row_weights", xent::request<float>().row_weights(none));
+    refused("upstream", xent::request<float>().upstream(none));
+    refused("loss_mask", xent::request<float>().loss_mask(std::vector<std::uint8_t>()));
+    refused("losses", xent::request<float>().losses(none));
+    throws(XENT_STATUS_SHAPE_MISMATCH, "grad", [&] {
+        ce.run(xent::matrix(LOGITS, 2, 3), targets, xent::request<float>().grad(xent::matrix_mut(none, 0, 0)));
+    });
+    throws(XENT_STATUS_LENGTH_MISMATCH, "derivatives", [&] {
+        ce.jvp(xent::matrix(LOGITS, 2, 3), targets, xent::matrix(LOGITS, 2, 3), none);
+    });
+    throws(XENT_STATUS_LENGTH_MISMATCH, "row_weights", [&] {
+        xent::shards(ce, targets, 3).row_weights(none).summarise(xent::matrix(LOGITS, 2, 3), 0, two);
+    });
+    CHECK(ce.run(xent::matrix(none, 0, 3), std::vector<int>(), xent::request<float>().losses(none)).counted == 0);
     CHECK(grad == untouched && x == LOGITS);
 }
 
 static void a_loss_moves_and_is_shared_by_threads() {
     static_assert(!std::is_copy_constructible_v<xent::cross_entropy>);
+    // No pointer to what is gone.
+    static_assert(!std::is_constructible_v<xent::shards, xent::cross_entropy, std::vector<int> &, std::size_t>);
+    static_assert(!std::is_constructible_v<xent::span<float>, std::vector<float>>);
+    static_assert(std::is_constructible_v<xent::span<const float>, std::vector<float>>);
+    static_assert(std::is_constructible_v<xent::span<float>, std::vector<float> &>);
     xent::cross_entropy first;
     const xent::cross_entropy second = std::move(first);
     const std::vector<std::uint8_t> targets = {2, 0};
