@@ -63,7 +63,7 @@ pub struct Summary {
     /// What the z-loss has in it.
     pub z_loss: f64,
     /// What the mean divides by, unless the request has a denominator: the sum of the class weights of the targets that
-    /// count, each times its row's weight.
+    /// count, each times its row's weight; where targets are no classes, the sum of the rows' weights.
     pub weight: f64,
     /// Rows that are not ignored.
     pub counted: usize,

@@ -77,6 +77,7 @@ pub use transform::{transform_bends, transform_slopes, transformed};
 
 /// What [`cross_entropy`] finds.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The reduced loss.
     pub loss: f64,
@@ -95,6 +96,7 @@ pub struct Outcome {
 
 /// The softmax of one row.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct SoftmaxRow {
     /// exp(x_i - lse).
     pub probabilities: Vec<f64>,
@@ -148,7 +150,7 @@ fn softmax_of(x: &[f64]) -> SoftmaxRow {
     let sum = 1.0 + rest;
     // Leaving out one small term from a large sum needs no second pass; leaving out a large one does.
     let complement =
-        |i: usize| if exps[i] < 0.25 * sum { (sum - exps[i]) / sum } else { sum_without(i) / sum };
+        |i: usize| if exps[i] >= 0.25 * sum { sum_without(i) / sum } else { (sum - exps[i]) / sum };
     let probabilities: Vec<f64> = exps.iter().map(|e| e / sum).collect();
     let log_probabilities: Vec<f64> = x.iter().map(|x| (x - max) - ln_sum).collect();
     let entropy = probabilities.iter().zip(&log_probabilities).map(|(&p, &ln_p)| product(p, -ln_p)).sum();

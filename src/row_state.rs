@@ -45,7 +45,7 @@ use crate::kernel::statistics::Statistics;
 ///
 /// # Bits
 ///
-/// [`merge`](Self::merge) is commutative to the last bit, and associative within the bounds of
+/// [`merge`](Self::merge) is commutative to the last bit, but for a maximum of NaN, and associative within the bounds of
 /// [`contract`](crate::contract): states that are merged in the same order have the same bits, on whatever machine and
 /// whichever of two comes first. A state depends on the logits, the target and the options.
 ///

@@ -31,8 +31,8 @@ use crate::row_state::TargetColumn;
 ///
 /// # Bits
 ///
-/// As those of a `RowState`: [`merge`](Self::merge) is commutative to the last bit, and states that are merged in the same
-/// order have the same bits.
+/// As those of a `RowState`: [`merge`](Self::merge) is commutative to the last bit, but for a maximum of NaN, and states that
+/// are merged in the same order have the same bits.
 ///
 /// # Memory
 ///

@@ -131,7 +131,8 @@ impl Softmax {
     }
 
     /// From the gradient with respect to log-softmax's output, `upstream`, to that with respect to its input, in `grad`:
-    /// g_i - p_i sum_c g_c. All three are rows x C.
+    /// g_i - p_i sum_c g_c, where the sum, but for `f64`, is no larger than the largest `f32`. All three are
+    /// rows x C.
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] and [`Error::NoClasses`].

@@ -8,7 +8,7 @@ use crate::kernel::real::Real;
 use crate::loss::curvature::{Curvature, Gradient};
 use crate::loss::{Options, Terms, Transform};
 use crate::parallel::SplitRows;
-use crate::row_inputs::RowInputs;
+use crate::row_inputs::{RowInputs, product};
 use crate::rows::Totals;
 use crate::simd::{Simd, Task};
 use crate::targets::Targets;
@@ -200,8 +200,8 @@ where
         let is_left_out = terms.leaves_target_out();
         let terms = terms.of_point(&point.softmax, of_focal, own, others, of_largest);
         // What the derivatives of the transform have in common comes with each of two derivatives.
-        let (factors, squares) =
-            ((factor * scale, z_factor * scale), (factor * scale * scale, z_factor * scale * scale));
+        let factors = (product(factor, scale), product(z_factor, scale));
+        let squares = (product(factors.0, scale), product(factors.1, scale));
         let cap = options.cap(terms.gradient(lse, squares.0, squares.1));
         let parts_of = |curvature: Curvature, cap| Parts {
             curvature,

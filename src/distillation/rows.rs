@@ -7,6 +7,7 @@ use crate::kernel::real::Real;
 use crate::loss::weighted;
 use crate::parallel::SplitRows;
 use crate::passes::Kernels;
+use crate::row_inputs::product;
 use crate::rows::{Dtype, Totals};
 use crate::simd::{Simd, Task};
 use crate::{Element, Matrix};
@@ -97,7 +98,7 @@ impl<T: Kernels> Rows<'_, T> {
 impl<T: Dtype> Rows<'_, T> {
     /// What p - q is multiplied by in the gradient.
     pub(super) fn factor(&self, row: usize) -> f64 {
-        self.student.request.inputs.factor(row, self.settings.factor) * self.settings.temperature
+        product(self.student.request.inputs.factor(row, self.settings.factor), self.settings.temperature)
     }
 
     /// The outputs with one number for each row, from what the student's softmax has besides. Returns the row's loss.

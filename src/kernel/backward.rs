@@ -140,5 +140,8 @@ fn sum<S: Simd, T: Number, J: Jacobian<S>>(s: S, y: &[T], g: &[T]) -> S::F32 {
         sums = s.accumulate(sums, J::term(s, T::load(s, y), T::load(s, g)));
     }
     let last = J::term(s, T::load_partial(s, y_rest, 0.0), T::load_partial(s, g_rest, 0.0));
-    s.splat(scalar::to_f32(s.sum_lanes(s.accumulate(sums, last))))
+    let sum = s.sum_lanes(s.accumulate(sums, last));
+    // That of finite numbers is finite: an infinite one, times a probability of 0, would be NaN.
+    let largest = f64::from(f32::MAX);
+    s.splat(scalar::to_f32(if sum.is_finite() { sum.clamp(-largest, largest) } else { sum }))
 }

@@ -160,6 +160,8 @@ impl<F: Number, T: Number> Task for DivergenceTask<'_, F, T> {
         if let Some(class) = of_student.leader
             && of_teacher.leader == Some(class)
         {
+            // As of the others, the factor is no larger than `f32::MAX`.
+            let factor = factor.clamp(-f64::from(f32::MAX), f64::from(f32::MAX));
             leader = Entry::new(class, T::round(factor * (of_teacher.others - of_student.others)));
         }
         match columns {

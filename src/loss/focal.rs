@@ -37,7 +37,7 @@ impl Terms {
     /// q^gamma (1 + gamma p n / q)      gamma p q^(gamma - 2) (2 q - n (1 - gamma p))
     /// ```
     ///
-    /// The second has both signs: in rows that are neither lost nor easy the loss bends down.
+    /// The second has both signs: in rows that are all but lost the loss bends down.
     #[inline(always)]
     pub(crate) fn focal_derivatives<L: Real>(&self, p: f64, q: f64, nll: f64) -> (f64, f64) {
         let gamma = self.focal_gamma;

@@ -27,7 +27,7 @@ pub(crate) mod curvature;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reduction {
     /// Their sum, divided by the sum of the class weights of the targets that count, each times its row's weight: without
-    /// weights, by their number.
+    /// weights, by their number. Where targets are no classes, the sum of the rows' weights alone divides.
     #[default]
     Mean,
     /// Their sum.

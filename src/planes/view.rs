@@ -9,7 +9,8 @@ use crate::Error;
 /// Logits, gradient and probabilities are of one dtype: see [`Element`](crate::Element).
 ///
 /// Element (n, c, p) is at `n * image_stride + c * class_stride + p`; what no element is at is never read. Strides may
-/// be in any order: logits of shape (C, N, P) are read with `image_stride` P and `class_stride` N P.
+/// be in any order: logits of shape (C, N, P) are read with `image_stride` P and `class_stride` N P. There are as many
+/// elements as positions of all planes, or more.
 ///
 /// ```
 /// use xent::Planes;
@@ -68,7 +69,10 @@ impl Shape {
             _ if images == 0 => Some(0),
             extent => (images - 1).checked_mul(self.image_stride)?.checked_add(extent),
         };
-        let (Some(required), Some(_)) = (extent(), rows) else { return Err(overflow) };
+        // As many as there are places: else a few elements could stand for classes without end.
+        let count = rows.and_then(|rows| rows.checked_mul(classes));
+        let (Some(extent), Some(count)) = (extent(), count) else { return Err(overflow) };
+        let required = extent.max(count);
         if len < required {
             return Err(Error::BufferTooShort { required, actual: len });
         }

@@ -7,6 +7,7 @@ use crate::{CrossEntropy, Error, Matrix, Reduction, Request, Smoothing, Target};
 
 /// What [`curvature`] finds. Matrices are row after row, without padding; ignored rows are 0.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct CurvatureOutcome {
     /// The Hessian of the reduced loss times the direction.
     pub hessian_vector_product: Vec<f64>,

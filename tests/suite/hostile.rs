@@ -11,7 +11,9 @@ use crate::support::hostile::{self, CHECKS};
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use xent::{CrossEntropy, EmptyMean, Error, Matrix, MatrixMut, Reduction, Request, RowState};
+use xent::{
+    CrossEntropy, Distillation, EmptyMean, Error, Matrix, MatrixMut, Reduction, Request, RowState, Softmax,
+};
 
 /// Failing input is printed; there is no file of it beside integration tests.
 fn cases(cases: u32) -> ProptestConfig {
@@ -209,6 +211,49 @@ fn factors_whose_product_is_infinite_make_no_nan() {
                 assert!(own && others_are_largest, "{:?}, {classes}, {denominator}, {backend}", &grad[..1]);
             }
         }
+    }
+}
+
+/// The same in distillation, second derivatives and backward passes.
+#[test]
+fn factors_beyond_the_largest_numbers_make_no_nan_elsewhere() {
+    for backend in backends() {
+        // The leader's column is as the others: a factor of 1e40 counts as the largest `f32`.
+        let teacher_of = |temperature: f64, x: [f32; 2], y: [f32; 2], upstream_scalar: f64| {
+            let distillation = Distillation::builder().temperature(temperature).backend(backend).build();
+            let mut grad = [f32::NAN; 2];
+            let request = Request::new()
+                .grad(MatrixMut::new(&mut grad, 1, 2).expect("it fits"))
+                .upstream_scalar(upstream_scalar);
+            let (x, y) = (Matrix::new(&x, 1, 2).expect("it fits"), Matrix::new(&y, 1, 2).expect("it fits"));
+            distillation.expect("it is available").run(x, y, request).expect("the batch is valid");
+            grad
+        };
+        let [leader, other] = teacher_of(1.0, [20.0, 0.0], [10.0, 0.0], 1e40);
+        assert!((leader / other + 1.0).abs() < 1e-5, "{leader} {other} {backend}");
+        assert!((1e34..2e34).contains(&leader), "{leader} {backend}");
+        assert_eq!(teacher_of(1e10, [1e12, 0.0], [1e12, 0.0], 1e300), [0.0; 2], "{backend}");
+
+        let ce = CrossEntropy::builder().logit_scale(1e5).backend(backend).build().expect("it is available");
+        let x = [1.0_f32, 0.0, f32::NEG_INFINITY];
+        let request = Request::new().upstream_scalar(1e300);
+        let logits = Matrix::new(&x, 1, 3).expect("it fits");
+        let curvature = ce.curvature_with(logits, &[0_u8], &request).expect("the batch is valid");
+        let mut out = [f32::NAN; 3];
+        curvature.hessian_diagonal(MatrixMut::new(&mut out, 1, 3).expect("it fits")).expect("it fits");
+        assert!(out.iter().all(|x| !x.is_nan()) && out[2] == 0.0, "{out:?} {backend}");
+        let request = Request::new().denominator(5e-324);
+        let ce = CrossEntropy::builder().logit_scale(2.0).backend(backend).build().expect("it is available");
+        let curvature = ce.curvature_with(logits, &[0_u8], &request).expect("the batch is valid");
+        let along = curvature.jvp(Matrix::new(&[1.0_f32, 2.0, 0.0], 1, 3).expect("it fits"));
+        assert!(!along.expect("it fits").is_nan(), "{backend}");
+
+        let softmax = Softmax::default().backend(backend).expect("it is available");
+        let (y, upstream, mut grad) = ([0.0_f32, f32::NEG_INFINITY], [3e38_f32; 2], [f32::NAN; 2]);
+        let (y, upstream) = (Matrix::new(&y, 1, 2), Matrix::new(&upstream, 1, 2));
+        let to = MatrixMut::new(&mut grad, 1, 2).expect("it fits");
+        softmax.log_softmax_backward(y.expect("it fits"), upstream.expect("it fits"), to).expect("it fits");
+        assert!(grad[0].is_finite() && grad[1] == 3e38, "{grad:?} {backend}");
     }
 }
 

@@ -422,8 +422,12 @@ fn views_refuse_what_does_not_fit_or_overlaps() {
     assert_eq!(Planes::with_strides(&x, (2, 3, 4), usize::MAX, 4).unwrap_err(), overflow);
     assert_eq!(Planes::with_strides(&x, (2, 3, 4), 4, usize::MAX).unwrap_err(), overflow);
 
-    // Read, the planes may overlap; written, they may not.
+    // Read, the planes may overlap, of as many elements as there are places; written, they may not.
     assert!(Planes::with_strides(&x, (2, 3, 4), 0, 0).is_ok());
+    let short = Error::BufferTooShort { required: 24, actual: 23 };
+    assert_eq!(Planes::with_strides(&x[..23], (2, 3, 4), 0, 0).unwrap_err(), short);
+    let short = Error::BufferTooShort { required: 1 << 59, actual: 1 };
+    assert_eq!(Planes::with_strides(&x[..1], (1, 1 << 59, 1), 1, 0).unwrap_err(), short);
     for (image_stride, class_stride) in [(12, 3), (11, 4), (0, 4), (12, 0), (4, 8)] {
         let overlap = Error::PlanesOverlap { classes: 3, positions: 4, image_stride, class_stride };
         let view = PlanesMut::with_strides(&mut x.clone(), (2, 3, 4), image_stride, class_stride).map(drop);

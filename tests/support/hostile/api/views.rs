@@ -52,13 +52,20 @@ pub fn planes(bytes: &mut Bytes<'_>) {
     let extent =
         wide(classes.saturating_sub(1)).saturating_mul(wide(class_stride)).saturating_add(wide(positions));
     let all = wide(images.saturating_sub(1)).saturating_mul(wide(image_stride)).saturating_add(extent);
-    let required = if is_empty { 0 } else { all };
+    // No element is at more places than there are elements.
+    let places = wide(images).saturating_mul(wide(classes)).saturating_mul(wide(positions));
+    let required = if is_empty { 0 } else { all.max(places) };
     let counts = wide(images).saturating_mul(wide(positions)) <= wide(usize::MAX);
     // An image alone must be countable, also where there are none.
     let extent_counts = classes == 0 || positions == 0 || extent <= wide(usize::MAX);
     let fits = counts && extent_counts && required <= wide(len);
     let view = Planes::with_strides(&memory.0[..len], sizes, image_stride, class_stride);
     assert_ok_if(fits, &view);
+    if let Ok(view) = view {
+        let targets = vec![0_u8; bytes.size_like((images * positions).min(MEMORY))];
+        let is_valid = targets.len() == images * positions && (targets.is_empty() || classes > 0);
+        assert_ok_if(is_valid, &CrossEntropy::default().loss_planes(view, &targets));
+    }
     let apart = (class_stride >= positions || classes <= 1)
         && (images <= 1 || wide(image_stride) >= extent_of(sizes, class_stride));
     let view = PlanesMut::with_strides(&mut memory.0[..len], sizes, image_stride, class_stride);
