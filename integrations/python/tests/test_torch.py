@@ -510,8 +510,168 @@ def test_compiled_code_works_around_it(reduction, shape):
 
 def test_the_operation_is_well_formed():
     x, target = torch.randn(11, 7, requires_grad=True), torch.randint(0, 7, (11,))
-    arguments = (x, target, None, -100, "mean", 0.1, 0.0, True)
+    arguments = (x, target, None, -100, "mean", 0.1, 0.0, torch.float32, True)
     torch.library.opcheck(torch.ops.xent.cross_entropy.default, arguments)
+
+
+def of_both(compute):
+    """What it makes of PyTorch's function, and of the drop-in."""
+    results = [compute(functional.cross_entropy), compute(fused.cross_entropy)]
+    assert results[1].dtype == results[0].dtype
+    return results
+
+
+def logits_and_target(rows=5, classes=7, dtype=torch.float32):
+    return torch.randn(rows, classes, dtype=dtype), torch.randint(0, classes, (rows,))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_penalty_on_the_gradient_of_compiled_code_has_a_gradient(reduction):
+    x, target = logits_and_target()
+
+    def compute(function):
+        compiled = torch.compile(lambda x: function(x, target, reduction=reduction), backend="eager")
+        input = x.clone().requires_grad_()
+        loss = compiled(input).sum()
+        (grad,) = torch.autograd.grad(loss, input, create_graph=True)
+        return torch.autograd.grad(loss + 1000 * grad.square().sum(), input)[0]
+
+    pytorchs, fuseds = of_both(compute)
+    assert_close(fuseds, pytorchs)
+
+
+def test_exported_code_has_a_gradient():
+    x, target = logits_and_target()
+    exported = torch.export.export(fused.CrossEntropyLoss(), (x, target)).module()
+    input = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(exported(input, target), input)
+    expected = torch.autograd.grad(functional.cross_entropy(input, target), input)[0]
+    assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_transforms_are_pytorchs(compiles):
+    x, target = logits_and_target()
+
+    def compute(function):
+        def derivatives(x):
+            loss = lambda z: function(z, target)
+            return torch.cat([torch.func.jvp(loss, (x,), (x,))[1].reshape(1), torch.func.grad(loss)(x).reshape(-1)])
+
+        return (torch.compile(derivatives, backend="aot_eager") if compiles else derivatives)(x)
+
+    pytorchs, fuseds = of_both(compute)
+    assert_close(fuseds, pytorchs)
+
+
+def test_compiled_code_under_autocast_has_a_float32_loss_and_a_finite_gradient():
+    for dtype, scale in ((torch.bfloat16, 1.0), (torch.float16, 65536.0)):
+        x, target = logits_and_target(dtype=dtype)
+
+        def compute(function):
+            compiled = torch.compile(function, backend="aot_eager")
+            input = x.clone().requires_grad_()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = compiled(input, target)
+            assert loss.dtype == torch.float32
+            return torch.autograd.grad(loss * scale, input)[0]
+
+        pytorchs, fuseds = of_both(compute)
+        assert fuseds.isfinite().all()
+        assert_close(fuseds, pytorchs, dtype)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tracers_see_a_function_of_the_logits():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x, target = logits_and_target()
+    expected = functional.cross_entropy(3 * x, target)
+    traced = torch.jit.trace(fused.CrossEntropyLoss(), (x, target))
+    assert_close(traced(3 * x, target), expected)
+    assert_close(make_fx(lambda x: fused.cross_entropy(x, target))(x)(3 * x), expected)
+
+
+def test_a_view_of_a_leaf_is_not_overwritten():
+    parameter, target = torch.nn.Parameter(torch.zeros(2, 3, 4)), torch.zeros(6, dtype=torch.long)
+    with pytest.raises(ValueError, match="leaf"):
+        fused.cross_entropy(parameter.flatten(0, 1), target, overwrite_input=True)
+    assert not parameter.any()
+
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("target_dtype", FLOATS)
+@pytest.mark.parametrize("compiles", [False, True])
+def test_the_loss_of_probabilities_has_the_wider_dtype(dtype, target_dtype, compiles):
+    x, q = torch.randn(5, 7).to(dtype), torch.rand(5, 7).softmax(1).to(target_dtype)
+    for reduction in ("mean", "none"):
+
+        def compute(function):
+            loss = lambda x: function(x, q, reduction=reduction)
+            input = x.clone().requires_grad_()
+            value = (torch.compile(loss, backend="aot_eager") if compiles else loss)(input)
+            (grad,) = torch.autograd.grad(value.sum(), input)
+            assert grad.dtype == dtype
+            return value.detach()
+
+        pytorchs, fuseds = of_both(compute)
+        # PyTorch rounds the logarithms to the dtype of the logits.
+        assert_close(fuseds, pytorchs, dtype)
+
+
+@pytest.mark.parametrize("classes", [7, 100])
+def test_batched_backward_passes_are_pytorchs(classes):
+    x, target = logits_and_target(classes=classes)
+
+    def jacobian(function):
+        return torch.autograd.functional.jacobian(lambda x: function(x, target, reduction="none"), x, vectorize=True)
+
+    def hessian(function):
+        return torch.autograd.functional.hessian(lambda x: function(x, target), x, vectorize=True)
+
+    for compute in (jacobian, hessian):
+        pytorchs, fuseds = of_both(compute)
+        assert_close(fuseds, pytorchs)
+
+
+class Marked(torch.Tensor):
+    pass
+
+
+def test_subclasses_of_tensors_stay_what_they_are():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    x, target = logits_and_target()
+    assert type(fused.cross_entropy(x.as_subclass(Marked), target)) is Marked
+    mode = FakeTensorMode()
+    assert fused.cross_entropy(mode.from_tensor(x), mode.from_tensor(target)).shape == ()
+    assert type(fused.cross_entropy(torch.nn.Parameter(x), target).detach()) is torch.Tensor
+
+
+def test_negated_views_are_read_as_what_they_are():
+    x, target = logits_and_target()
+    weight = torch.complex(torch.zeros(7), -torch.rand(7) - 0.1).conj().imag
+    assert weight.is_neg()
+    pytorchs, fuseds = of_both(lambda function: function(x, target, weight))
+    assert_close(fuseds, pytorchs)
+
+
+def test_losses_and_upstream_gradients_may_be_infinite():
+    x, target = torch.tensor([[3e38, -3e38], [0.0, 0.0]], requires_grad=True), torch.tensor([1, -100])
+    assert fused.cross_entropy(x, target).item() == float("inf")
+    x, target = logits_and_target()
+    target[2] = -100
+    for upstream in (float("inf"), float("nan")):
+
+        def compute(function):
+            input = x.clone().requires_grad_()
+            return torch.autograd.grad(function(input, target), input, torch.tensor(upstream))[0]
+
+        pytorchs, fuseds = of_both(compute)
+        assert torch.equal(fuseds.nan_to_num(7), pytorchs.nan_to_num(7)) and not fuseds[2].any()
 
 
 MEASURED = """

@@ -51,7 +51,7 @@ def cross_entropy(
     """The cross-entropy of the softmax of ``logits`` and ``labels``.
 
     ``logits`` have shape (..., C), in float32, float16, bfloat16 or float64; ``labels`` have shape (...) with a class for
-    each row, in any integer dtype, or the logits' shape with probabilities. A row has the loss
+    each row, in an integer dtype of 8 bits or more, or the logits' shape with probabilities. A row has the loss
     sum_c -w_c q_c ln softmax(x)_c, with the class weights w and the labels, smoothed, as q. Options are those of
     :class:`xent.CrossEntropy`, by the names that ``torch.nn.functional.cross_entropy`` has for them; ``weight`` has shape
     (C), ``loss_mask`` (bool) and ``row_weights`` the shape of classes as labels.

@@ -1,23 +1,27 @@
 """``torch.nn.functional.cross_entropy`` and ``torch.nn.CrossEntropyLoss`` on the CPU, fused.
 
 The gradient is computed along with the loss, in one pass over the logits, and handed out in the backward pass: as it is
-where the upstream gradient is 1, else scaled where it lies. Neither logits nor gradient are copied. A second backward
-pass, and double backward, go to the logits again. The memory of the last large gradient is kept for the next:
+where the upstream gradient is 1, else scaled where it lies. Neither logits nor gradient are copied, but for logits whose
+rows or planes are not such in memory. A second backward pass, and double backward, go to the logits again. The memory of the last large gradient is kept for the next:
 :func:`release_memory` lets it go.
 
 PyTorch's own function takes what is not covered: tensors that are not on the CPU, dtypes that are not in ``xent.DTYPES``,
 targets that require a gradient, class weights that are negative or not finite or that float32 does not hold (of float64
 logits; in compiled code, any weights of these), probabilities of shape (N, C, d1, ...) unless the classes are innermost in
-memory (``channels_last``), ``torch.func`` transforms and forward-mode derivatives. Of third derivatives, and of second ones
+memory (``channels_last``) and float64 ones of other logits, ``torch.func`` transforms and forward-mode derivatives,
+batched backward passes, tracing, dispatch modes and subclasses of tensors. Of third derivatives, and of second ones
 but with classes as targets, 64 or more of them, and innermost, PyTorch's formulas are used.
 
-Two things differ on purpose: a target that is no class raises an ``IndexError`` with its row, and targets may be of any
-integer dtype. In compiled code, class weights that are negative or not finite are a ``ValueError``.
+What differs on purpose: a target that is no class raises an ``IndexError`` with its row, and a probability that is negative
+or not finite a ``ValueError``, as do rows without classes; targets may be of any integer dtype. A class of probability or
+weight 0 adds 0 to the loss though its logit is -inf, and an ignored row has no gradient though its logits are NaN, where
+PyTorch has NaN. In compiled code, class weights that are negative or not finite are a ``ValueError``.
 """
 
 import math
 import warnings
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -36,6 +40,11 @@ _DTYPES = frozenset(getattr(torch, name) for name in xent.DTYPES)
 _LEAST_CLASSES_OF_SECOND_ORDER = 64
 
 _transforms_are_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+_is_legacy_batch = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda tensor: False)
+_count_of_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+
+# Others have a mind of their own about operations, or no memory.
+_PLAIN_TENSORS = frozenset((Tensor, torch.nn.Parameter))
 
 
 def cross_entropy(
@@ -128,17 +137,17 @@ class _Loss:
             z_loss=z_loss,
         )
 
-    def forward(self, input, target, grad):
+    def forward(self, input, target, grad, dtype=None):
         """The loss; its gradient in ``grad``, unless that is ``None``. Both tensors may be the same memory."""
-        dtype = _loss_dtype(input)
+        dtype = dtype or _loss_dtype(input, target)
         if self.per_row:
             shape = input.shape[:1] + input.shape[2:] if input.dim() > 1 else ()
             losses = torch.empty(shape, dtype=_per_row_dtype(input))
             self.run(input, target, losses=losses)
             return losses if losses.dtype == dtype else losses.to(dtype)
-        return torch.scalar_tensor(self.run(input, target, grad=grad).loss, dtype=dtype)
+        return _scalar(self.run(input, target, grad=grad).loss, dtype)
 
-    def gradient(self, input, target, upstream):
+    def gradient(self, input, target, weight, upstream):
         """The gradient times an upstream one: a number, or one for each row."""
         grad = empty_like(input)
         if self.per_row:
@@ -148,8 +157,7 @@ class _Loss:
         if math.isfinite(scale):
             self.run(input, target, grad=grad, upstream_scalar=scale)
             return grad
-        self.run(input, target, grad=grad)
-        return grad.mul_(scale)
+        return self.formula_gradient(input, target, weight, upstream)
 
     def run(self, input, target, grad=None, losses=None, upstream=None, upstream_scalar=None):
         return self.ce.run(
@@ -181,7 +189,7 @@ class _Loss:
             derivatives = derivatives.to(upstream.dtype)
             scales = {"upstream": to_dlpack(upstream.contiguous())}
         else:
-            derivatives = torch.scalar_tensor(self.ce.jvp(*arguments), dtype=upstream.dtype)
+            derivatives = _scalar(self.ce.jvp(*arguments), upstream.dtype)
             scales = {"upstream_scalar": upstream.item()}
         self.ce.hessian_vector_product(*arguments, out=to_dlpack(product), **scales)
         return product, derivatives
@@ -190,6 +198,9 @@ class _Loss:
         return _formula(
             input, target, weight, self.ignore_index, self.reduction, self.label_smoothing, self.z_loss
         )
+
+    def formula_gradient(self, input, target, weight, upstream):
+        return _formula_gradient(partial(self.formula, target=target, weight=weight), input, upstream)
 
 
 # Without class weights, options are built once.
@@ -225,13 +236,19 @@ class _CrossEntropy(torch.autograd.Function):
         grad, ctx.grad = ctx.grad, None
         if ctx.overwritten and (grad is None or torch.is_grad_enabled()):
             raise RuntimeError("with overwrite_input there is one backward pass, and no double backward")
-        if torch.is_grad_enabled():
+        if _is_batched(upstream) and not ctx.overwritten:
+            grad = ctx.loss.formula_gradient(*ctx.saved_tensors, upstream)
+        elif torch.is_grad_enabled():
             grad = _Gradient.apply(upstream, *ctx.saved_tensors, ctx.loss)
         elif grad is None:
-            input, target, _ = ctx.saved_tensors
-            grad = ctx.loss.gradient(input, target, upstream)
-        elif upstream.item() != 1.0:
-            grad.mul_(upstream)
+            grad = ctx.loss.gradient(*ctx.saved_tensors, upstream)
+        else:
+            scale = upstream.item()
+            if not math.isfinite(scale) and not ctx.overwritten:
+                # Rows that are ignored have a gradient of 0 all the same.
+                grad = ctx.loss.formula_gradient(*ctx.saved_tensors, upstream)
+            elif scale != 1.0:
+                grad.mul_(upstream)
         return grad, None, None, None, None
 
 
@@ -242,12 +259,13 @@ class _Gradient(torch.autograd.Function):
     def forward(ctx, upstream, input, target, weight, loss):
         ctx.loss = loss
         ctx.save_for_backward(upstream, input, target, weight)
-        return loss.gradient(input, target, upstream)
+        return loss.gradient(input, target, weight, upstream)
 
     @staticmethod
     def backward(ctx, direction):
         upstream, input, target, weight = ctx.saved_tensors
         is_fused = ctx.loss.has_second_order(input, target) and not torch.is_grad_enabled()
+        is_fused = is_fused and not _is_batched(upstream) and not _is_batched(direction)
         if is_fused and bool(torch.isfinite(upstream).all()):
             product, derivatives = ctx.loss.second_order(input, target, upstream, direction)
         else:
@@ -277,6 +295,8 @@ def _is_covered(input, target, weight):
     dimensions = input.dim()
     if dimensions == 0 or target.requires_grad:
         return False
+    if _transforms_are_active() or forward_ad._current_level >= 0:
+        return False
     if weight is not None and (not weight.is_cpu or weight.requires_grad):
         return False
     if dimensions > 2 and target.is_floating_point():
@@ -284,14 +304,25 @@ def _is_covered(input, target, weight):
             return False
         if target.dtype != _per_row_dtype(input):
             return False
+    if target.dtype == torch.float64 and input.dtype != torch.float64:
+        return False
     needs_exact_weight = weight is not None and input.dtype == torch.float64
     if torch.compiler.is_compiling():
         return not needs_exact_weight
+    # A tracer would have the loss of its example as a constant.
+    if torch.jit.is_tracing() or _count_of_dispatch_modes() > 0:
+        return False
+    tensors = (input, target) if weight is None else (input, target, weight)
+    if any(type(tensor) not in _PLAIN_TENSORS or tensor.is_neg() for tensor in tensors):
+        return False
     if weight is not None and not _is_weight(weight):
         return False
-    if needs_exact_weight and not weight.equal(weight.float().to(weight.dtype)):
-        return False
-    return not (_transforms_are_active() or forward_ad._current_level >= 0 or input.is_neg())
+    return not needs_exact_weight or weight.equal(weight.float().to(weight.dtype))
+
+
+def _is_batched(upstream):
+    """Whether it stands for many, as of a backward pass that ``is_grads_batched``."""
+    return _transforms_are_active() or _is_legacy_batch(upstream)
 
 
 def _is_weight(weight):
@@ -315,11 +346,18 @@ def _has_classes_innermost(tensor):
     return tensor.dim() > 2 and tensor.movedim(1, -1).is_contiguous()
 
 
-def _loss_dtype(input):
-    """Autocast runs the loss in float32; the logits need no cast for it."""
+def _loss_dtype(input, target):
+    """That of the logits and the probabilities. Autocast runs the loss in float32; the logits need no cast for it."""
     if torch.is_autocast_enabled("cpu"):
         return _per_row_dtype(input)
-    return input.dtype
+    return torch.promote_types(input.dtype, target.dtype) if target.is_floating_point() else input.dtype
+
+
+def _scalar(value, dtype):
+    try:
+        return torch.scalar_tensor(value, dtype=dtype)
+    except RuntimeError:  # It is beyond the largest number of the dtype.
+        return torch.scalar_tensor(value, dtype=torch.float64).to(dtype)
 
 
 def _per_row_dtype(input):
@@ -330,7 +368,8 @@ def _per_row_dtype(input):
 def _check_overwritable(input, reduction):
     if reduction == "none":
         raise ValueError('overwrite_input needs a reduced loss, not reduction="none"')
-    if input.is_leaf:
+    base = input._base
+    if input.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
         raise ValueError("overwrite_input would write to a leaf that requires a gradient")
 
 
@@ -363,6 +402,15 @@ def _formula(input, target, weight, ignore_index, reduction, label_smoothing, z_
     return value + terms.sum() / (terms.numel() if counts is None else counts.sum())
 
 
+def _formula_gradient(formula, input, upstream):
+    """Its gradient by PyTorch's own operations; where a graph is wanted, a function of the logits and of ``upstream``."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        input = input.view_as(input) if create_graph else input.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(formula(input), input, upstream, create_graph=create_graph)
+    return grad
+
+
 # In compiled code the loss is one operation, which compilers see the shapes of and no more.
 
 
@@ -370,42 +418,49 @@ def _formula(input, target, weight, ignore_index, reduction, label_smoothing, z_
 def _operation(
     input: Tensor,
     target: Tensor,
-    weight: "Tensor | None",
+    weight: Optional[Tensor],
     ignore_index: int,
     reduction: str,
     label_smoothing: float,
     z_loss: float,
+    dtype: torch.dtype,
     wants_grad: bool,
-) -> "tuple[Tensor, Tensor]":
+) -> Tuple[Tensor, Tensor]:
     loss = _loss(weight, ignore_index, reduction, label_smoothing, z_loss)
     if not wants_grad:
-        return loss.forward(input, target, None), input.new_empty(0)
+        return loss.forward(input, target, None, dtype), input.new_empty(0)
     grad = empty_like(input)
     if not loss.per_row:
-        return loss.forward(input, target, grad), grad
-    losses = loss.forward(input, target, None)
+        return loss.forward(input, target, grad, dtype), grad
+    losses = loss.forward(input, target, None, dtype)
     loss.run(input, target, grad=grad)
     return losses, grad
 
 
 @_operation.register_fake
-def _(input, target, weight, ignore_index, reduction, label_smoothing, z_loss, wants_grad):
+def _(input, target, weight, ignore_index, reduction, label_smoothing, z_loss, dtype, wants_grad):
     shape = () if reduction != "none" or input.dim() == 1 else input.shape[:1] + input.shape[2:]
-    value = input.new_empty(shape, dtype=_loss_dtype(input))
+    value = input.new_empty(shape, dtype=dtype)
     return value, torch.empty_like(input) if wants_grad else input.new_empty(0)
 
 
 def _save_grad(ctx, inputs, output):
-    ctx.save_for_backward(output[1])
-    ctx.per_row = inputs[4] == "none" and inputs[0].dim() > 1
+    input, target, weight, *ctx.options, _, ctx.has_grad = inputs
+    ctx.save_for_backward(input, target, weight, output[1])
+    ctx.per_row = ctx.options[1] == "none" and input.dim() > 1
     ctx.set_materialize_grads(False)
 
 
 def _scaled_grad(ctx, upstream, _):
-    (grad,) = ctx.saved_tensors
-    if upstream is not None:
-        grad = grad * (upstream.unsqueeze(1) if ctx.per_row else upstream).to(grad.dtype)
-    return (grad if upstream is not None else None, *[None] * 7)
+    if upstream is None:
+        return (None,) * 9
+    input, target, weight, grad = ctx.saved_tensors
+    if torch.is_grad_enabled() or not ctx.has_grad:
+        # As a function of the logits; or there was no gradient where the code was traced.
+        grad = _formula_gradient(lambda input: _formula(input, target, weight, *ctx.options), input, upstream)
+    else:
+        grad = (grad * (upstream.unsqueeze(1) if ctx.per_row else upstream)).to(grad.dtype)
+    return (grad, *[None] * 8)
 
 
 _operation.register_autograd(_scaled_grad, setup_context=_save_grad)
@@ -413,5 +468,5 @@ _operation.register_autograd(_scaled_grad, setup_context=_save_grad)
 
 def _compiled(input, target, weight, ignore_index, reduction, label_smoothing, z_loss):
     wants_grad = torch.is_grad_enabled() and input.requires_grad
-    operation = torch.ops.xent.cross_entropy
-    return operation(input, target, weight, ignore_index, reduction, label_smoothing, z_loss, wants_grad)[0]
+    options = ignore_index, reduction, label_smoothing, z_loss, _loss_dtype(input, target)
+    return torch.ops.xent.cross_entropy(input, target, weight, *options, wants_grad)[0]
