@@ -2,8 +2,8 @@
 
 The gradient is computed along with the loss, in one pass over the logits, and handed out in the backward pass: as it is
 where the upstream gradient is 1, else scaled where it lies. Neither logits nor gradient are copied, but for logits whose
-rows or planes are not such in memory. A second backward pass, and double backward, go to the logits again. The memory of the last large gradient is kept for the next:
-:func:`release_memory` lets it go.
+rows or planes are not such in memory. A second backward pass, and double backward, go to the logits again. The memory of
+the last large gradient is kept for the next: :func:`release_memory` lets it go.
 
 PyTorch's own function takes what is not covered: tensors that are not on the CPU, dtypes that are not in ``xent.DTYPES``,
 targets that require a gradient, class weights that are negative or not finite or that float32 does not hold (of float64
@@ -312,12 +312,16 @@ def _is_covered(input, target, weight):
     # A tracer would have the loss of its example as a constant.
     if torch.jit.is_tracing() or _count_of_dispatch_modes() > 0:
         return False
-    tensors = (input, target) if weight is None else (input, target, weight)
-    if any(type(tensor) not in _PLAIN_TENSORS or tensor.is_neg() for tensor in tensors):
+    if not (_is_plain(input) and _is_plain(target)):
         return False
-    if weight is not None and not _is_weight(weight):
+    if weight is not None and not (_is_plain(weight) and _is_weight(weight)):
         return False
     return not needs_exact_weight or weight.equal(weight.float().to(weight.dtype))
+
+
+def _is_plain(tensor):
+    """Whether it is what its memory says."""
+    return type(tensor) in _PLAIN_TENSORS and not tensor.is_neg()
 
 
 def _is_batched(upstream):
