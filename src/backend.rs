@@ -43,7 +43,7 @@ pub(crate) enum Instructions {
 
 impl Backend {
     /// All of them, the slowest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: &'static [Self] = &[Self::Portable, Self::Avx2, Self::Avx512];
 
     /// The backends that this CPU can run, the slowest first.
     ///
@@ -51,7 +51,7 @@ impl Backend {
     /// assert!(xent::Backend::available().any(|backend| backend == xent::Backend::Portable));
     /// ```
     pub fn available() -> impl DoubleEndedIterator<Item = Self> {
-        Self::ALL.into_iter().filter(|backend| backend.is_available())
+        Self::ALL.iter().copied().filter(|backend| backend.is_available())
     }
 
     /// The fastest backend that this CPU can run: what calls use when none is asked for.

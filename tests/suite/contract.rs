@@ -214,7 +214,7 @@ fn lengths() -> Vec<usize> {
 }
 
 fn backends() -> impl Iterator<Item = (Backend, CrossEntropy)> {
-    Backend::ALL.into_iter().filter_map(|backend| {
+    Backend::ALL.iter().filter_map(|&backend| {
         let built = CrossEntropy::builder()
             .backend(backend)
             .parallelism(Parallelism::Serial)

@@ -746,7 +746,7 @@ fn what_logits_of_f64_refuse_with_probabilities_as_targets() {
 #[test]
 fn backends_that_this_cpu_lacks() {
     let names = [(Backend::Portable, "portable"), (Backend::Avx2, "AVX2"), (Backend::Avx512, "AVX-512")];
-    assert_eq!(names.map(|(backend, _)| backend), Backend::ALL);
+    assert_eq!(&names.map(|(backend, _)| backend), Backend::ALL);
     for (backend, name) in names {
         assert_eq!(backend.to_string(), name);
         let built = CrossEntropy::builder().backend(backend).build();

@@ -75,7 +75,8 @@ pub(crate) fn parallelism(name: &str) -> Result<Parallelism, Unknown> {
 }
 
 pub(crate) fn backend(name: &str) -> Result<Backend, Unknown> {
-    choice("backend", name, &Backend::ALL.map(|backend| (backend_name(backend), backend)))
+    let all: Vec<_> = Backend::ALL.iter().map(|&backend| (backend_name(backend), backend)).collect();
+    choice("backend", name, &all)
 }
 
 pub(crate) fn backend_name(backend: Backend) -> &'static str {

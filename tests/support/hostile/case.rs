@@ -128,7 +128,7 @@ impl Case {
         let (header, rows_of) = bytes.split_at(bytes.len().min(HEADER));
         let (header, rows_of) = (&mut Bytes::new(header), &mut Bytes::new(rows_of));
         let dtype = header.pick(DTYPES);
-        let backend = header.pick(&Backend::ALL);
+        let backend = header.pick(Backend::ALL);
         let backend = if backend.is_available() { backend } else { Backend::Portable };
         let parallelism = header.pick(&[Parallelism::Serial, Parallelism::Rayon]);
         let (rows, classes) = shape(header);

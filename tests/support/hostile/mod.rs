@@ -144,7 +144,7 @@ fn on_another_backend(case: &Case) -> Case {
         backend.is_available()
             && (backend != Backend::Portable || cfg!(any(target_feature = "fma", target_arch = "aarch64")))
     };
-    let other = Backend::ALL.into_iter().find(|&other| other != case.backend && fused(other));
+    let other = Backend::ALL.iter().copied().find(|&other| other != case.backend && fused(other));
     let backend = other.filter(|_| fused(case.backend)).unwrap_or(case.backend);
     Case { backend, parallelism: Parallelism::Serial, ..case.clone() }
 }
