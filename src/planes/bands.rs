@@ -140,7 +140,7 @@ impl<T: Kernels> Statistics<'_, T> {
         positions: &mut Positions<'_>,
         [mut first, mut second]: [&mut [Scalars]; 2],
     ) -> Totals {
-        let tiles_at_once = (PIECE / 2 / (GROUPS * LANES).saturating_mul(self.classes)).max(1);
+        let tiles_at_once = (PIECE / 2 / (GROUPS * LANES * self.classes)).max(1);
         let Some(middle) = middle(first.len(), tiles_at_once * GROUPS) else {
             return self.whole(start, positions, [first, second]);
         };

@@ -49,8 +49,8 @@ impl CrossEntropyLoss {
         &self.cross_entropy
     }
 
-    /// The reduced loss, of shape `[1]` and the logits' dtype. `logits` is N x C, of `f32`, `f64`, `bf16` or `f16`; `targets` has
-    /// N classes below C, or padding tokens.
+    /// The reduced loss, of shape `[1]` and the logits' dtype. `logits` is N x C, of `f32`, `f64`, `bf16` or `f16`;
+    /// `targets` has N classes below C, or padding tokens.
     ///
     /// # Panics
     /// Where [`try_forward`](Self::try_forward) returns an error, as burn's own does.

@@ -957,8 +957,7 @@ const char *xent_version(void);
 
 /**
  * Makes a loss with these options, or with the defaults if they are null, in `*cross_entropy`. To be freed by
- * `xent_cross_entropy_destroy`. Calls on it allocate nothing
- * but what threads need.
+ * `xent_cross_entropy_destroy`. Calls on it allocate nothing but what threads need.
  */
 xent_status xent_cross_entropy_create(const struct xent_options *options,
                                       struct xent_cross_entropy **cross_entropy);
@@ -1091,8 +1090,7 @@ xent_status xent_hessian_diagonal(const struct xent_cross_entropy *cross_entropy
 
 /**
  * Makes a distillation with these options, or with the defaults if they are null, in `*distillation`. To be freed by
- * `xent_distillation_destroy`. Calls on it allocate nothing
- * but what threads need.
+ * `xent_distillation_destroy`. Calls on it allocate nothing but what threads need.
  */
 xent_status xent_distillation_create(const struct xent_distillation_options *options,
                                      struct xent_distillation **distillation);

@@ -24,8 +24,7 @@ enum Targets {
 }
 
 /// Makes a loss with these options, or with the defaults if they are null, in `*cross_entropy`. To be freed by
-/// `xent_cross_entropy_destroy`. Calls on it allocate nothing
-/// but what threads need.
+/// `xent_cross_entropy_destroy`. Calls on it allocate nothing but what threads need.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_cross_entropy_create(
     options: *const xent_options,

@@ -45,8 +45,7 @@ unsafe impl Versioned for xent_distillation_options {
 }
 
 /// Makes a distillation with these options, or with the defaults if they are null, in `*distillation`. To be freed by
-/// `xent_distillation_destroy`. Calls on it allocate nothing
-/// but what threads need.
+/// `xent_distillation_destroy`. Calls on it allocate nothing but what threads need.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xent_distillation_create(
     options: *const xent_distillation_options,

@@ -264,8 +264,8 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, direction):
         upstream, input, target, weight = ctx.saved_tensors
-        is_fused = ctx.loss.has_second_order(input, target) and not torch.is_grad_enabled()
-        is_fused = is_fused and not _is_batched(upstream) and not _is_batched(direction)
+        is_plain = not (torch.is_grad_enabled() or _is_batched(upstream) or _is_batched(direction))
+        is_fused = is_plain and ctx.loss.has_second_order(input, target)
         if is_fused and bool(torch.isfinite(upstream).all()):
             product, derivatives = ctx.loss.second_order(input, target, upstream, direction)
         else:
