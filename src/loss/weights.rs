@@ -1,7 +1,9 @@
 //! Class weights, and what the kernels need of them.
 
+use core::fmt;
+
 /// One weight for each class.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ClassWeights {
     pub(super) weights: Vec<f32>,
     /// The weights in units of `unit`, none above 1, so that their products overflow no sooner than the other factor;
@@ -12,6 +14,13 @@ pub(crate) struct ClassWeights {
     pub(super) total: f64,
     /// For each class, the sum of the others, in units.
     pub(super) of_others: Vec<f64>,
+}
+
+/// Their number alone: vocabularies are long.
+impl fmt::Debug for ClassWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClassWeights").field("classes", &self.weights.len()).finish_non_exhaustive()
+    }
 }
 
 impl ClassWeights {

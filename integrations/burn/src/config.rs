@@ -6,7 +6,8 @@ use xent::CrossEntropy;
 
 use crate::{CrossEntropyLoss, Error};
 
-/// Options of a [`CrossEntropyLoss`]: those of `burn::nn::loss::CrossEntropyLossConfig`, by the same names.
+/// Options of a [`CrossEntropyLoss`]: those of `burn::nn::loss::CrossEntropyLossConfig`, by the same names. Infinite
+/// weights, weights for some of the classes only, and padding tokens beyond the largest `i64` are refused.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -50,8 +51,8 @@ impl CrossEntropyLossConfig {
     /// The loss with these options. `device` is for burn's own loss of probabilities only.
     ///
     /// # Errors
-    /// [`Error::PadTokenTooLarge`], and [`Error::Refused`] for weights and smoothing. Of a loss of probabilities burn
-    /// checks the options, and panics.
+    /// [`Error::PadTokenTooLarge`], and [`Error::Refused`] for weights and smoothing; and of a loss of probabilities
+    /// [`Error::WeightOfZero`], which burn has no place for.
     pub fn try_init(&self, device: &Device) -> Result<CrossEntropyLoss, Error> {
         let mut pad_tokens = Vec::new();
         for &pad_token in self.pad_tokens.iter().flatten() {
@@ -65,7 +66,13 @@ impl CrossEntropyLossConfig {
             builder = builder.label_smoothing(f64::from(smoothing));
         }
         let loss = CrossEntropyLoss::new(builder.build()?);
-        Ok(if self.logits { loss } else { loss.of_probabilities(self.burns_own().init(device)) })
+        if self.logits {
+            return Ok(loss);
+        }
+        match self.weights.iter().flatten().position(|&weight| weight == 0.0) {
+            Some(class) => Err(Error::WeightOfZero { class }),
+            None => Ok(loss.of_probabilities(self.burns_own().init(device))),
+        }
     }
 
     fn burns_own(&self) -> burn::nn::loss::CrossEntropyLossConfig {

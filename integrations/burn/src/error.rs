@@ -13,6 +13,11 @@ pub enum Error {
         /// The token.
         pad_token: usize,
     },
+    /// The weight of a class is 0, and the input probabilities: burn's own loss takes weights above 0 alone.
+    WeightOfZero {
+        /// The class.
+        class: usize,
+    },
     /// Logits of a dtype that `xent` does not have; flex has none today.
     UnsupportedDType {
         /// The dtype.
@@ -37,6 +42,12 @@ impl fmt::Display for Error {
             Self::Refused(error) => error.fmt(f),
             Self::PadTokenTooLarge { pad_token } => {
                 write!(f, "the padding token {pad_token} is larger than any target")
+            }
+            Self::WeightOfZero { class } => {
+                write!(
+                    f,
+                    "the weight of class {class} is 0; where the input is probabilities, weights are above 0"
+                )
             }
             Self::UnsupportedDType { dtype } => write!(f, "logits of dtype {dtype:?} are not supported"),
             Self::NotOnFlex { argument } => {

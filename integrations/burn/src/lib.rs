@@ -30,7 +30,8 @@
 //! Nothing, where `forward` gets the only handle on contiguous logits, as from the last layer of a model: the gradient then
 //! takes the logits' own memory. Logits that something else still needs are read where they are, their rows further apart
 //! than they are long or not, and the gradient has memory of its own. Only logits whose classes are not neighbours (a
-//! transposed tensor) are copied, and targets that are not contiguous.
+//! transposed tensor), or whose rows overlap or run backwards (an expanded or flipped one), are copied, and targets that
+//! are not contiguous.
 
 mod config;
 mod error;

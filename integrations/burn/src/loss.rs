@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use burn::module::Module;
+use burn::module::{Content, DisplaySettings, Module, ModuleDisplay};
 use burn::tensor::{Int, Tensor};
 use xent::CrossEntropy;
 
-use crate::{Error, operation};
+use crate::{Error, operation, rows};
 
 /// Softmax cross-entropy, in the place of `burn::nn::loss::CrossEntropyLoss`. By
 /// [`CrossEntropyLossConfig`](crate::CrossEntropyLossConfig), or with all options of a [`xent::CrossEntropy`] by
@@ -14,10 +14,30 @@ use crate::{Error, operation};
 ///
 /// It has no parameters. A clone shares the options.
 #[derive(Module, Debug)]
+#[module(custom_display)]
 pub struct CrossEntropyLoss {
     #[module(skip)]
     cross_entropy: Arc<CrossEntropy>,
+    /// What computes it, where the input is probabilities.
     of_probabilities: Option<burn::nn::loss::CrossEntropyLoss>,
+}
+
+/// The same lines as burn's own.
+impl ModuleDisplay for CrossEntropyLoss {
+    fn custom_settings(&self) -> Option<DisplaySettings> {
+        DisplaySettings::new().with_new_line_after_attribute(false).optional()
+    }
+
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        let count = |count| format!("Vec<0..{count}>");
+        let weights = self.cross_entropy.weight().map_or("None".to_owned(), |weight| count(weight.len()));
+        content
+            .add("pad_tokens", &count(self.cross_entropy.ignore_indices().len()))
+            .add("weights", &weights)
+            .add("smoothing", &self.cross_entropy.label_smoothing())
+            .add("logits", &self.of_probabilities.is_none())
+            .optional()
+    }
 }
 
 impl CrossEntropyLoss {
@@ -44,7 +64,7 @@ impl CrossEntropyLoss {
         Self { of_probabilities: Some(burns_own), ..self }
     }
 
-    /// The options.
+    /// The options. Where the input is probabilities, burn's own loss has those that burn knows.
     pub fn cross_entropy(&self) -> &CrossEntropy {
         &self.cross_entropy
     }
@@ -66,7 +86,10 @@ impl CrossEntropyLoss {
     /// [`xent::CrossEntropy::loss`].
     pub fn try_forward(&self, logits: Tensor<2>, targets: Tensor<1, Int>) -> Result<Tensor<1>, Error> {
         match &self.of_probabilities {
-            Some(burns_own) => Ok(burns_own.forward(logits, targets)),
+            Some(burns_own) => {
+                rows::check_targets(&self.cross_entropy, logits.dims(), &targets)?;
+                Ok(burns_own.forward(logits, targets))
+            }
             None => operation::forward(&self.cross_entropy, logits, targets),
         }
     }

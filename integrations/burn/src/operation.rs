@@ -65,7 +65,8 @@ impl Backward<Flex, 1> for Differentiated {
     fn backward(self, ops: Ops<FlexTensor, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let upstream = grads.consume::<Flex>(&ops.node);
         let [Some(logits)] = ops.parents else { return };
-        let upstream = upstream.into_data().iter::<f64>().next().unwrap_or(1.0);
+        // It has one element, as the loss has.
+        let upstream = upstream.into_data().iter::<f64>().next().unwrap_or(f64::NAN);
         let grad = match upstream {
             1.0 => ops.state,
             _ => Flex::float_mul_scalar(ops.state, upstream.into()),

@@ -2,6 +2,7 @@
 
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{DType, Element, ElementConversion, TensorData};
+use burn::tensor::{Int, Tensor};
 use bytemuck::Pod;
 use half::{bf16, f16};
 use xent::{CrossEntropy, Matrix, MatrixMut, Request, Target};
@@ -111,6 +112,29 @@ impl Job<'_> {
         let loss = cross_entropy.run(matrix(&logits)?, targets, request)?.loss;
         Ok((loss, FlexTensor::from_data(TensorData::new(grad, [rows, classes]))))
     }
+}
+
+/// That burn's own loss has nothing to panic about: it takes padding tokens for classes.
+pub(crate) fn check_targets(
+    cross_entropy: &CrossEntropy,
+    [rows, classes]: [usize; 2],
+    targets: &Tensor<1, Int>,
+) -> Result<(), Error> {
+    let of = |argument, expected, actual| {
+        if expected == actual {
+            return Ok(());
+        }
+        Err(Error::Refused(xent::Error::LengthMismatch { argument, expected, actual }))
+    };
+    of("targets", rows, targets.dims()[0])?;
+    of("weight", classes, cross_entropy.weight().map_or(classes, <[f32]>::len))?;
+    for (row, target) in targets.to_data().iter::<i64>().enumerate() {
+        if usize::try_from(target).is_ok_and(|target| target < classes) {
+            continue;
+        }
+        return Err(xent::Error::TargetOutOfRange { row, target: target.into(), classes }.into());
+    }
+    Ok(())
 }
 
 /// Rows and classes.

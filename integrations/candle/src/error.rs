@@ -23,7 +23,10 @@ pub(crate) fn from_xent(error: xent::Error) -> Error {
 /// ```
 pub fn xent_error(error: &Error) -> Option<&xent::Error> {
     match error {
-        Error::WrappedContext { wrapped, .. } => wrapped.downcast_ref(),
+        Error::WrappedContext { wrapped, .. } => {
+            // `candle_core::Context` wraps candle's own errors in the same way.
+            wrapped.downcast_ref().or_else(|| wrapped.downcast_ref().and_then(xent_error))
+        }
         Error::WithBacktrace { inner, .. } | Error::Context { inner, .. } | Error::WithPath { inner, .. } => {
             xent_error(inner)
         }

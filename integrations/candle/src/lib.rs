@@ -1,7 +1,8 @@
 //! The fused softmax cross-entropy of [`xent`] for [candle](https://docs.rs/candle-core) on CPUs, with its gradient.
 //!
 //! [`cross_entropy`] takes the place of `candle_nn::loss::cross_entropy`: the same arguments, the same result, the same
-//! `backward()`. [`CrossEntropyLoss`] is the same with every option of a [`xent::CrossEntropy`].
+//! `backward()`, but for what stands below. [`CrossEntropyLoss`] is the same with every option of a
+//! [`xent::CrossEntropy`].
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
@@ -18,18 +19,22 @@
 //!
 //! # What is computed when
 //!
-//! The loss of logits that no variable stands behind (evaluation) is computed alone. Otherwise the gradient is computed
-//! in the same pass, and `backward()` takes it as it is; where the loss was multiplied by something before `backward()`,
-//! a loss scale say, the gradient is computed again with that factor inside, so that it is rounded once, which counts in
-//! `f16`.
+//! The loss of logits that no variable stands behind is computed alone: for an evaluation, `detach()` the logits.
+//! Otherwise the gradient is computed in the same pass, and `backward()` takes it as it is; where the loss was multiplied
+//! by something before `backward()`, a loss scale say, the gradient is computed again with that factor inside, so that it
+//! is rounded once, which counts in `f16`. It is computed from the logits as they are then: a variable whose view they
+//! are is not to be `set` before.
+//!
+//! The gradient is a constant of candle's graph. Where candle keeps the graph of gradients (`CANDLE_GRAD_DO_NOT_DETACH`),
+//! second derivatives do not go through this loss.
 //!
 //! # What is copied
 //!
 //! Logits are read where candle has them: rows may lie further apart than they are long (a narrowed vocabulary, say), but
 //! the classes of a row must be neighbours; other layouts are refused, with an error that says so, rather than copied in
-//! silence. The gradient is written once, into memory that becomes candle's tensor. candle itself then adds it to a
-//! tensor of zeros, as it does with every gradient, which takes two more buffers of its size. Targets that are not
-//! contiguous are copied.
+//! silence. The gradient is written into memory that becomes candle's tensor; the one with a factor has a buffer of its
+//! own. candle itself then adds it to a tensor of zeros, as it does with every gradient, which takes two more buffers of
+//! its size. Targets that are not contiguous are copied.
 
 mod dtype;
 mod error;
@@ -49,9 +54,11 @@ static DEFAULT: LazyLock<CrossEntropyLoss> = LazyLock::new(|| CrossEntropyLoss::
 
 /// The mean over the rows of -ln(softmax(logits)) at each row's target, in the place of `candle_nn::loss::cross_entropy`.
 ///
-/// `logits` is N x C, of `f32`, `f64`, `bf16` or `f16`; `targets` has N classes below C, as `u8`, `u32`, `i32` or `i64`. The
-/// result is a scalar of the logits' dtype. Unlike candle's own, rows whose target is -100 are ignored, and a confident row keeps
-/// its loss and its gradient, within the bounds of [`xent::contract`].
+/// `logits` is N x C, of `f32`, `f64`, `bf16` or `f16`; `targets` has N classes below C, as `u8`, `u32`, `i32` or `i64`.
+/// The result is a scalar of the logits' dtype. Unlike candle's own, rows whose target is -100 are ignored, and a
+/// confident row keeps its loss and its gradient, within the bounds of [`xent::contract`]; the largest number of the
+/// targets' dtype is a class like any other, where candle's own counts such a row as a loss of 0; and the mean of no rows
+/// is NaN, not an error.
 ///
 /// # Errors
 /// Those of [`CrossEntropyLoss::forward`].

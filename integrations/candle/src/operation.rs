@@ -92,6 +92,10 @@ impl CustomOp1 for Operation {
     }
 
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        if upstream.track_op() {
+            // What comes of it would be a constant, and its derivative wrong.
+            return Err(Error::BackwardNotSupported { op: NAME }.bt());
+        }
         let upstream = upstream.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if upstream == 1.0
             && let Some(grad) = self.grad.get()
@@ -113,10 +117,16 @@ fn matrix<'a, E>(data: &'a [E], layout: &Layout) -> Result<Matrix<'a, E>> {
     };
     // Strides that are never walked say nothing.
     let row_stride = if rows <= 1 { classes } else { row_stride };
-    if (class_stride != 1 && classes > 1) || row_stride < classes {
+    let refused = if class_stride != 1 && classes > 1 {
+        Some("the classes of a row of logits must be neighbours")
+    } else if row_stride < classes {
+        Some("rows of logits must not overlap")
+    } else {
+        None
+    };
+    if let Some(refused) = refused {
         return Err(Error::Msg(format!(
-            "{NAME}: the classes of a row of logits must be neighbours, but the strides of {rows} x {classes} are {:?}; \
-             call contiguous() first, which copies",
+            "{NAME}: {refused}, but the strides of {rows} x {classes} are {:?}; call contiguous() first, which copies",
             layout.stride()
         ))
         .bt());

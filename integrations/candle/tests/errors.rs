@@ -1,6 +1,6 @@
 //! What is refused, and what the error says.
 
-use candle_core::{DType, Device, Error, Result, Tensor, Var};
+use candle_core::{Context, DType, Device, Error, Result, Tensor, Var};
 use xent::CrossEntropy;
 use xent_candle::{CrossEntropyLoss, cross_entropy, xent_error};
 
@@ -29,6 +29,17 @@ fn a_target_out_of_range_is_named_with_its_row() -> Result<()> {
         assert_eq!(xent_error(&error), Some(&expected));
         assert!(error.to_string().contains(&expected.to_string()), "{error}");
     }
+    Ok(())
+}
+
+#[test]
+fn an_error_is_found_behind_the_contexts_that_callers_add() -> Result<()> {
+    let refused = || cross_entropy(&logits()?, &Tensor::new(&[0_u32, 9, 0], &Device::Cpu)?);
+    let expected = xent::Error::TargetOutOfRange { row: 1, target: 9, classes: 4 };
+    let by_trait = Context::context(refused(), "step 3").context("epoch 1").unwrap_err();
+    assert_eq!(xent_error(&by_trait), Some(&expected));
+    let by_method = refused().unwrap_err().context("step 3");
+    assert_eq!(xent_error(&by_method), Some(&expected));
     Ok(())
 }
 
@@ -82,8 +93,13 @@ fn other_ranks_are_refused() -> Result<()> {
 fn layouts_that_are_not_rows_are_refused_and_not_copied() -> Result<()> {
     let square = Tensor::zeros((3, 3), DType::F32, &Device::Cpu)?;
     let one_row = Tensor::zeros((1, 4), DType::F32, &Device::Cpu)?;
-    for logits in [square.t()?, one_row.broadcast_as((3, 4))?] {
+    let refused = [
+        (square.t()?, "the classes of a row of logits must be neighbours"),
+        (one_row.broadcast_as((3, 4))?, "rows of logits must not overlap"),
+    ];
+    for (logits, reason) in refused {
         let error = cross_entropy(&logits, &targets()?).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
         assert!(error.to_string().contains("call contiguous() first"), "{error}");
         cross_entropy(&logits.contiguous()?, &targets()?)?;
     }

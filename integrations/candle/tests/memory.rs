@@ -46,3 +46,23 @@ fn training_allocates_one_gradient_and_candle_two() -> Result<()> {
     assert_eq!(count, 2, "candle's zeros, and its sum of zeros and the gradient");
     Ok(())
 }
+
+#[test]
+fn a_factor_on_the_loss_takes_one_gradient_more() -> Result<()> {
+    let _turn = TURN.lock();
+    let (logits, targets) = batch()?;
+    let loss = (xent_candle::cross_entropy(&logits, &targets)? * 0.5)?;
+    let (count, _) = large_allocations(|| loss.backward())?;
+    assert_eq!(count, 3, "the gradient with the factor inside, and candle's two");
+    Ok(())
+}
+
+#[test]
+fn strided_rows_are_not_copied() -> Result<()> {
+    let _turn = TURN.lock();
+    let (logits, targets) = batch()?;
+    let narrow = logits.as_detached_tensor().narrow(1, 1, CLASSES - 1)?;
+    let (count, _) = large_allocations(|| xent_candle::cross_entropy(&narrow, &targets))?;
+    assert_eq!(count, 0);
+    Ok(())
+}
