@@ -7,6 +7,8 @@ from functools import partial
 import numpy
 import pytest
 
+# Two devices on the CPU, for the tests of meshes.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 jax = pytest.importorskip("jax")
 jax.config.update("jax_enable_x64", True)
 
@@ -14,6 +16,7 @@ import ml_dtypes  # noqa: E402
 import xent  # noqa: E402
 import xent.jax as fused  # noqa: E402
 from jax import numpy as jnp  # noqa: E402
+from jax.sharding import AxisType, NamedSharding, PartitionSpec  # noqa: E402
 
 from formulas import assert_close  # noqa: E402
 
@@ -341,6 +344,68 @@ def test_ignored_rows_have_no_gradient_even_when_nan(ignored):
     assert_close(loss, formula(logits[others], labels[others]))
 
 
+@pytest.mark.parametrize("value", [numpy.inf, numpy.nan])
+@pytest.mark.parametrize("ignored", [{"ignore_index": 3}, {"loss_mask": [True, False]}, {"row_weights": [1.0, 0.0]}])
+def test_ignored_rows_have_no_gradient_whatever_their_cotangent(ignored, value):
+    ignored = {name: jnp.asarray(given) if name != "ignore_index" else given for name, given in ignored.items()}
+    logits, labels = jnp.arange(8.0, dtype=jnp.float32).reshape(2, 4), jnp.array([0, 3])
+    _, pull = jax.vjp(lambda logits: fused.cross_entropy(logits, labels, reduction="none", **ignored), logits)
+    (grad,) = pull(jnp.array([1.0, value], dtype=jnp.float32))
+    assert (grad[0] != 0).all() and (grad[1] == 0).all()
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_arrays_over_a_mesh_have_the_loss_and_gradient_of_one_device(axis_type):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(axis_type,))
+    logits, labels = jnp.asarray(numpy.random.default_rng(5).normal(size=(6, 4))), jnp.array([0, 1, 2, 3, 0, -100])
+    expected = jax.value_and_grad(fused.cross_entropy)(logits, labels)
+    over = [jax.device_put(array, NamedSharding(mesh, PartitionSpec("d"))) for array in (logits, labels)]
+    with jax.set_mesh(mesh):
+        for transform in (lambda function: function, jax.jit):
+            loss, grad = transform(jax.value_and_grad(fused.cross_entropy))(*over)
+            assert loss == expected[0] and (grad == expected[1]).all()
+            if axis_type == AxisType.Explicit:
+                assert jax.typeof(grad).sharding == jax.typeof(over[0]).sharding
+
+
+def test_the_losses_of_shards_are_known_to_differ():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    logits, labels = jnp.asarray(numpy.random.default_rng(5).normal(size=(6, 4))), jnp.array([0, 1, 2, 3, 0, -100])
+    rows = PartitionSpec("d")
+
+    def loss(logits, labels):
+        return fused.cross_entropy(logits, labels, reduction="sum")
+
+    with jax.set_mesh(mesh):
+        with pytest.raises(ValueError, match="require replication"):
+            jax.jit(jax.shard_map(loss, in_specs=(rows, rows), out_specs=PartitionSpec()))(logits, labels)
+        total = jax.shard_map(
+            lambda *arrays: jax.lax.psum(loss(*arrays), "d"), in_specs=(rows, rows), out_specs=PartitionSpec()
+        )
+        summed = jax.jit(total)
+        assert_close(summed(logits, labels), loss(logits, labels), "float64")
+        assert (jax.grad(summed)(logits, labels) == jax.grad(loss)(logits, labels)).all()
+        within = jax.jit(jax.shard_map(jax.grad(loss), in_specs=(rows, rows), out_specs=rows))
+        assert (within(logits, labels) == jax.grad(loss)(logits, labels)).all()
+
+
+def test_labels_that_do_not_fit_into_32_bits_do_not_become_others():
+    logits = numpy.zeros((1, 4), dtype=numpy.float32)
+    with jax.enable_x64(False):
+        for label in (2**32, -(2**63)):
+            with pytest.raises(ValueError, match=f"labels has {label}, which int32 has not"):
+                fused.cross_entropy(logits, numpy.array([label]))
+        assert fused.cross_entropy(logits, numpy.array([3])) == fused.cross_entropy(logits, jnp.array([3]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_dtype_is_promoted_without_a_word(dtype):
+    logits, labels = jnp.zeros((2, 4), dtype), jnp.array([1, 2])
+    with jax.numpy_dtype_promotion("strict"):
+        loss, grad = jax.value_and_grad(fused.cross_entropy)(logits, labels)
+    assert grad.dtype == logits.dtype and loss.dtype == (dtype if dtype == "float64" else "float32")
+
+
 def test_confident_rows_keep_their_loss_and_gradient():
     logits = jnp.array([[20.0, 0.0], [80.0, 0.0]], jnp.float32)
     labels = jnp.array([0, 0])
@@ -433,6 +498,13 @@ def test_values_of_weights_are_errors_with_their_place():
         ({"labels": numpy.zeros((ROWS, 3))}, ValueError, r"labels has shape \(11, 3\) instead of \(11, 7\)"),
         ({"labels": numpy.zeros(ROWS, bool)}, TypeError, "labels is bool"),
         ({"labels": numpy.ones((ROWS, CLASSES)), "ignore_index": 2}, ValueError, "ignore_index"),
+        ({"labels": numpy.ones((ROWS, CLASSES)), "focal_gamma": 2.0}, ValueError, "focal_gamma"),
+        (
+            {"labels": numpy.ones((ROWS, CLASSES)), "label_smoothing": 0.1, "smoothing": "other_classes"},
+            ValueError,
+            "other_classes",
+        ),
+        ({"labels": numpy.zeros(ROWS, ml_dtypes.int4)}, TypeError, "labels is int4"),
         ({"weight": numpy.ones(3)}, ValueError, r"weight has shape \(3,\) instead of \(7,\)"),
         ({"loss_mask": numpy.ones(ROWS)}, TypeError, "loss_mask is float64"),
         ({"row_weights": numpy.ones(3)}, ValueError, r"row_weights has shape \(3,\)"),

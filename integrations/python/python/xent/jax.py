@@ -87,7 +87,7 @@ def cross_entropy(
         empty_mean,
     )
     xent.CrossEntropy(**options._asdict())  # What is wrong with an option is said here.
-    logits, inputs = jnp.asarray(logits), {"labels": jnp.asarray(labels)}
+    logits, inputs = jnp.asarray(logits), {"labels": _as_labels(labels)}
     _check_logits(logits, inputs["labels"], options)
     for name, dtype, value in (
         ("weight", jnp.float32, weight),
@@ -124,17 +124,33 @@ class _Options(NamedTuple):
         return {**attributes, "ignore_index": numpy.array(self.ignore_index, dtype=numpy.int64)}
 
 
+def _as_labels(labels):
+    """An array of JAX's. Where JAX makes 32 bits of 64, no label becomes another."""
+    array = jnp.asarray(labels)
+    if isinstance(labels, numpy.ndarray) and jnp.issubdtype(array.dtype, jnp.integer):
+        lost = labels[labels.astype(array.dtype) != labels]
+        if lost.size:
+            raise ValueError(f"labels has {lost[0]}, which {array.dtype.name} has not; see jax_enable_x64")
+    return array
+
+
 def _check_logits(logits, labels, options):
     if logits.dtype.name not in xent.DTYPES:
         raise TypeError(f"logits is {logits.dtype.name}; logits are {', '.join(xent.DTYPES)}")
     if logits.ndim == 0:
         raise ValueError("logits has no dimension of classes")
     if jnp.issubdtype(labels.dtype, jnp.integer):
+        if jnp.iinfo(labels.dtype).bits < 8:
+            raise TypeError(f"labels is {labels.dtype.name}; integers have 8 bits or more")
         return
     if not jnp.issubdtype(labels.dtype, jnp.floating):
         raise TypeError(f"labels is {labels.dtype.name}, not of integers or probabilities")
     if any(index >= 0 for index in options.ignore_index):
         raise ValueError("ignore_index is for classes as labels, not for probabilities")
+    if options.focal_gamma > 0:
+        raise ValueError("focal_gamma is for classes as labels, not for probabilities")
+    if options.label_smoothing > 0 and options.smoothing == "other_classes":
+        raise ValueError("smoothing='other_classes' is for classes as labels, not for probabilities")
 
 
 def _checked(inputs, logits):
@@ -173,7 +189,10 @@ def _loss_and_grad(options, overwrite_logits, logits, inputs):
                 f"there is no derivative with respect to {name}; jax.lax.stop_gradient makes a constant of it"
             )
     inputs = {name: value.value for name, value in inputs.items()}
-    return _call(options, logits.value, inputs, with_grad=True, overwrite_logits=overwrite_logits)
+    loss, grad = _call(options, logits.value, inputs, with_grad=True, overwrite_logits=overwrite_logits)
+    # On a mesh with explicit axes, a gradient lies as what it is of.
+    sharding = jax.typeof(logits.value).sharding
+    return loss, jax.sharding.reshard(grad, sharding) if sharding.mesh.explicit_axes else grad
 
 
 def _scaled_grad(options, overwrite_logits, grad, cotangent):
@@ -181,15 +200,23 @@ def _scaled_grad(options, overwrite_logits, grad, cotangent):
     if isinstance(cotangent, SymbolicZero):
         return None, None
     cotangent = cotangent[:, None] if options.reduction == "none" else cotangent
-    return (grad * cotangent).astype(grad.dtype), None
+    # What has no gradient, an ignored row say, has none of a cotangent that is not finite.
+    scaled = (grad.astype(cotangent.dtype) * cotangent).astype(grad.dtype)
+    return jnp.where(grad == 0, grad, scaled), None
 
 
 _loss.defvjp(_loss_and_grad, _scaled_grad, symbolic_zeros=True)
 
 
+def _varying(value):
+    """The axes of the mesh that an array differs along."""
+    aval = jax.typeof(value)
+    return aval.mat.varying if hasattr(aval, "mat") else aval.vma  # As JAX called it before 0.10.2.
+
+
 def _loss_dtype(logits):
     """That of losses, and of labels that are probabilities."""
-    return jnp.promote_types(logits.dtype, jnp.float32)
+    return jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
 
 
 def _call(options, logits, inputs, with_grad, overwrite_logits=False):
@@ -205,4 +232,7 @@ def _call(options, logits, inputs, with_grad, overwrite_logits=False):
         input_output_aliases={0: 1} if overwrite_logits else None,
     )
     names = {"arguments": " ".join(["logits", *inputs]), "results": " ".join(results)}
-    return function(logits, *inputs.values(), **names, **options.attributes())
+    outputs = function(logits, *inputs.values(), **names, **options.attributes())
+    # Within `jax.shard_map`, what comes of an array that varies over the mesh does too. A foreign call does not say so.
+    varying = frozenset().union(*(_varying(value) for value in (logits, *inputs.values())))
+    return tuple(jax.lax.pcast(output, tuple(varying), to="varying") for output in outputs) if varying else outputs
