@@ -5,7 +5,7 @@ use xent::Reduction;
 
 use crate::array::Array;
 use crate::dtypes::{Dtype, Scalar, with_logits};
-use crate::errors::{exception, no_logits, type_error};
+use crate::errors::{exception, no_logits, type_error, value_error};
 use crate::gradient;
 use crate::options::{self, IgnoreIndex, Options};
 use crate::outputs::{empty, empty_like, written};
@@ -101,6 +101,7 @@ impl CrossEntropy {
         denominator: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut call = Call::new(input, target)?;
+        self.check_denominator(denominator)?;
         call.inputs = RowInputs::new(loss_mask, row_weights, None, None, denominator)?;
         self.run_for_loss(py, call)
     }
@@ -126,6 +127,7 @@ impl CrossEntropy {
         denominator: Option<f64>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let mut call = Call::new(input, target)?;
+        self.check_denominator(denominator)?;
         call.inputs = RowInputs::new(loss_mask, row_weights, upstream, upstream_scalar, denominator)?;
         let dtype = grad_dtype.map(|name| gradient::named(name, call.input.dtype)).transpose()?;
         let out = match out {
@@ -268,6 +270,16 @@ impl CrossEntropy {
 }
 
 impl CrossEntropy {
+    /// It divides one loss, and not those of rows.
+    fn check_denominator(&self, denominator: Option<f64>) -> PyResult<()> {
+        match denominator {
+            Some(_) if self.per_row => {
+                Err(value_error("denominator is for a reduction, and reduction is \"none\""))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn run_for_loss<'py>(&self, py: Python<'py>, mut call: Call<'py>) -> PyResult<Bound<'py, PyAny>> {
         if !self.per_row {
             return Ok(call.run(py, &self.ce)?.loss.into_pyobject(py)?.into_any());

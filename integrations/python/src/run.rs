@@ -159,6 +159,9 @@ impl<'py> Call<'py> {
             Target::Classes(classes) => {
                 with_classes!(classes, classes => threads::run(py, || place.run(ce, classes, request)))?
             }
+            Target::Probabilities { .. } if ce.ignore_indices().iter().any(|&index| index >= 0) => {
+                return Err(value_error("ignore_index is for classes as targets, not for probabilities"));
+            }
             Target::Probabilities { data, layout } => {
                 let probabilities = distributions(data, *layout)?;
                 threads::run(py, || place.run_probabilities(ce, probabilities, request))?

@@ -92,6 +92,12 @@ def refused():
         "reversed": (ValueError, "input has a stride of -", lambda: grad(x[::-1], target)),
         "repeated rows": (ValueError, r"input of .* strides \(0, 1\)", lambda: grad(numpy.broadcast_to(x[0], x.shape), target)),
         "unaligned": (ValueError, "input is not aligned", lambda: grad(unaligned, target)),
+        "fields": (TypeError, "input is", lambda: grad(numpy.zeros(x.shape, [("a", "f4")]), target)),
+        "ignored classes of probabilities": (
+            ValueError,
+            "ignore_index is for classes",
+            lambda: xent.cross_entropy(x, numpy.full_like(x, 0.1), ignore_index=2),
+        ),
         "swapped bytes": (ValueError, "input has the bytes", lambda: grad(x.astype(">f4"), target)),
         "integers as out": (TypeError, "out is int32; gradients", lambda: grad(x, target, out=x.astype("i4"))),
         "integers": (TypeError, "input is int64; logits are float32", lambda: grad(x.astype("i8"), target)),

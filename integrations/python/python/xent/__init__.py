@@ -25,7 +25,7 @@ __all__ = [
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=after_fork)
 
-_without_weight = lru_cache(maxsize=64)(CrossEntropy)
+_without_weight = lru_cache(maxsize=64, typed=True)(CrossEntropy)
 
 
 def _built(weight, options):

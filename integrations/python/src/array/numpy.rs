@@ -56,12 +56,6 @@ pub(super) fn describe<'py>(
         strides.extend_from_slice(unsafe { slice::from_raw_parts(interface.strides, dimensions) });
     }
     let has = |flag| interface.flags & flag != 0;
-    if !has(NATIVE_BYTES) {
-        return Err(value_error(format!("{argument} has the bytes of its elements swapped")));
-    }
-    if !has(ALIGNED) {
-        return Err(value_error(format!("{argument} is not aligned to its elements")));
-    }
     let dtype = match (interface.kind as u8, interface.item_size) {
         (b'f', 2) => Dtype::F16,
         (b'f', 4) => Dtype::F32,
@@ -78,6 +72,13 @@ pub(super) fn describe<'py>(
         (b'V', 2) if is_bfloat16(object)? => Dtype::Bf16,
         _ => Dtype::Other,
     };
+    // Of other elements, the dtype is what is wrong.
+    if dtype != Dtype::Other && !has(NATIVE_BYTES) {
+        return Err(value_error(format!("{argument} has the bytes of its elements swapped")));
+    }
+    if dtype != Dtype::Other && !has(ALIGNED) {
+        return Err(value_error(format!("{argument} is not aligned to its elements")));
+    }
     let writable = if has(WRITABLE) { Ok(()) } else { Err("it is read-only") };
     let data = interface.data.cast();
     Ok(Some(Description { dtype, shape, strides, data, writable, owner: capsule.into_any() }))
