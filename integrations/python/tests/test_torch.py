@@ -685,14 +685,14 @@ MEASURED = """
         lines = open("/proc/self/status").read().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
     # Threads and code are there before.
-    xent.torch.cross_entropy(hidden[:9] @ weight.T, target[:9], overwrite_input={overwrite}).backward(torch.tensor(1.0))
+    fused.cross_entropy(hidden[:9] @ weight.T, target[:9], overwrite_input={overwrite}).backward(torch.tensor(1.0))
     if {leaf}:
         logits = torch.zeros(rows, classes, requires_grad=True)
     else:
         logits = torch.nn.functional.linear(hidden, weight)
     open("/proc/self/clear_refs", "w").write("5")  # The peak starts again from here.
     before = status("VmRSS")
-    xent.torch.cross_entropy(logits, target, overwrite_input={overwrite}).backward(torch.tensor({upstream}))
+    fused.cross_entropy(logits, target, overwrite_input={overwrite}).backward(torch.tensor({upstream}))
     print((status("VmHWM") - before) / (logits.numel() * 4))
 """
 
@@ -732,3 +732,108 @@ def test_the_memory_of_a_large_gradient_is_used_again_when_nobody_has_it():
     assert fourth.data_ptr() == place and fourth.equal(before)
     fused.release_memory()
     assert fourth.equal(before)
+
+
+def lazily_negative(cross_entropy, x, target):
+    """PyTorch may hold an upstream gradient and a direction as the memory of their negatives."""
+    losses = cross_entropy(x, target, reduction="none")
+    upstream = torch._neg_view(torch.linspace(1.0, 2.0, len(x)))
+    (grad,) = torch.autograd.grad(losses, x, upstream, create_graph=True)
+    return torch.autograd.grad(grad, x, torch._neg_view(x.detach()))[0]
+
+
+def of_complex_numbers(cross_entropy, x, target):
+    losses = cross_entropy(x[:1], target[:1], reduction="none")
+    number = torch.complex(torch.ones_like(losses), losses).conj() * (2 + 3j)
+    return torch.autograd.grad(number.imag.sum(), x)[0]
+
+
+def upstream_without_memory(cross_entropy, x, target):
+    losses = cross_entropy(x, target, reduction="none")
+    return torch.autograd.grad(losses, x, torch._efficientzerotensor(len(x)))[0]
+
+
+def gradients_by_vmap(cross_entropy, x, target):
+    losses = cross_entropy(x, target, reduction="none")
+    return torch.vmap(lambda u: torch.autograd.grad(losses, x, u, retain_graph=True)[0])(torch.eye(len(x)))
+
+
+def hessian_products_by_vmap(cross_entropy, x, target):
+    (grad,) = torch.autograd.grad(cross_entropy(x, target), x, create_graph=True)
+    directions = torch.stack([x.detach(), x.detach().sin()])
+    return torch.vmap(lambda v: torch.autograd.grad(grad, x, v, retain_graph=True)[0])(directions)
+
+
+def tangent_of_the_upstream_gradient(cross_entropy, x, target):
+    loss = cross_entropy(x, target)
+    with torch.autograd.forward_ad.dual_level():
+        upstream = torch.autograd.forward_ad.make_dual(torch.tensor(1.0), torch.tensor(3.0))
+        (grad,) = torch.autograd.grad(loss, x, upstream)
+        return torch.autograd.forward_ad.unpack_dual(grad).tangent
+
+
+@pytest.mark.parametrize("classes", [7, 70])
+@pytest.mark.parametrize(
+    "result",
+    [
+        lazily_negative,
+        of_complex_numbers,
+        upstream_without_memory,
+        gradients_by_vmap,
+        hessian_products_by_vmap,
+        tangent_of_the_upstream_gradient,
+    ],
+)
+def test_what_comes_from_upstream_may_have_any_form(result, classes):
+    x = torch.randn(5, classes, generator=torch.Generator().manual_seed(3))
+    target = torch.arange(5)
+    plain, fused = (
+        result(function, x.clone().requires_grad_(), target)
+        for function in (functional.cross_entropy, fused.cross_entropy)
+    )
+    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_penalty_with_a_loss_scale_is_finite_under_autocast():
+    generator = torch.Generator().manual_seed(3)
+    hidden, target = torch.randn(8, 16, generator=generator), torch.arange(8)
+    start = torch.randn(10, 16, generator=generator) / 4
+
+    def gradient(cross_entropy):
+        weight = start.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss = cross_entropy(functional.linear(hidden, weight), target)
+        (grad,) = torch.autograd.grad(loss * 65536.0, weight, create_graph=True)
+        (loss + (grad / 65536.0).square().sum()).backward()
+        return weight.grad
+
+    plain, fused = gradient(functional.cross_entropy), gradient(fused.cross_entropy)
+    # Half floats on the way.
+    torch.testing.assert_close(fused, plain, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_default_device_is_not_that_of_the_loss(reduction):
+    x, target = torch.randn(3, 5), torch.tensor([0, 1, 2])
+    with torch.device("meta"):
+        loss = fused.cross_entropy(x, target, reduction=reduction)
+    assert loss.device.type == "cpu"
+
+
+def test_options_may_be_tensors_whose_numbers_change():
+    x, target = torch.randn(3, 5), torch.tensor([0, 1, 2])
+    for name in ("label_smoothing", "z_loss"):
+        option = torch.tensor(0.0)
+        before = fused.cross_entropy(x, target, **{name: option})
+        option.fill_(0.5)
+        assert fused.cross_entropy(x, target, **{name: option}) != before
+
+
+def test_a_large_gradient_with_a_graph_can_be_changed_in_place():
+    x = torch.randn(600, 1000, requires_grad=True)
+    target = torch.zeros(600, dtype=torch.int64)
+    (grad,) = torch.autograd.grad(fused.cross_entropy(x, target), x, create_graph=True)
+    expected = grad.detach() / 2
+    assert not grad._is_view()
+    grad.div_(2.0)
+    assert torch.equal(grad.detach(), expected)

@@ -36,7 +36,10 @@ def empty_like(input):
             _kept.append(numpy.empty(bytes_needed + _ALIGNMENT, dtype=numpy.uint8))
         start = -_kept[0].ctypes.data % _ALIGNMENT
         memory = torch.from_numpy(_kept[0][start : start + bytes_needed])
-    return memory.view(input.dtype).view(input.shape)
+    # No view, which nobody may change where a graph is kept.
+    memory = memory.view(input.dtype)
+    gradient = torch.empty(0, dtype=input.dtype, device="cpu")
+    return gradient.set_(memory.untyped_storage(), memory.storage_offset(), input.shape)
 
 
 def release_memory():

@@ -21,6 +21,7 @@ PyTorch has NaN. In compiled code, class weights that are negative or not finite
 import math
 import warnings
 from functools import lru_cache, partial
+from operator import index
 from typing import Optional, Tuple
 
 import torch
@@ -82,7 +83,8 @@ def cross_entropy(
     wants_grad = torch.is_grad_enabled() and input.requires_grad
     if overwrite_input and wants_grad:
         _check_overwritable(input, reduction)
-    loss = _loss(weight, ignore_index, reduction, label_smoothing, z_loss)
+    # Options may be tensors, whose numbers change.
+    loss = _loss(weight, index(ignore_index), reduction, float(label_smoothing), float(z_loss))
     if wants_grad:
         return _CrossEntropy.apply(input, target, weight, loss, overwrite_input)
     return loss.forward(input, target, None)
@@ -142,7 +144,7 @@ class _Loss:
         dtype = dtype or _loss_dtype(input, target)
         if self.per_row:
             shape = input.shape[:1] + input.shape[2:] if input.dim() > 1 else ()
-            losses = torch.empty(shape, dtype=_per_row_dtype(input))
+            losses = torch.empty(shape, dtype=_per_row_dtype(input), device="cpu")
             self.run(input, target, losses=losses)
             return losses if losses.dtype == dtype else losses.to(dtype)
         return _scalar(self.run(input, target, grad=grad).loss, dtype)
@@ -165,7 +167,7 @@ class _Loss:
             to_dlpack(target),
             grad=None if grad is None else to_dlpack(grad),
             losses=None if losses is None else to_dlpack(losses),
-            upstream=None if upstream is None else to_dlpack(upstream.contiguous()),
+            upstream=None if upstream is None else to_dlpack(_in_memory(upstream)),
             upstream_scalar=upstream_scalar,
         )
 
@@ -179,15 +181,15 @@ class _Loss:
 
     def second_order(self, input, target, upstream, direction):
         """The Hessian times the direction and the upstream gradient; and the derivatives along it."""
-        if direction.stride() != input.stride():
+        if direction.stride() != input.stride() or not _is_in_memory(direction):
             direction = torch.empty_like(input).copy_(direction)
         product = torch.empty_like(input)
         arguments = to_dlpack(input), to_dlpack(target), to_dlpack(direction)
         if self.per_row:
-            derivatives = torch.empty(upstream.shape, dtype=_per_row_dtype(input))
+            derivatives = torch.empty(upstream.shape, dtype=_per_row_dtype(input), device="cpu")
             self.ce.jvp(*arguments, derivatives=to_dlpack(derivatives))
             derivatives = derivatives.to(upstream.dtype)
-            scales = {"upstream": to_dlpack(upstream.contiguous())}
+            scales = {"upstream": to_dlpack(_in_memory(upstream))}
         else:
             derivatives = _scalar(self.ce.jvp(*arguments), upstream.dtype)
             scales = {"upstream_scalar": upstream.item()}
@@ -195,9 +197,8 @@ class _Loss:
         return product, derivatives
 
     def formula(self, input, target, weight):
-        return _formula(
-            input, target, weight, self.ignore_index, self.reduction, self.label_smoothing, self.z_loss
-        )
+        options = self.ignore_index, self.reduction, self.label_smoothing, self.z_loss
+        return _wide_formula(input, target, weight, *options)
 
     def formula_gradient(self, input, target, weight, upstream):
         return _formula_gradient(partial(self.formula, target=target, weight=weight), input, upstream)
@@ -274,6 +275,12 @@ class _Gradient(torch.autograd.Function):
 
 
 def _second_order_formula(ctx, upstream, input, target, weight, direction):
+    if _transforms_are_active():
+
+        def gradient(input, upstream):
+            return ctx.loss.formula_gradient(input, target, weight, upstream)
+
+        return torch.func.vjp(gradient, input, upstream)[1](direction)
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         if create_graph:
@@ -324,9 +331,20 @@ def _is_plain(tensor):
     return type(tensor) in _PLAIN_TENSORS and not tensor.is_neg()
 
 
+def _is_in_memory(tensor):
+    """Whether its memory holds its numbers: not their negatives, nor nothing where all are 0."""
+    return not (tensor.is_neg() or tensor._is_zerotensor())
+
+
+def _in_memory(tensor):
+    """The same numbers, contiguous in memory."""
+    tensor = tensor.contiguous()
+    return tensor if _is_in_memory(tensor) else torch.empty_like(tensor).copy_(tensor)
+
+
 def _is_batched(upstream):
-    """Whether it stands for many, as of a backward pass that ``is_grads_batched``."""
-    return _transforms_are_active() or _is_legacy_batch(upstream)
+    """Whether it stands for many, as of a backward pass that ``is_grads_batched``, or may have a tangent."""
+    return _transforms_are_active() or _is_legacy_batch(upstream) or forward_ad._current_level >= 0
 
 
 def _is_weight(weight):
@@ -359,9 +377,9 @@ def _loss_dtype(input, target):
 
 def _scalar(value, dtype):
     try:
-        return torch.scalar_tensor(value, dtype=dtype)
+        return torch.scalar_tensor(value, dtype=dtype, device="cpu")
     except RuntimeError:  # It is beyond the largest number of the dtype.
-        return torch.scalar_tensor(value, dtype=torch.float64).to(dtype)
+        return torch.scalar_tensor(value, dtype=torch.float64, device="cpu").to(dtype)
 
 
 def _per_row_dtype(input):
@@ -406,8 +424,17 @@ def _formula(input, target, weight, ignore_index, reduction, label_smoothing, z_
     return value + terms.sum() / (terms.numel() if counts is None else counts.sum())
 
 
+def _wide_formula(input, target, weight, *options):
+    """The same, in the dtype of the sums: an upstream gradient may be too large for 16 bits, as a loss scale is."""
+    dtype = _per_row_dtype(input)
+    target = target.to(dtype) if target.is_floating_point() else target
+    return _formula(input.to(dtype), target, None if weight is None else weight.to(dtype), *options)
+
+
 def _formula_gradient(formula, input, upstream):
     """Its gradient by PyTorch's own operations; where a graph is wanted, a function of the logits and of ``upstream``."""
+    if _transforms_are_active():
+        return torch.func.vjp(formula, input)[1](upstream)[0]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         input = input.view_as(input) if create_graph else input.detach().requires_grad_()
@@ -461,7 +488,7 @@ def _scaled_grad(ctx, upstream, _):
     input, target, weight, grad = ctx.saved_tensors
     if torch.is_grad_enabled() or not ctx.has_grad:
         # As a function of the logits; or there was no gradient where the code was traced.
-        grad = _formula_gradient(lambda input: _formula(input, target, weight, *ctx.options), input, upstream)
+        grad = _formula_gradient(lambda input: _wide_formula(input, target, weight, *ctx.options), input, upstream)
     else:
         grad = (grad * (upstream.unsqueeze(1) if ctx.per_row else upstream)).to(grad.dtype)
     return (grad, *[None] * 8)
