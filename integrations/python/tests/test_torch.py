@@ -787,11 +787,11 @@ def tangent_of_the_upstream_gradient(cross_entropy, x, target):
 def test_what_comes_from_upstream_may_have_any_form(result, classes):
     x = torch.randn(5, classes, generator=torch.Generator().manual_seed(3))
     target = torch.arange(5)
-    plain, fused = (
+    expected, actual = (
         result(function, x.clone().requires_grad_(), target)
         for function in (functional.cross_entropy, fused.cross_entropy)
     )
-    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_gradient_penalty_with_a_loss_scale_is_finite_under_autocast():
@@ -807,9 +807,9 @@ def test_a_gradient_penalty_with_a_loss_scale_is_finite_under_autocast():
         (loss + (grad / 65536.0).square().sum()).backward()
         return weight.grad
 
-    plain, fused = gradient(functional.cross_entropy), gradient(fused.cross_entropy)
+    expected, actual = gradient(functional.cross_entropy), gradient(fused.cross_entropy)
     # Half floats on the way.
-    torch.testing.assert_close(fused, plain, rtol=2e-2, atol=2e-3)
+    torch.testing.assert_close(actual, expected, rtol=2e-2, atol=2e-3)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
