@@ -110,7 +110,8 @@ impl CrossEntropyBuilder {
     }
 
     /// [`logit_scale`](Self::logit_scale) of 1 / `temperature`, the temperature of
-    /// [Hinton et al. 2015](https://arxiv.org/abs/1503.02531), section 2: above 1 it makes the softmax softer.
+    /// [Hinton et al. 2015](https://arxiv.org/abs/1503.02531), section 2: above 1 it makes the softmax softer. One that is not
+    /// above 0 is an [`Error::InvalidLogitScale`], of its inverse.
     pub fn temperature(self, temperature: f64) -> Self {
         self.logit_scale(1.0 / temperature)
     }

@@ -20,15 +20,16 @@
 //! A gradient that is accumulated has one rounding more, that of the sum.
 //!
 //! No subnormal number is ever stored or returned. With label smoothing or class weights, the loss is a sum of positive
-//! terms and keeps its bound, with the weights in D'; the gradient is a difference, and its bound holds relative to the sum
-//! of the magnitudes of its two terms. At the target, the one that is a multiple of its p has the error of a probability
-//! where that is larger: it is all that there is where the target has a weight of 0. Of a coefficient above 1 (a class
-//! weight, an upstream gradient) the gradient is 0 where the probability is. Away from the target it is finite: where that
-//! of the largest logit would be above `f32::MAX` it is that, and those of the others are smaller in proportion; a second
-//! term likewise, where that of the largest weight would be. So it is at the target under a softcap. A sum of two such terms
-//! may be infinite, and a term of a target's probability above 1; and then NaN where a softcap's derivative is 0. A z-loss
-//! z lse^2 adds the error of its own, (2 z |lse| (D + [`LSE`]) + z lse^2) [`U`], and its gradient 2 z lse p_i one term more,
-//! with an error of 2 z p_i (D + [`LSE`]) [`U`].
+//! terms and keeps its bound, with the weights in D'. Of classes but the target, a weight counts as 0 in smoothing
+//! where it is below 2^-126 of the largest, that rounded up to a power of 2. The gradient is a difference, and its
+//! bound holds relative to the sum of the magnitudes of its two terms. At the target, the one that is a multiple of its
+//! p has the error of a probability where that is larger: it is all that there is where the target has a weight of 0.
+//! Of a coefficient above 1 (a class weight, an upstream gradient) the gradient is 0 where the probability is. Away
+//! from the target it is finite: where that of the largest logit would be above `f32::MAX` it is that, and those of the
+//! others are smaller in proportion; a second term likewise, where that of the largest weight would be. So it is at the
+//! target under a softcap. A sum of two such terms may be infinite, and a term of a target's probability above 1; and
+//! then NaN where a softcap's derivative is 0. A z-loss z lse^2 adds the error of its own, (2 z |lse| (D + [`LSE`]) + z
+//! lse^2) [`U`], and its gradient 2 z lse p_i one term more, with an error of 2 z p_i (D + [`LSE`]) [`U`].
 //!
 //! Where targets are probabilities, the loss is a sum of positive terms, and its bound is (D' + [`DISTRIBUTION_LOSS`]) [`U`]
 //! with D' over all classes but the largest; the error of the gradient S p_i - v_i is at most that of the probability,

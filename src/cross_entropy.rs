@@ -8,6 +8,7 @@ use crate::loss::{ClassWeights, EmptyMean, Options, Terms};
 use crate::parallel::Schedule;
 use crate::row_inputs::{RowInputs, product};
 use crate::rows::{Job, Totals};
+use crate::sum::Sum;
 use crate::targets::Targets;
 use crate::{
     Backend, CrossEntropyBuilder, Element, Error, Matrix, MatrixMut, Parallelism, Reduction, Request,
@@ -79,6 +80,15 @@ pub(crate) struct Census {
     pub(crate) weight: f64,
     /// Row weights.
     pub(crate) row_weight: f64,
+}
+
+impl Census {
+    /// Of rows whose targets are no classes: all but those that the mask leaves out.
+    pub(crate) fn without_classes<R: Real>(rows: usize, inputs: &RowInputs<'_, R>) -> Self {
+        let counted = (0..rows).filter(|&row| inputs.may_count(row));
+        let weight = counted.clone().map(|row| inputs.row_weight(row)).collect::<Sum>().total();
+        Self { counted: counted.count(), weight, row_weight: weight }
+    }
 }
 
 impl Default for CrossEntropy {
@@ -167,6 +177,11 @@ impl CrossEntropy {
     /// The backend that calls use.
     pub fn backend(&self) -> Backend {
         self.schedule.instructions.backend()
+    }
+
+    /// Whether calls may use several threads.
+    pub fn parallelism(&self) -> Parallelism {
+        self.schedule.parallelism
     }
 
     /// The class weights, if there are any.
@@ -295,8 +310,8 @@ impl CrossEntropy {
             // Which NaN it was among several depends on the instructions; and whether a subnormal is 0, on the thread.
             normal_or_zero(mean)
         };
-        let z_loss = if self.options.z_loss == 0.0 { 0.0 } else { mean(totals.z_loss, z_divisor) };
-        let loss = normal_or_zero(mean(totals.loss, divisor) + z_loss);
+        let z_loss = if self.options.z_loss == 0.0 { 0.0 } else { mean(totals.z_loss.rounded, z_divisor) };
+        let loss = normal_or_zero(mean(totals.loss.rounded, divisor) + z_loss);
         Summary { loss, z_loss, weight: census.weight, counted: census.counted, correct: totals.correct }
     }
 
@@ -326,17 +341,17 @@ impl CrossEntropy {
         let counted = targets
             .census(classes, ignore_indices, inputs.loss_mask)
             .map_err(|row| Error::TargetOutOfRange { row, target: targets.get(row), classes })?;
-        let (mut weight, mut row_weight) = (counted as f64, counted as f64);
-        if self.options.weight.is_some() || inputs.row_weights.is_some() {
-            (weight, row_weight) = (0.0, 0.0);
-            for row in (0..rows).filter(|&row| inputs.may_count(row)) {
-                if let Some(class) = targets.class(row, ignore_indices) {
-                    weight += inputs.row_weight(row) * self.options.weight_of(class);
-                    row_weight += inputs.row_weight(row);
-                }
+        if self.options.weight.is_none() && inputs.row_weights.is_none() {
+            return Ok(Census { counted, weight: counted as f64, row_weight: counted as f64 });
+        }
+        let (mut weight, mut row_weight) = (Sum::default(), Sum::default());
+        for row in (0..rows).filter(|&row| inputs.may_count(row)) {
+            if let Some(class) = targets.class(row, ignore_indices) {
+                weight = weight.add(inputs.row_weight(row) * self.options.weight_of(class));
+                row_weight = row_weight.add(inputs.row_weight(row));
             }
         }
-        Ok(Census { counted, weight, row_weight })
+        Ok(Census { counted, weight: weight.total(), row_weight: row_weight.total() })
     }
 
     /// There are classes, and a weight for each if there are weights.

@@ -4,6 +4,7 @@ mod rows;
 
 use crate::batch::Upstream;
 use crate::cross_entropy::{Census, reciprocal};
+use crate::kernel::double::scalar::normal_or_zero;
 use crate::request::check_shape;
 use crate::row_inputs::{RowInputs, product};
 use crate::targets::Targets;
@@ -84,6 +85,7 @@ use rows::{Diagonal, Output, Settings};
 /// # Ok::<(), xent::Error>(())
 /// ```
 #[derive(Clone, Copy)]
+#[must_use]
 pub struct Curvature<'a, E: Element = f32> {
     ce: &'a CrossEntropy,
     logits: Matrix<'a, E>,
@@ -159,6 +161,19 @@ impl CrossEntropy {
         direction: Matrix<'_, E>,
     ) -> Result<f64, Error> {
         self.curvature(logits, targets)?.jvp(direction)
+    }
+
+    /// [`Curvature::hessian_diagonal`] in one call.
+    ///
+    /// # Errors
+    /// Those of [`CrossEntropy::loss`], and [`Error::ShapeMismatch`].
+    pub fn hessian_diagonal<E: Element, T: Target>(
+        &self,
+        logits: Matrix<'_, E>,
+        targets: &[T],
+        out: MatrixMut<'_, E>,
+    ) -> Result<(), Error> {
+        self.curvature(logits, targets)?.hessian_diagonal(out)
     }
 
     /// [`Curvature::gauss_newton_diagonal`] in one call.
@@ -275,6 +290,6 @@ impl<'a, E: Element> Curvature<'a, E> {
             z_factor: product(upstream, reciprocal(z_divisor)),
         };
         let rows = Rows { settings, logits, targets, inputs, output };
-        E::run_curvature(ce.schedule, rows).loss
+        normal_or_zero(E::run_curvature(ce.schedule, rows).loss.rounded)
     }
 }

@@ -225,6 +225,11 @@ impl Distillation {
         self.ce.backend()
     }
 
+    /// Whether calls may use several threads.
+    pub fn parallelism(&self) -> Parallelism {
+        self.ce.parallelism()
+    }
+
     fn run_logits<E: Element>(
         &self,
         student: Logits<'_, E>,
@@ -257,12 +262,7 @@ impl Distillation {
         self.ce.check_classes(rows, classes)?;
         let inputs = &request.inputs;
         inputs.check(rows)?;
-        let (mut counted, mut weight) = (0, 0.0);
-        for row in (0..rows).filter(|&row| inputs.may_count(row)) {
-            counted += 1;
-            weight += inputs.row_weight(row);
-        }
-        Ok(Census { counted, weight, row_weight: weight })
+        Ok(Census::without_classes(rows, inputs))
     }
 }
 

@@ -254,7 +254,10 @@ impl fmt::Display for Error {
                 write!(f, "focal_gamma is {focal_gamma}; it is finite and not negative")
             }
             Self::InvalidLogitScale { logit_scale } => {
-                write!(f, "logit_scale is {logit_scale}; it is above 0, and a normal number of f32")
+                write!(
+                    f,
+                    "logit_scale is {logit_scale}; it, or 1 / temperature, is above 0, and a normal number of f32"
+                )
             }
             Self::InvalidSoftcap { softcap } => write!(
                 f,

@@ -118,6 +118,7 @@ mod shard_state;
 mod shards;
 mod simd;
 mod softmax;
+mod sum;
 mod target_probabilities;
 mod targets;
 mod transformed;

@@ -243,7 +243,8 @@ pub fn run<E: Element + Into<f64>, T: Target>(
         };
         let among: Vec<usize> = (0..classes).filter(|&c| is_among(c)).collect();
         let each = if among.is_empty() { 0.0 } else { smoothing / among.len() as f64 };
-        let all_weights: f64 = among.iter().map(|&c| weight_of(c)).sum();
+        let weights: Vec<f64> = (0..classes).map(|c| if is_among(c) { weight_of(c) } else { 0.0 }).collect();
+        let weights_of_others = sums_of_others(&weights);
 
         // The focal loss (1 - p)^gamma (-ln p) of the target, and what multiplies (p_i - [i = y]) in its gradient.
         let (gamma, p, q) =
@@ -265,11 +266,10 @@ pub fn run<E: Element + Into<f64>, T: Target>(
         let mut grad = vec![0.0; classes];
         for i in 0..classes {
             let mut g = 0.0;
-            if smoothing > 0.0 && is_among(i) {
-                g += each * (all_weights - weight_of(i)) * row_softmax.probabilities[i];
-                g -= each * weight_of(i) * row_softmax.complements[i];
-            } else if smoothing > 0.0 {
-                g += each * all_weights * row_softmax.probabilities[i];
+            if smoothing > 0.0 {
+                // W p_i - w_i
+                g += each * weights_of_others[i] * row_softmax.probabilities[i];
+                g -= each * weights[i] * row_softmax.complements[i];
             }
             let hard = hard * slope;
             if i == target {
@@ -283,6 +283,22 @@ pub fn run<E: Element + Into<f64>, T: Target>(
         all.add(ce, inputs.row_weight(row), row, row_softmax, (loss, grad, slopes), weight_of(target));
     }
     Ok(all.reduced(ce, inputs))
+}
+
+/// For each term the sum of all others: from both ends, because one may be so large that the others are lost in a sum with it.
+fn sums_of_others(terms: &[f64]) -> Vec<f64> {
+    let mut sums = vec![0.0; terms.len()];
+    let mut before = 0.0;
+    for i in 0..terms.len() {
+        sums[i] += before;
+        before += terms[i];
+    }
+    let mut after = 0.0;
+    for i in (0..terms.len()).rev() {
+        sums[i] += after;
+        after += terms[i];
+    }
+    sums
 }
 
 /// A term of weight 0 is 0, also where its value is infinite.

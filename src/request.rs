@@ -42,6 +42,7 @@ use crate::{Element, Error, MatrixMut};
 /// # Ok::<(), xent::Error>(())
 /// ```
 #[derive(Debug, Default)]
+#[must_use]
 pub struct Request<'a, T: Element = f32> {
     pub(crate) grad: Option<Grad<'a, T>>,
     /// Whether the gradient is added to what is there.

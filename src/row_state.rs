@@ -2,6 +2,7 @@
 
 use core::mem::size_of;
 
+use crate::kernel::double::scalar::normal_or_zero;
 use crate::kernel::scalar::{exp, log1p_and_reciprocal};
 use crate::kernel::statistics::Statistics;
 
@@ -137,7 +138,7 @@ impl RowState {
         }
         let e = exp(f64::from(low) - f64::from(high));
         let rest = if target_leads { self.sum() * e } else { self.rest + e };
-        f64::from(high) + log1p_and_reciprocal(rest).0
+        normal_or_zero(f64::from(high) + log1p_and_reciprocal(rest).0)
     }
 
     /// How many columns there are in it: as many as there are classes, when it is complete.

@@ -3,6 +3,7 @@
 use core::mem::size_of;
 
 use crate::kernel::double::pair::{Lifted, Pair, plus_log1p};
+use crate::kernel::double::scalar::normal_or_zero;
 use crate::kernel::double::statistics::Summed;
 use crate::kernel::statistics::Statistics;
 use crate::row_state::TargetColumn;
@@ -131,7 +132,7 @@ impl RowStateF64 {
         } else {
             self.rest.add(Lifted::product_with_exp(Pair::new(1.0, 0.0), half_gap))
         };
-        plus_log1p(high, rest.get())
+        normal_or_zero(plus_log1p(high, rest.get()))
     }
 
     /// How many columns there are in it: as many as there are classes, when it is complete.

@@ -37,6 +37,7 @@ use crate::parallel::{Schedule, SplitRows, middle};
 use crate::passes::{Output, Passes};
 use crate::row_outputs::NO_RANK;
 use crate::simd::LANES;
+use crate::sum::Sum;
 
 /// Elements of a tile: 16 KiB, so that logits and exponentials fit the first-level cache together.
 pub(crate) const TILE: usize = 4096;
@@ -60,38 +61,33 @@ pub(crate) struct Job<'a> {
 /// What rows add up to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
-    pub(crate) loss: f64,
-    /// What rounding took from the loss so far: many rows of `f64` would show it, and add it in the end.
-    pub(crate) lost: f64,
-    pub(crate) z_loss: f64,
+    pub(crate) loss: Sum,
+    pub(crate) z_loss: Sum,
     pub(crate) correct: usize,
 }
 
 impl Totals {
     pub(crate) fn of_tile<L>(results: &Results<L>) -> Self {
         let Results { total_loss: loss, total_z_loss: z_loss, correct, .. } = *results;
-        Self { loss, lost: 0.0, z_loss, correct }
+        Self { loss: loss.into(), z_loss: z_loss.into(), correct }
+    }
+
+    /// Of a loss, or what takes its place.
+    pub(crate) fn of_loss(loss: f64) -> Self {
+        Self { loss: loss.into(), ..Self::default() }
     }
 
     pub(crate) fn add(self, other: Self) -> Self {
-        let loss = self.loss + other.loss;
-        let part = loss - self.loss;
-        let lost_now = (self.loss - (loss - part)) + (other.loss - part);
         Self {
-            loss,
-            lost: self.lost + other.lost + lost_now,
-            z_loss: self.z_loss + other.z_loss,
+            loss: self.loss.merge(other.loss),
+            z_loss: self.z_loss.merge(other.z_loss),
             correct: self.correct + other.correct,
         }
     }
 
-    /// With what was lost; an infinite loss stays so, though what is lost of it is NaN.
+    /// With what rounding took from the sums: many rows of `f64` would show it.
     pub(crate) fn with_lost(self) -> Self {
-        Self {
-            loss: if self.loss.is_finite() { self.loss + self.lost } else { self.loss },
-            lost: 0.0,
-            ..self
-        }
+        Self { loss: self.loss.total().into(), z_loss: self.z_loss.total().into(), ..self }
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{Backend, Element, Error, Matrix, MatrixMut, Parallelism, Request};
 /// # Ok::<(), xent::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
+#[must_use]
 pub struct Softmax {
     schedule: Schedule,
 }

@@ -109,13 +109,10 @@ impl CrossEntropy {
         if self.options.focal_gamma > 0.0 {
             return Err(Error::NeedsClasses { argument: "focal_gamma" });
         }
-        let (mut counted, mut weight) = (0, 0.0);
         for row in (0..rows).filter(|&row| inputs.may_count(row)) {
             check_probabilities(row, target_probabilities.row(row).unwrap_or_default())?;
-            counted += 1;
-            weight += inputs.row_weight(row);
         }
-        Ok(Census { counted, weight, row_weight: weight })
+        Ok(Census::without_classes(rows, inputs))
     }
 }
 

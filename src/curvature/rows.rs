@@ -5,7 +5,7 @@ use crate::kernel::curvature::lanes::{Lanes, Stored};
 use crate::kernel::curvature::{Cap, Column, FocalTarget, Memory, Parts, Point};
 use crate::kernel::place::Columns;
 use crate::kernel::real::Real;
-use crate::loss::curvature::{Curvature, Gradient};
+use crate::loss::curvature::{Curvature, Gradient, RowWeights};
 use crate::loss::{Options, Terms, Transform};
 use crate::parallel::SplitRows;
 use crate::row_inputs::{RowInputs, product};
@@ -173,7 +173,7 @@ where
         let mut total = Totals::default();
         for row in 0..self.rows.logits.rows() {
             let derivative = self.rows.row(simd, row, self.memory);
-            total = total.add(Totals { loss: derivative, ..Totals::default() });
+            total = total.add(Totals::of_loss(derivative));
         }
         total
     }
@@ -194,11 +194,17 @@ where
         let (lse, scale) = (point.softmax.lse(), options.logit_scale);
         let target = point.column(s, class);
         let focal = terms.has_focal().then(|| FocalTarget { column: target, softmax: point.class(target) });
-        let others = options.weight_of_others(class, x.len());
-        let of_largest = options.weight_of(point.largest().class);
+        let largest = point.largest().class;
+        let weights = RowWeights {
+            own,
+            others: options.weight_of_others(class, x.len()),
+            largest: options.weight_of(largest),
+            others_of_largest: options.weight_of_others(largest, x.len()),
+            target_is_largest: largest == class,
+        };
         let of_focal = focal.map(|target| target.softmax);
         let is_left_out = terms.leaves_target_out();
-        let terms = terms.of_point(&point.softmax, of_focal, own, others, of_largest);
+        let terms = terms.of_point(&point.softmax, of_focal, &weights);
         // What the derivatives of the transform have in common comes with each of two derivatives.
         let factors = (product(factor, scale), product(z_factor, scale));
         let squares = (product(factors.0, scale), product(factors.1, scale));

@@ -15,7 +15,7 @@ impl Task for Rows<'_, f64> {
     fn run<S: Simd>(mut self, s: S) -> Totals {
         let mut totals = Totals::default();
         for row in 0..self.teacher.rows() {
-            totals = totals.add(Totals { loss: self.double_row(s, row), ..Totals::default() });
+            totals = totals.add(Totals::of_loss(self.double_row(s, row)));
         }
         totals
     }

@@ -55,7 +55,7 @@ impl<T: Kernels> Task for Rows<'_, T> {
         for row in 0..self.teacher.rows() {
             loss += self.row(simd, row);
         }
-        Totals { loss, ..Totals::default() }
+        Totals::of_loss(loss)
     }
 }
 

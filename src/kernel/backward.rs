@@ -125,10 +125,11 @@ fn run<S: Simd, T: Number, J: Jacobian<S>>(s: S, y: &[T], upstream: Upstream<'_,
     }
 }
 
-/// The product, 0 where it would be subnormal.
+/// The product, 0 where it would be subnormal, and one NaN for all: which of several it was depends on the instructions.
 #[inline(always)]
 fn gradient<S: Simd, J: Jacobian<S>>(s: S, y: S::F32, g: S::F32, sum: S::F32) -> S::F32 {
-    s.zero_below(J::product(s, y, g, sum), s.splat(f32::MIN_POSITIVE))
+    let product = s.zero_below(J::product(s, y, g, sum), s.splat(f32::MIN_POSITIVE));
+    s.select_equal(product, product, product, s.splat(f32::NAN))
 }
 
 #[inline(always)]

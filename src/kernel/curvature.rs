@@ -236,7 +236,7 @@ impl<'a, L: Lanes, T: Stored<L>> Point<'a, T, L> {
     }
 
     /// How the loss of a row with this target rises along the direction. The gaps weigh the classes, of which the target
-    /// may be left out.
+    /// may be left out, and the largest logit's is.
     #[inline(always)]
     pub(crate) fn slope<S: Simd>(
         &self,
@@ -248,7 +248,8 @@ impl<'a, L: Lanes, T: Stored<L>> Point<'a, T, L> {
         memory: &mut Memory<L>,
     ) -> Slope {
         let of_target = -self.rise(direction, v, target);
-        let but = if is_left_out { Entry::new(target.class, L::default()) } else { Entry::NONE };
+        let left_out = if is_left_out { Entry::new(target.class, L::default()) } else { Entry::NONE };
+        let but = [self.pivot(), left_out];
         let mut weighted = 0.0;
         match self.transform {
             _ if matches!(gaps, Gaps::None) => {}
@@ -258,11 +259,19 @@ impl<'a, L: Lanes, T: Stored<L>> Point<'a, T, L> {
                     let start = columns.start;
                     let block = self.block(s, transform, columns.clone(), memory);
                     let v = through(s, &v[columns], block.slopes, block.product);
-                    weighted += L::weighted_sum(s, block.x, v, gaps.from(start), but.from(start));
+                    weighted +=
+                        L::weighted_sum(s, block.x, v, gaps.from(start), but.map(|but| but.from(start)));
                 }
             }
         }
-        Slope { mean: direction.mean, of_target, weighted_sum: weighted }
+        Slope {
+            mean: direction.mean,
+            of_target,
+            along_largest: self.largest.times(v),
+            rise_of_largest: direction.rise_of_largest,
+            has_majority: self.softmax.target_probability > 0.5,
+            weighted_sum: weighted,
+        }
     }
 
     /// An entry of [`Point::product`].
@@ -303,7 +312,13 @@ impl<'a, L: Lanes, T: Stored<L>> Point<'a, T, L> {
     pub(crate) fn of_cap(&self, column: Column<L>, cap: &Cap<'_, L>, weight: f64, is_target: bool) -> f64 {
         // Infinite where the class is masked.
         let t = (column.logit.into() * cap.inverse).max(-1.0);
-        -2.0 * cap.inverse * t * cap.gradient.at(self.class(column), weight, is_target)
+        let softmax = self.class(column);
+        let gradient = if column.class == self.largest.class {
+            cap.gradient.at_largest(softmax, is_target)
+        } else {
+            cap.gradient.at_other(softmax, weight, is_target)
+        };
+        -2.0 * cap.inverse * t * gradient
     }
 }
 

@@ -183,9 +183,15 @@ impl Gaps<'_> {
     }
 }
 
-/// Sum of w v over all columns of the logits `x` but one.
+/// Sum of w v over all columns of the logits `x` but two.
 #[inline(always)]
-pub(super) fn weighted_sum<S: Simd, T: Number>(s: S, x: &[T], v: &[T], gaps: Gaps<'_>, but: Entry) -> f64 {
+pub(super) fn weighted_sum<S: Simd, T: Number>(
+    s: S,
+    x: &[T],
+    v: &[T],
+    gaps: Gaps<'_>,
+    but: [Entry; 2],
+) -> f64 {
     let mut sums = s.zero_sums();
     for start in (0..v.len()).step_by(LANES) {
         let rest = &v[start..];
@@ -193,12 +199,16 @@ pub(super) fn weighted_sum<S: Simd, T: Number>(s: S, x: &[T], v: &[T], gaps: Gap
             Some(whole) => T::load(s, whole),
             None => T::load_partial(s, rest, 0.0),
         };
-        let mut weights = s.with_lane(gaps.load(s, start), but.from(start).lane(), 0.0);
+        let mut weights = gaps.load(s, start);
+        for but in but {
+            weights = s.with_lane(weights, but.from(start).lane(), 0.0);
+        }
         if gaps.is_live() {
             let logits = T::load_partial(s, &x[start..x.len().min(start + LANES)], 0.0);
             weights = live_only(s, logits, weights);
         }
-        sums = s.accumulate(sums, s.mul(weights, v));
+        // In f64, where the product is exact: a small weight of a small number would be subnormal.
+        sums = s.add_f64(sums, s.mul_f64(widened(s, weights), widened(s, v)));
     }
     s.sum_lanes(sums)
 }

@@ -116,11 +116,6 @@ impl<L: Real> Task for ResultsTask<'_, L> {
         let Self { rows, terms, results } = self;
         match terms {
             None => each_result(rows, results, |_, _| 0.0),
-            Some(terms) if terms.is_distribution() => {
-                each_result(rows, results, |softmax, own| {
-                    terms.of_row(softmax, own).smooth_loss(softmax, own)
-                });
-            }
             Some(terms) if terms.differ_by_row() => {
                 each_result(rows, results, |_, _| 0.0);
                 results.add_loss(rows, terms);
@@ -230,13 +225,6 @@ impl<T: Rounded> Task for CoefficientsTask<'_, T> {
         let Self { rows, terms, results, coefficients, .. } = self;
         match terms {
             None => each_coefficient::<T>(rows, results, coefficients, |softmax, _| softmax.probabilities()),
-            Some(terms) if terms.is_distribution() => {
-                let gradient = |softmax: &_, lane: usize| {
-                    let (own, factor, z_factor) = (rows.own[lane], rows.factor[lane], rows.z_factor[lane]);
-                    terms.of_row(softmax, own).gradient(softmax, own, factor, z_factor)
-                };
-                each_coefficient::<T>(rows, results, coefficients, gradient);
-            }
             Some(terms) if terms.differ_by_row() => {
                 let gradient = |softmax: &_, lane: usize| {
                     results.terms.gradient(terms, softmax, lane, rows.factor[lane], rows.z_factor[lane])

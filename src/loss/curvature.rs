@@ -32,8 +32,27 @@ pub(crate) struct Slope {
     pub(crate) mean: f64,
     /// p . v - v_y for the target y.
     pub(crate) of_target: f64,
-    /// The sum of w_c v_c over the classes that smoothing spreads over, with the weights in the unit of the statistics.
+    /// v_t for the largest logit t, and v_t - p . v.
+    pub(crate) along_largest: f64,
+    pub(crate) rise_of_largest: f64,
+    /// Whether t has most of the probability.
+    pub(crate) has_majority: bool,
+    /// The sum of w_c v_c over the other classes that smoothing spreads over, with the weights in the unit of the statistics.
     pub(crate) weighted_sum: f64,
+}
+
+/// What classes weigh, those of [`RowWeights::others`] and [`RowWeights::others_of_largest`] in the unit of the statistics.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowWeights {
+    /// The target.
+    pub(crate) own: f64,
+    /// All but the target.
+    pub(crate) others: f64,
+    /// The class with the largest logit, which the statistics leave out.
+    pub(crate) largest: f64,
+    /// All but that.
+    pub(crate) others_of_largest: f64,
+    pub(crate) target_is_largest: bool,
 }
 
 /// A class's place in the softmax of its row.
@@ -55,10 +74,17 @@ pub(crate) struct RowTerms {
     /// Of the product of that derivative with itself.
     bend: f64,
     each: f64,
-    /// The sum of the weights.
-    total: f64,
-    unit: f64,
+    spread: Spread,
     z: f64,
+}
+
+/// What the classes weigh that smoothing spreads over: the one with the largest logit, and the others.
+#[derive(Clone, Copy, Debug)]
+struct Spread {
+    largest: f64,
+    others: f64,
+    /// The unit of the statistics.
+    unit: f64,
 }
 
 /// The gradient of a row's loss with respect to the logits that its softmax is of: [`Gradient::of_probability`] p_c -
@@ -67,56 +93,72 @@ pub(crate) struct RowTerms {
 pub(crate) struct Gradient {
     hard: f64,
     each: f64,
-    total: f64,
-    unit: f64,
+    spread: Spread,
     z: f64,
+}
+
+impl Spread {
+    fn total(&self) -> f64 {
+        self.largest + self.others
+    }
 }
 
 impl Gradient {
     pub(crate) fn of_probability(&self) -> f64 {
-        self.hard + self.each * self.total + self.z
+        self.hard + self.each * self.spread.total() + self.z
     }
 
     /// With weights in the unit of the statistics.
     pub(crate) fn of_weight(&self) -> f64 {
-        self.each * self.unit
+        self.each * self.spread.unit
     }
 
-    /// That of a class that weighs this, without cancellation.
-    pub(crate) fn at(&self, class: ClassSoftmax, weight: f64, is_target: bool) -> f64 {
+    /// That of the class with the largest logit, without cancellation.
+    pub(crate) fn at_largest(&self, class: ClassSoftmax, is_target: bool) -> f64 {
+        self.at(class, (self.spread.largest, self.spread.others), is_target)
+    }
+
+    /// That of another class, which weighs this; its probability is not above 1/2.
+    pub(crate) fn at_other(&self, class: ClassSoftmax, weight: f64, is_target: bool) -> f64 {
+        self.at(class, (weight, self.spread.total() - weight), is_target)
+    }
+
+    fn at(&self, class: ClassSoftmax, (weight, others): (f64, f64), is_target: bool) -> f64 {
         let ClassSoftmax { probability: p, complement: q, .. } = class;
         let hard = if is_target { -self.hard * q } else { self.hard * p };
-        hard + self.each * ((self.total - weight) * p - weight * q) + self.z * p
+        hard + self.each * (others * p - weight * q) + self.z * p
     }
 }
 
 impl Terms {
-    /// Those of a row. Its target weighs `own`, all other classes `others`, in the unit of the statistics; `largest` is what
-    /// the class weighs that the statistics of the softmax leave out. A focal loss needs the target's place in the softmax.
+    /// Those of a row. A focal loss needs the target's place in the softmax.
     #[inline(always)]
     pub(crate) fn of_point<L: Real>(
         &self,
         softmax: &Softmax<L>,
         focal: Option<ClassSoftmax>,
-        own: f64,
-        others: f64,
-        largest: f64,
+        weights: &RowWeights,
     ) -> RowTerms {
         let (slope, bend) = focal.map_or((1.0, 0.0), |target| {
             self.focal_derivatives::<L>(target.probability, target.complement, target.nll)
         });
-        let (mut each, mut total) = (self.smooth, self.total_weight);
-        match self.smoothing {
-            Smoothing::AllClasses => {}
-            Smoothing::OtherClasses => total = self.unit * others,
+        let (mut each, unit) = (self.smooth, self.unit);
+        let RowWeights { own, largest, .. } = *weights;
+        let others_of_largest = unit * weights.others_of_largest;
+        let (largest, others) = match self.smoothing {
+            Smoothing::AllClasses => (largest, others_of_largest),
+            Smoothing::OtherClasses if weights.target_is_largest => (0.0, unit * weights.others),
+            // What is left without both: the lesser of the two is taken away from a sum, so that more of it remains.
+            Smoothing::OtherClasses if own < largest => (largest, others_of_largest - own),
+            Smoothing::OtherClasses => (largest, unit * weights.others - largest),
             Smoothing::LiveClasses => {
                 // The largest logit is live.
                 each /= softmax.statistics.live + 1.0;
-                total = self.unit * softmax.statistics.weight + largest;
+                (largest, unit * softmax.statistics.weight)
             }
-        }
-        let hard = self.hard * own;
-        RowTerms { hard: hard * slope, bend: hard * bend, each, total, unit: self.unit, z: self.z }
+        };
+        let (hard, spread) = (self.hard * own, Spread { largest, others, unit });
+        RowTerms { hard: hard * slope, bend: hard * bend, each, spread, z: self.z }
     }
 
     /// Whether smoothing leaves the target out.
@@ -138,21 +180,29 @@ impl RowTerms {
     /// without the curvature of what it makes of -ln p.
     #[inline(always)]
     pub(crate) fn gauss_newton(&self, factor: f64, z_factor: f64) -> Curvature {
-        let sum_of_terms = self.hard + self.each * self.total;
+        let sum_of_terms = self.hard + self.each * self.spread.total();
         Curvature { jacobian: sum_of_terms * factor, outer: 2.0 * self.z * z_factor, bend: 0.0 }
     }
 
     /// The gradient of the row's loss times `factor`, and that of its z-loss times `z_factor`.
     #[inline(always)]
     pub(crate) fn gradient(&self, lse: f64, factor: f64, z_factor: f64) -> Gradient {
-        let Self { hard, each, total, unit, z, .. } = *self;
-        Gradient { hard: hard * factor, each: each * factor, total, unit, z: 2.0 * z * lse * z_factor }
+        let Self { hard, each, spread, z, .. } = *self;
+        Gradient { hard: hard * factor, each: each * factor, spread, z: 2.0 * z * lse * z_factor }
     }
 
     /// How fast the row's loss rises, without its z-loss, before any reduction.
     #[inline(always)]
     pub(crate) fn derivative(&self, slope: &Slope) -> f64 {
-        let spread = self.total * slope.mean - self.unit * slope.weighted_sum;
+        // W (p . v) - sum_c w_c v_c. Where p_t is near 1, W p_t - w_t would cancel: with all in terms of p_t - 1 nothing does.
+        let Spread { largest, others, unit } = self.spread;
+        let total = self.spread.total();
+        let of_largest = if slope.has_majority {
+            others * slope.along_largest - total * slope.rise_of_largest
+        } else {
+            total * slope.mean - largest * slope.along_largest
+        };
+        let spread = of_largest - unit * slope.weighted_sum;
         self.hard * slope.of_target + self.each * spread
     }
 

@@ -69,14 +69,10 @@ pub(crate) struct Terms {
     /// eps / C; of other classes only eps / (C - 1), of live ones eps, to be divided by their number in each row.
     smooth: f64,
     smoothing: Smoothing,
-    total_weight: f64,
     z: f64,
     focal_gamma: f64,
     /// What the statistics count weights in.
     unit: f64,
-    /// Whether targets are probabilities: then the row's own weights take the place of W and w_c, with (1 - eps) = 0 and
-    /// eps / C = 1.
-    is_distribution: bool,
     /// Whether there is a softcap.
     has_slopes: bool,
 }
@@ -136,24 +132,21 @@ impl Options {
             hard: 1.0 - self.label_smoothing,
             smooth,
             smoothing: if smooth == 0.0 { Smoothing::AllClasses } else { self.smoothing },
-            total_weight: self.weight.as_ref().map_or(classes as f64, |weight| weight.total),
             z: self.z_loss,
             focal_gamma: self.focal_gamma,
             unit: self.weight.as_ref().map_or(1.0, |weight| weight.unit),
-            is_distribution: false,
             has_slopes: self.softcap.is_some(),
         }
     }
 
     /// The same where targets are probabilities: sum_c v_c (-ln p_c) + z lse^2 with
-    /// v_c = w_c ((1 - eps) q_c + eps / C).
+    /// v_c = w_c ((1 - eps) q_c + eps / C), which are the weights of each row's statistics.
     pub(crate) fn terms_of_distributions(&self, classes: usize) -> Terms {
         Terms {
             hard: 0.0,
             smooth: 1.0,
             smoothing: Smoothing::AllClasses,
             focal_gamma: 0.0,
-            is_distribution: true,
             ..self.terms(classes)
         }
     }
@@ -206,11 +199,6 @@ impl Terms {
         self.smoothing != Smoothing::AllClasses || self.has_focal()
     }
 
-    #[inline(always)]
-    pub(crate) fn is_distribution(&self) -> bool {
-        self.is_distribution
-    }
-
     /// Whether gradients are multiplied by derivatives of the logits, which may be 0.
     #[inline(always)]
     pub(crate) fn has_slopes(&self) -> bool {
@@ -223,12 +211,6 @@ impl Terms {
         self.unit
     }
 
-    /// Those of a row whose targets are probabilities.
-    #[inline(always)]
-    pub(crate) fn of_row<L: Real>(self, softmax: &Softmax<L>, own: f64) -> Self {
-        Self { total_weight: self.unit * softmax.statistics.weight + own, ..self }
-    }
-
     /// The loss of a row whose target has class weight `own`, before any reduction, without label smoothing.
     #[inline(always)]
     pub(crate) fn hard_loss<L: Real>(&self, softmax: &Softmax<L>, own: f64) -> f64 {
@@ -238,22 +220,27 @@ impl Terms {
     /// The same with label smoothing.
     #[inline(always)]
     pub(crate) fn smooth_loss<L: Real>(&self, softmax: &Softmax<L>, own: f64) -> f64 {
-        let spread = self.spread(softmax, own, self.total_weight);
+        let spread = self.spread(softmax, own);
         let loss = self.hard_loss(softmax, own) + weighted(self.smooth, spread);
         let nll = softmax.nll();
         if nll.is_nan() { nll } else { loss }
     }
 
-    /// sum_c w_c (-ln p_c) over the classes that the statistics have gaps of, and the target, which weighs `own`; `total` of
-    /// weights in all.
+    /// What the classes weigh that the statistics have gaps of: all but the target, or some of these.
     #[inline(always)]
-    fn spread<L: Real>(&self, softmax: &Softmax<L>, own: f64, total: f64) -> f64 {
+    fn others<L: Real>(&self, softmax: &Softmax<L>) -> f64 {
+        self.unit * softmax.statistics.weight
+    }
+
+    /// sum_c w_c (-ln p_c) over these classes and the target, which weighs `own`.
+    #[inline(always)]
+    fn spread<L: Real>(&self, softmax: &Softmax<L>, own: f64) -> f64 {
         // -ln p_c = (max - x_c) + ln_sum, and the statistics have the gaps below their own maximum.
         let statistics = &softmax.statistics;
         let raise = softmax.max.into() - statistics.max.into();
         let gaps = self.unit * (statistics.gap + weighted(statistics.weight, raise))
             + weighted(own, softmax.target_gap);
-        gaps + total * softmax.ln_sum
+        gaps + (self.others(softmax) + own) * softmax.ln_sum
     }
 
     #[inline(always)]
@@ -285,11 +272,12 @@ impl Terms {
         z_factor: f64,
     ) -> Coefficients {
         let (p, q) = (softmax.target_probability, softmax.others_probability);
-        let hard = self.hard * own;
-        let spread = self.smooth * ((self.total_weight - own) * p - own * q);
+        let (hard, others) = (self.hard * own, self.others(softmax));
+        // W p - w_y, without cancellation.
+        let spread = self.smooth * (others * p - own * q);
         let z_slope = self.z_slope(softmax, z_factor);
         let at_target = (spread - hard * q) * factor + z_slope * p;
-        let coefficient = (hard + self.smooth * self.total_weight) * factor + z_slope;
+        let coefficient = (hard + self.smooth * (others + own)) * factor + z_slope;
         Coefficients {
             scale: coefficient * softmax.scale,
             shift: self.smooth * self.unit * factor,

@@ -20,10 +20,6 @@ pub(crate) struct TermLanes {
     each: [f64; LANES],
     /// The target's weight, if it is in M.
     own: [f64; LANES],
-    /// The weights of the others in M.
-    others: [f64; LANES],
-    /// Of all in M.
-    total: [f64; LANES],
 }
 
 impl TermLanes {
@@ -37,20 +33,8 @@ impl TermLanes {
         self.slope = self.hard;
         self.each = [terms.smooth; LANES];
         match terms.smoothing {
-            Smoothing::AllClasses => {
-                self.own = *own;
-                self.total = [terms.total_weight; LANES];
-                for lane in 0..LANES {
-                    self.others[lane] = terms.total_weight - own[lane];
-                }
-            }
-            Smoothing::OtherClasses => {
-                self.own = [0.0; LANES];
-                for lane in 0..LANES {
-                    self.others[lane] = terms.unit * rows.weight[lane];
-                }
-                self.total = self.others;
-            }
+            Smoothing::AllClasses => self.own = *own,
+            Smoothing::OtherClasses => self.own = [0.0; LANES],
             Smoothing::LiveClasses => {
                 for lane in 0..LANES {
                     let is_live = rows.target_logit[lane] > L::NEG_INFINITY;
@@ -58,8 +42,6 @@ impl TermLanes {
                     // Rows without a live class are NaN.
                     self.each[lane] = terms.smooth / if live < 1.0 { 1.0 } else { live };
                     self.own[lane] = if is_live { own[lane] } else { 0.0 };
-                    self.others[lane] = terms.unit * rows.weight[lane];
-                    self.total[lane] = self.others[lane] + self.own[lane];
                 }
             }
         }
@@ -76,7 +58,7 @@ impl TermLanes {
     #[inline(always)]
     pub(crate) fn loss<L: Real>(&self, terms: &Terms, softmax: &Softmax<L>, lane: usize) -> f64 {
         let nll = softmax.nll();
-        let spread = terms.spread(softmax, self.own[lane], self.total[lane]);
+        let spread = terms.spread(softmax, self.own[lane]);
         let loss = weighted(self.hard[lane], nll) + weighted(self.each[lane], spread);
         if nll.is_nan() { nll } else { loss }
     }
@@ -92,10 +74,11 @@ impl TermLanes {
         z_factor: f64,
     ) -> Coefficients {
         let (p, q) = (softmax.target_probability, softmax.others_probability);
-        let (hard, each) = (self.slope[lane], self.each[lane]);
-        let spread = each * (self.others[lane] * p - self.own[lane] * q);
+        let (hard, each, own) = (self.slope[lane], self.each[lane], self.own[lane]);
+        let others = terms.others(softmax);
+        let spread = each * (others * p - own * q);
         let z_slope = terms.z_slope(softmax, z_factor);
-        let coefficient = (hard + each * self.total[lane]) * factor + z_slope;
+        let coefficient = (hard + each * (others + own)) * factor + z_slope;
         Coefficients {
             scale: coefficient * softmax.scale,
             shift: each * terms.unit * factor,

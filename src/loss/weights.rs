@@ -2,16 +2,18 @@
 
 use core::fmt;
 
+use crate::kernel::scalar::to_f32;
+use crate::sum::Sum;
+
 /// One weight for each class.
 #[derive(Clone)]
 pub(crate) struct ClassWeights {
     pub(super) weights: Vec<f32>,
-    /// The weights in units of `unit`, none above 1, so that their products overflow no sooner than the other factor;
-    /// and zeros behind them: kernels read whole vectors.
+    /// The weights in units of `unit`, none above 1, so that their products overflow no sooner than the other factor,
+    /// and 0 where that is no normal number; and zeros behind them: kernels read whole vectors.
     pub(super) in_units: Vec<f32>,
     /// A power of two.
     pub(super) unit: f64,
-    pub(super) total: f64,
     /// For each class, the sum of the others, in units.
     pub(super) of_others: Vec<f64>,
 }
@@ -28,22 +30,21 @@ impl ClassWeights {
         const PADDING: usize = 64;
         let largest = weights.iter().copied().fold(0.0, f32::max);
         let unit = if largest == 0.0 { 1.0 } else { f64::from(largest).log2().ceil().exp2() };
-        let mut in_units: Vec<f32> =
-            weights.iter().map(|&weight| (f64::from(weight) / unit) as f32).collect();
-        let total = weights.iter().map(|&weight| f64::from(weight)).sum();
-        // From both ends, because total - weight would not be 0 where it should.
+        let mut in_units: Vec<f32> = weights.iter().map(|&weight| to_f32(f64::from(weight) / unit)).collect();
+        // From both ends: the weight of one class may be as good as all, and what the others add would be lost in a sum
+        // with it.
         let mut of_others = vec![0.0; weights.len()];
-        let (mut before, mut after) = (0.0, 0.0);
+        let (mut before, mut after) = (Sum::default(), Sum::default());
         for (of_others, weight) in of_others.iter_mut().zip(&in_units) {
-            *of_others += before;
-            before += f64::from(*weight);
+            *of_others += before.total();
+            before = before.add(f64::from(*weight));
         }
         for (of_others, weight) in of_others.iter_mut().zip(&in_units).rev() {
-            *of_others += after;
-            after += f64::from(*weight);
+            *of_others += after.total();
+            after = after.add(f64::from(*weight));
         }
         in_units.resize(weights.len() + PADDING, 0.0);
-        Self { weights, in_units, unit, total, of_others }
+        Self { weights, in_units, unit, of_others }
     }
 
     pub(crate) fn as_slice(&self) -> &[f32] {

@@ -39,6 +39,7 @@ use crate::{Element, Error, PlanesMut};
 /// # Ok::<(), xent::Error>(())
 /// ```
 #[derive(Debug, Default)]
+#[must_use]
 pub struct PlanesRequest<'a, T: Element = f32> {
     pub(crate) grad: Option<PlanesMut<'a, T>>,
     pub(crate) inputs: RowInputs<'a, T::PerRow>,

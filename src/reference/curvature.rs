@@ -1,6 +1,8 @@
 //! Second derivatives of the same losses, in plain loops.
 
-use super::{SoftmaxRow, softmax_jacobian, softmax_row, transform_bends, transform_slopes, transformed};
+use super::{
+    SoftmaxRow, softmax_jacobian, softmax_row, sums_of_others, transform_bends, transform_slopes, transformed,
+};
 use crate::request::check_shape;
 use crate::row_inputs::RowInputs;
 use crate::{CrossEntropy, Error, Matrix, Reduction, Request, Smoothing, Target};
@@ -214,10 +216,9 @@ fn multipliers(ce: &CrossEntropy, x: &[f32], softmax: &SoftmaxRow, target: usize
 fn gradient(of_lse: f64, softmax: &SoftmaxRow, of_gradients: &[f64]) -> Vec<f64> {
     let SoftmaxRow { probabilities: p, complements: q, .. } = softmax;
     let mut gradient = Vec::with_capacity(p.len());
-    let sum: f64 = of_gradients.iter().sum();
+    let of_others = sums_of_others(of_gradients);
     for i in 0..p.len() {
-        let others = sum - of_gradients[i];
-        gradient.push(others * p[i] - of_gradients[i] * q[i] + of_lse * p[i]);
+        gradient.push(of_others[i] * p[i] - of_gradients[i] * q[i] + of_lse * p[i]);
     }
     gradient
 }

@@ -1,6 +1,6 @@
 //! Targets that are probabilities.
 
-use super::{Outcome, Rows, product, softmax_of, transform_slopes, transformed};
+use super::{Outcome, Rows, product, softmax_of, sums_of_others, transform_slopes, transformed};
 use crate::{CrossEntropy, Element, Error, Matrix, Request};
 
 /// What [`CrossEntropy::run_probabilities`] computes, in `f64`, with the inputs of a request. Its outputs are not written.
@@ -31,10 +31,10 @@ pub fn run_probabilities<E: Element + Into<f64>>(
             .collect();
         let loss = (0..classes).map(|c| product(v[c], -softmax.log_probabilities[c])).sum();
         // d(-ln p_c) / dx_i = p_i - [i = c], and so S p_i - v_i with S = sum_c v_c.
-        let total: f64 = v.iter().sum();
+        let of_others = sums_of_others(&v);
         let mut grad = vec![0.0; classes];
         for i in 0..classes {
-            grad[i] = (total - v[i]) * softmax.probabilities[i] - v[i] * softmax.complements[i];
+            grad[i] = of_others[i] * softmax.probabilities[i] - v[i] * softmax.complements[i];
         }
         let slopes = transform_slopes(ce, x);
         all.add(ce, inputs.row_weight(row), row, softmax, (loss, grad, slopes), 1.0);

@@ -597,14 +597,22 @@ fn softmax_functions(softmax: Softmax, batch: &Batch, upstream: &[f32], in_place
 
 const SOFTMAX_FUNCTIONS: [&str; 4] = ["softmax", "log_softmax", "softmax_backward", "log_softmax_backward"];
 
-/// A batch of rows without NaN, whose payload would say where it came from; and upstream gradients.
+/// A batch, and upstream gradients; some of both are NaN, with payloads that would say where a result came from.
 fn softmax_inputs(rows: usize, classes: usize, seed: u64) -> (Batch, Vec<f32>) {
     let mut batch = Batch::random(rows, classes, seed);
     let mut random = Random::new(seed);
-    for x in &mut batch.logits {
-        *x = if x.is_nan() { random.normal() } else { *x };
+    let mut upstream: Vec<f32> = (0..rows * classes).map(|_| random.normal()).collect();
+    let payload = |random: &mut Random| f32::from_bits(0xffc0_0000 | random.below(1 << 20) as u32);
+    for row in 0..rows {
+        let at = row * classes + random.below(classes);
+        match random.below(6) {
+            0 => batch.logits[at] = payload(&mut random),
+            1 => upstream[at] = payload(&mut random),
+            2 => upstream[at] = f32::INFINITY,
+            _ => {}
+        }
     }
-    (batch, (0..rows * classes).map(|_| random.normal()).collect())
+    (batch, upstream)
 }
 
 #[test]

@@ -40,5 +40,6 @@ mod shard_errors;
 mod shards;
 mod surroundings;
 mod transform;
+mod uneven_weights;
 mod unsafe_page;
 mod worked_example;

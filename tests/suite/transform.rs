@@ -420,7 +420,8 @@ fn check_halves<T: halves::Half>() {
 fn scales_and_caps_that_no_f32_holds_are_errors() {
     for (logit_scale, shown) in [(0.0, "0"), (-1.0, "-1"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
         let error = CrossEntropy::builder().logit_scale(logit_scale).build().expect_err("the scale is wrong");
-        let message = format!("logit_scale is {shown}; it is above 0, and a normal number of f32");
+        let message =
+            format!("logit_scale is {shown}; it, or 1 / temperature, is above 0, and a normal number of f32");
         assert_eq!(error.to_string(), message);
         let Error::InvalidLogitScale { logit_scale: found } = error else { panic!("{error:?}") };
         assert_eq!(found.to_bits(), logit_scale.to_bits());

@@ -538,8 +538,9 @@ struct Terms<'a> {
     others_mean_gap: f64,
     weight: Option<&'a [f32]>,
     smoothing: Smoothing,
-    /// The sum of the class weights in M.
+    /// The sum of the class weights in M, and of those but the target's.
     total: f64,
+    others: f64,
     hard: f64,
     /// What takes the place of `hard` in the gradient: more of it, with a focal loss.
     slope: f64,
@@ -561,6 +562,7 @@ impl<'a> Terms<'a> {
             weight: ce.weight(),
             smoothing: ce.smoothing(),
             total: 0.0,
+            others: 0.0,
             hard: 1.0 - ce.label_smoothing(),
             slope: 0.0,
             hard_error: 0.0,
@@ -574,6 +576,7 @@ impl<'a> Terms<'a> {
         terms.set_focal(ce.focal_gamma());
         let among: Vec<usize> = (0..softmax.gaps.len()).filter(|&c| terms.is_among(c)).collect();
         terms.total = among.iter().map(|&c| terms.weight_of(c)).sum();
+        terms.others = among.iter().filter(|&&c| c != target).map(|&c| terms.weight_of(c)).sum();
         terms.smooth = if among.is_empty() { 0.0 } else { ce.label_smoothing() / among.len() as f64 };
         terms
     }
@@ -665,7 +668,7 @@ impl<'a> Terms<'a> {
         let (hard, smooth) = (self.slope * factor, self.smooth * factor);
         if i == self.target {
             let own = self.weight_among(i);
-            let rise = smooth * (self.total - own) * p;
+            let rise = smooth * self.others * p;
             let fall = (hard + smooth * own) * self.softmax.exact.complements[i];
             let relative = (self.others_mean_gap + TARGET_GRADIENT) * U;
             let of_rise = relative.max(self.softmax.probability_bound(i));

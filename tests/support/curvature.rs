@@ -563,12 +563,22 @@ impl Row {
         mean + self.errors[class] / U
     }
 
+    /// What smoothing spreads over but one class.
+    fn weight_of_others(&self, class: usize) -> f64 {
+        // Small beside that of the class, it would be lost in a difference.
+        if self.weights[class] > 0.5 * self.total_weight {
+            (0..self.weights.len()).filter(|&i| i != class).map(|i| self.weights[i]).sum()
+        } else {
+            self.total_weight - self.weights[class]
+        }
+    }
+
     /// The bound on what a softcap's second derivative adds to an entry of a diagonal.
     fn of_cap(&self, i: usize, (factor, z_factor): (f64, f64)) -> f64 {
         let (p, q) = (self.softmax.probabilities[i], self.softmax.complements[i]);
         let hard = (self.hard * factor).abs() * if i == self.target { q } else { p };
         let spread = (self.smooth * factor).abs()
-            * ((self.total_weight - self.weights[i]) * p
+            * (self.weight_of_others(i) * p
                 + self.weights[i]
                     * if self.softmax.log_probabilities[i] == f64::NEG_INFINITY { 1.0 } else { q });
         let z = (self.z_slope * z_factor).abs() * p;

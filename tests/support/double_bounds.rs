@@ -4,15 +4,15 @@ mod distributions;
 
 use super::double_double::DoubleDouble;
 use super::doubles::{
-    Doubles, ExactLoss, ExactRow, Found, exact_distribution, exact_loss, near, reduced, transform_slope,
-    widened,
+    Doubles, ExactLoss, ExactRow, Found, divisors, exact_distribution, exact_loss, near, reduced,
+    transform_slope, widened,
 };
 use super::evaluation::{Call, largest_weight};
 use xent::contract::{
     ENTROPY, LOG_PROBABILITY, LOSS, LSE, PROBABILITY, REDUCED_F64, SCALARS_F64, TARGET_GRADIENT, U_F64 as U,
     transform_slope_f64,
 };
-use xent::{CrossEntropy, EmptyMean, Reduction};
+use xent::{CrossEntropy, EmptyMean};
 
 /// The largest share of a bound that was used, of each output.
 #[derive(Default)]
@@ -103,16 +103,9 @@ pub fn check(
         Some(_) => 1.0,
         None => weight_of(batch.targets[row] as usize),
     };
-    let (mut weight, mut row_weight) = (0.0, 0.0);
-    for row in (0..batch.rows).filter(|&row| counts(row)) {
-        weight += call.row_weight(row) * weight_of_row(row);
-        row_weight += call.row_weight(row);
-    }
-    let (divisor, z_divisor) = match (call.denominator, ce.reduction()) {
-        (Some(denominator), _) => (denominator, denominator),
-        (None, Reduction::Mean) => (weight, row_weight),
-        (None, Reduction::Sum) => (1.0, 1.0),
-    };
+    let weights = (0..batch.rows).filter(|&row| counts(row));
+    let weights = weights.map(|row| (weight_of_row(row), call.row_weight(row)));
+    let (divisor, z_divisor) = divisors(ce, call, weights);
     let mut losses = Vec::new();
     let mut loss_bounds = 0.0;
     let (mut counted, mut correct, mut has_nan) = (0, 0, false);
@@ -139,10 +132,10 @@ pub fn check(
         let row_weight = call.row_weight(row);
         let scalar = DoubleDouble::product(call.upstream_scalar.unwrap_or(1.0), ce.logit_scale());
         let scale = DoubleDouble::from(row_weight) * scalar;
-        let factor_of = |divisor: f64| match &upstream {
+        let factor_of = |divisor: DoubleDouble| match &upstream {
             Some(upstream) => scale * upstream[row].into(),
-            None if divisor == 0.0 => 0.0.into(),
-            None => scale / divisor.into(),
+            None if divisor.high == 0.0 => 0.0.into(),
+            None => scale / divisor,
         };
         let factors = Factors { of_loss: factor_of(divisor), of_z_loss: factor_of(z_divisor) };
         let z_loss = DoubleDouble::from(ce.z_loss()) * softmax.lse * softmax.lse;
@@ -163,7 +156,7 @@ pub fn check(
                     &context,
                 );
                 // The divisors' own shares.
-                loss_bounds += quotient(loss_bound, divisor) + quotient(z_bound, z_divisor);
+                loss_bounds += quotient(loss_bound, divisor.high) + quotient(z_bound, z_divisor.high);
                 losses.push((exact, z_loss, weight_of_row(row), row_weight));
             };
         if let Some(q) = &target_probabilities {
@@ -227,7 +220,7 @@ pub fn check(
     };
     if has_nan || exact.is_nan() {
         assert!(found.summary.loss.is_nan(), "{context}");
-    } else if exact.is_infinite() && divisor == 0.0 && losses.iter().all(may_be_0) {
+    } else if exact.is_infinite() && divisor.high == 0.0 && losses.iter().all(may_be_0) {
         // What is divided by 0 may be 0 as well.
         let z_loss = found.summary.z_loss;
         let of_nothing = if ce.empty_mean() == EmptyMean::Zero { z_loss } else { f64::NAN };
@@ -400,7 +393,7 @@ impl Bounds<'_> {
         };
         let scalars = self.scalars * U;
         if i == target {
-            let (rise, fall) = (each * (exact.total - own) * p, (hard + each * own) * q);
+            let (rise, fall) = (each * exact.weights_of_others[i] * p, (hard + each * own) * q);
             let relative = (softmax.others_mean_gap(i) + TARGET_GRADIENT) * U + scalars;
             let z_relative = self.probability(i) + TARGET_GRADIENT * U + scalars;
             let of_rise = relative.max(self.probability(i) + scalars);

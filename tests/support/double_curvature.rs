@@ -89,6 +89,7 @@ struct Row {
     z_gradient: Vec<DoubleDouble>,
     spread: Vec<f64>,
     total_spread: f64,
+    spread_of_others: Vec<f64>,
     scale: f64,
     inverse_cap: f64,
 }
@@ -162,8 +163,7 @@ impl Row {
                         + nll.high / q.high * of_rest
                         + SCALARS_F64 * U * (2.0 + nll.high / q.high * (1.0 + gamma.high * p.high)));
         }
-        let total: f64 = spread.iter().sum();
-        let sum = plain * slope + each * total.into();
+        let sum = plain * slope + each * loss.total.into();
         let spread: Vec<f64> = spread.iter().map(|weight| weight * each.high).collect();
         Self {
             hard: (plain * slope).high,
@@ -175,7 +175,8 @@ impl Row {
             outer: z,
             gradient: loss.grad,
             z_gradient: loss.z_grad,
-            total_spread: spread.iter().sum(),
+            total_spread: loss.total * each.high,
+            spread_of_others: loss.weights_of_others.iter().map(|weight| weight * each.high).collect(),
             spread,
             scale: scale.max(1.0),
             inverse_cap: softcap.map_or(0.0, |cap| 1.0 / cap),
@@ -264,7 +265,7 @@ impl Row {
         }
         let (p, q) = (self.softmax.probabilities[i].high, self.softmax.complements[i].high);
         let hard = (self.hard * factor).abs() * if i == self.target { q } else { p };
-        let spread = factor.abs() * ((self.total_spread - self.spread[i]) * p + self.spread[i]);
+        let spread = factor.abs() * (self.spread_of_others[i] * p + self.spread[i]);
         let z = (self.outer.high * z_factor).abs() * p;
         let magnitude = hard + spread + z * self.softmax.lse.high.abs();
         let relative = (self.relative(i, i) + self.others_mean_gap(i) + CAPPED) * U;

@@ -351,6 +351,8 @@ pub struct ExactLoss {
     pub each: f64,
     pub total: f64,
     pub among: Vec<bool>,
+    /// What all other classes weigh that smoothing spreads over.
+    pub weights_of_others: Vec<f64>,
 }
 
 /// The formulas of `reference::run`.
@@ -367,7 +369,9 @@ pub fn exact_loss(ce: &CrossEntropy, softmax: &ExactRow, target: usize) -> Exact
     let count = among.iter().filter(|&&is_among| is_among).count();
     let eps = DoubleDouble::from(ce.label_smoothing());
     let each = if count == 0 { 0.0.into() } else { eps / (count as f64).into() };
-    let total: f64 = (0..classes).filter(|&c| among[c]).map(weight_of).sum();
+    let weights: Vec<DoubleDouble> =
+        (0..classes).map(|c| if among[c] { weight_of(c).into() } else { 0.0.into() }).collect();
+    let of_others = sums_of_others(&weights);
     let (p, q) = (softmax.probabilities[target], softmax.complements[target]);
     let nll = -softmax.log_probabilities[target];
     let (mut power, mut slope) = (DoubleDouble::from(1.0), DoubleDouble::from(1.0));
@@ -391,8 +395,7 @@ pub fn exact_loss(ce: &CrossEntropy, softmax: &ExactRow, target: usize) -> Exact
     let mut grad = Vec::with_capacity(classes);
     for i in 0..classes {
         let (p, q) = (softmax.probabilities[i], softmax.complements[i]);
-        let own = if among[i] { weight_of(i) } else { 0.0 };
-        let spread = each * (DoubleDouble::from(total - own) * p - DoubleDouble::from(own) * q);
+        let spread = each * (of_others[i] * p - weights[i] * q);
         let hard = if i == target { -(slope * q) } else { slope * p };
         grad.push(spread + hard);
     }
@@ -406,9 +409,26 @@ pub fn exact_loss(ce: &CrossEntropy, softmax: &ExactRow, target: usize) -> Exact
         hard: (hard * power).high,
         slope: slope.high,
         each: each.high,
-        total,
+        total: weights.iter().copied().sum::<DoubleDouble>().high,
         among,
+        weights_of_others: of_others.iter().map(|sum| sum.high).collect(),
     }
+}
+
+/// For each term the sum of all others: from both ends, because even twice the digits may be too few for a term and a sum with
+/// it.
+fn sums_of_others(terms: &[DoubleDouble]) -> Vec<DoubleDouble> {
+    let (mut before, mut after) = (DoubleDouble::default(), DoubleDouble::default());
+    let mut sums = Vec::with_capacity(terms.len());
+    for &term in terms {
+        sums.push(before);
+        before = before + term;
+    }
+    for (sum, &term) in sums.iter_mut().zip(terms).rev() {
+        *sum = *sum + after;
+        after = after + term;
+    }
+    sums
 }
 
 /// The same where targets are probabilities.
@@ -432,32 +452,41 @@ pub fn exact_distribution(ce: &CrossEntropy, softmax: &ExactRow, q: &[f64]) -> E
     let v: Vec<DoubleDouble> = (0..classes).map(v_of).collect();
     let total: DoubleDouble = v.iter().copied().sum();
     let loss = (0..classes).map(|c| weighted(v[c], -softmax.log_probabilities[c])).sum();
-    let gradient_of = |i: usize| {
-        let others = total - v[i];
-        others * softmax.probabilities[i] - v[i] * softmax.complements[i]
-    };
+    let of_others = sums_of_others(&v);
+    let gradient_of = |i: usize| of_others[i] * softmax.probabilities[i] - v[i] * softmax.complements[i];
     let grad = (0..classes).map(gradient_of).collect();
     ExactDistribution { v, total, loss, grad }
 }
 
+/// What the losses of rows are divided by, which have these class weights and row weights, and their z-losses.
+pub fn divisors(
+    ce: &CrossEntropy,
+    call: &Call<'_>,
+    weights: impl Iterator<Item = (f64, f64)> + Clone,
+) -> (DoubleDouble, DoubleDouble) {
+    match (call.denominator, ce.reduction()) {
+        (Some(denominator), _) => (denominator.into(), denominator.into()),
+        (None, Reduction::Mean) => (
+            weights.clone().map(|(weight, row_weight)| DoubleDouble::product(weight, row_weight)).sum(),
+            weights.map(|(_, row_weight)| DoubleDouble::from(row_weight)).sum(),
+        ),
+        (None, Reduction::Sum) => (1.0.into(), 1.0.into()),
+    }
+}
+
 /// What rows add up to, and their mean.
 pub fn reduced(ce: &CrossEntropy, call: &Call<'_>, losses: &[(DoubleDouble, DoubleDouble, f64, f64)]) -> f64 {
-    let (mut loss, mut z_loss, mut weight, mut row_weight) = Default::default();
-    for &(of_row, z_of_row, weight_of_row, row_weight_of_row) in losses {
-        loss = loss + weighted(row_weight_of_row.into(), of_row);
-        z_loss = z_loss + weighted(row_weight_of_row.into(), z_of_row);
-        weight += weight_of_row * row_weight_of_row;
-        row_weight += row_weight_of_row;
+    let (mut loss, mut z_loss) = Default::default();
+    for &(of_row, z_of_row, _, row_weight) in losses {
+        loss = loss + weighted(row_weight.into(), of_row);
+        z_loss = z_loss + weighted(row_weight.into(), z_of_row);
     }
-    let (divisor, z_divisor): (f64, f64) = match (call.denominator, ce.reduction()) {
-        (Some(denominator), _) => (denominator, denominator),
-        (None, Reduction::Mean) => (weight, row_weight),
-        (None, Reduction::Sum) => (1.0, 1.0),
-    };
-    let mean = |total: DoubleDouble, divisor: f64| {
-        let is_empty = divisor == 0.0 && total.high == 0.0;
+    let weights = losses.iter().map(|&(_, _, weight, row_weight)| (weight, row_weight));
+    let (divisor, z_divisor) = divisors(ce, call, weights);
+    let mean = |total: DoubleDouble, divisor: DoubleDouble| {
+        let is_empty = divisor.high == 0.0 && total.high == 0.0;
         let is_0 = is_empty && ce.empty_mean() == EmptyMean::Zero;
-        if is_0 { 0.0 } else { (total / divisor.into()).to_f64() }
+        if is_0 { 0.0 } else { (total / divisor).to_f64() }
     };
     mean(loss, divisor) + if ce.z_loss() == 0.0 { 0.0 } else { mean(z_loss, z_divisor) }
 }

@@ -85,8 +85,8 @@ pub(crate) trait Stored<L: Lanes>: Rounded<Real = L> {
     fn transform<S: Simd>(s: S, transform: Transform<L>, x: &[Self], to: &mut [L], slopes: &mut [L]);
     /// Sum of exp(x - reference) v over all columns but the pivot's.
     fn sum_of_products<S: Simd>(s: S, x: &[Self], v: &[Self], pivot: Entry<L>, reference: L) -> f64;
-    /// Sum of w v over all columns of the logits `x` but one.
-    fn weighted_sum<S: Simd>(s: S, x: &[Self], v: &[Self], gaps: Gaps<'_, L>, but: Entry<L>) -> f64;
+    /// Sum of w v over all columns of the logits `x` but two.
+    fn weighted_sum<S: Simd>(s: S, x: &[Self], v: &[Self], gaps: Gaps<'_, L>, but: [Entry<L>; 2]) -> f64;
 
     /// The function of all columns but the largest logit's, which gets its own value.
     fn pass<S: Simd>(s: S, columns: Columns<'_, Self>, function: impl Function<L>, largest: Entry<L>);
@@ -221,7 +221,7 @@ impl<T: Number> Stored<f32> for T {
     }
 
     #[inline(always)]
-    fn weighted_sum<S: Simd>(s: S, x: &[Self], v: &[Self], gaps: Gaps<'_>, but: Entry) -> f64 {
+    fn weighted_sum<S: Simd>(s: S, x: &[Self], v: &[Self], gaps: Gaps<'_>, but: [Entry; 2]) -> f64 {
         weighted_sum(s, x, v, gaps, but)
     }
 

@@ -1,6 +1,7 @@
 //! The vector-Jacobian products of softmax and log-softmax over rows of `f64`: the formulas of `kernel::backward`.
 
 use super::exp::{LEAST, exp};
+use super::scalar::normal_or_zero;
 use super::sums::Sums;
 use crate::batch::{Backward, Upstream};
 use crate::kernel::backward::Output;
@@ -45,8 +46,13 @@ fn run<S: Simd>(s: S, output: Output, y: &[f64], g: Option<&[f64]>, out: &mut [f
             Output::LogProbabilities => s.sub_f64(g, s.mul_f64(probability(s, &y[start..]), sum)),
             Output::LogProbabilitiesForward => s.sub_f64(g, sum),
         };
-        let normal = s.zero_below_f64(product, s.splat_f64(f64::MIN_POSITIVE));
-        s.store_partial_f64(normal, &mut out[start..]);
+        // One NaN for all: which of several it was depends on the instructions.
+        let mut normal = [0.0; LANES];
+        s.store_f64(product, &mut normal);
+        for x in &mut normal {
+            *x = normal_or_zero(*x);
+        }
+        s.store_partial_f64(s.load_f64(&normal), &mut out[start..]);
     }
 }
 

@@ -187,10 +187,13 @@ impl Stored<f64> for f64 {
     }
 
     #[inline(always)]
-    fn weighted_sum<S: Simd>(s: S, x: &[Self], v: &[Self], gaps: Gaps<'_, f64>, but: Entry<f64>) -> f64 {
+    fn weighted_sum<S: Simd>(s: S, x: &[Self], v: &[Self], gaps: Gaps<'_, f64>, but: [Entry<f64>; 2]) -> f64 {
         let mut sums = Sums::zero(s);
         for start in (0..v.len()).step_by(LANES) {
-            let mut weights = s.with_lane_f64(gaps.load_f64(s, start), but.from(start).lane(), 0.0);
+            let mut weights = gaps.load_f64(s, start);
+            for but in but {
+                weights = s.with_lane_f64(weights, but.from(start).lane(), 0.0);
+            }
             if gaps.is_live() {
                 weights = live_only(s, s.load_partial_f64(&x[start..], 0.0), weights);
             }

@@ -2,7 +2,8 @@
 //!
 //! All operations are those of 53 bits, which every CPU rounds alike, and no number here is subnormal.
 
-use super::scalar::{Exp, LEAST_SPLIT, exp, log1p_and_reciprocal, normal_or_zero, two_product, two_sum};
+use super::scalar::{Exp, LEAST_SPLIT, exp, log1p_and_reciprocal, normal_or_zero, two_product};
+use crate::sum::two_sum;
 
 /// `high` + `low`, the second at most half a unit in the last place of the first. It is 0 beside what is not finite, and
 /// beside what is so small that it may be subnormal.

@@ -7,6 +7,7 @@
 use crate::kernel::scalar::select;
 use crate::kernel::statistics::Statistics;
 use crate::loss::Softmax;
+use crate::sum::two_sum;
 
 /// Of the sums of two numbers that [`exp`] and [`log1p_and_reciprocal`] give, relative: a quarter of the unit that they are
 /// rounded to afterwards.
@@ -41,15 +42,7 @@ pub(crate) fn normal_or_zero(x: f64) -> f64 {
     if x.is_nan() { f64::NAN } else { normal }
 }
 
-/// a + b, and what rounding it lost.
-#[inline(always)]
-pub(super) fn two_sum(a: f64, b: f64) -> (f64, f64) {
-    let sum = a + b;
-    let part = sum - a;
-    (sum, (a - (sum - part)) + (b - part))
-}
-
-/// The same where |a| >= |b|.
+/// a + b, and what rounding it lost, where |a| >= |b|.
 #[inline(always)]
 pub(super) fn fast_two_sum(a: f64, b: f64) -> (f64, f64) {
     let sum = a + b;

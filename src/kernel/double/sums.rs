@@ -1,7 +1,8 @@
 //! Sums of vectors of `f64` that do not lose anything with their length.
 
-use super::scalar::{LEAST_SPLIT, fast_two_sum, two_sum};
+use super::scalar::{LEAST_SPLIT, fast_two_sum};
 use crate::simd::{LANES, Simd};
+use crate::sum::two_sum;
 
 /// In each lane, a sum and what rounding took from it so far ([Neumaier 1974](https://doi.org/10.1002/zamm.19740540106)
 /// with the exact error of each addition, [Knuth](https://doi.org/10.1137/0712047)).
