@@ -231,9 +231,15 @@ impl<T: Rounded> Task for CoefficientsTask<'_, T> {
                 };
                 each_coefficient::<T>(rows, results, coefficients, gradient);
             }
-            Some(terms) => {
+            Some(terms) if terms.is_smooth() => {
                 let gradient = |softmax: &_, lane: usize| {
                     terms.gradient(softmax, rows.own[lane], rows.factor[lane], rows.z_factor[lane])
+                };
+                each_coefficient::<T>(rows, results, coefficients, gradient);
+            }
+            Some(terms) => {
+                let gradient = |softmax: &_, lane: usize| {
+                    terms.hard_gradient(softmax, rows.own[lane], rows.factor[lane], rows.z_factor[lane])
                 };
                 each_coefficient::<T>(rows, results, coefficients, gradient);
             }

@@ -261,6 +261,26 @@ impl Terms {
         2.0 * self.z * softmax.lse() * z_factor
     }
 
+    /// [`Terms::gradient`] without label smoothing.
+    #[inline(always)]
+    pub(crate) fn hard_gradient<L: Real>(
+        &self,
+        softmax: &Softmax<L>,
+        own: f64,
+        factor: f64,
+        z_factor: f64,
+    ) -> Coefficients {
+        let (p, q) = (softmax.target_probability, softmax.others_probability);
+        let hard = self.hard * own;
+        let z_slope = self.z_slope(softmax, z_factor);
+        Coefficients {
+            scale: (hard * factor + z_slope) * softmax.scale,
+            shift: 0.0,
+            // A zero that is positive.
+            at_target: (0.0 - hard * q) * factor + z_slope * p,
+        }
+    }
+
     /// The gradient of a row's loss times `factor`, factor [(1 - eps) w_y (p_i - [i = y]) + (eps / C) (W p_i - w_i)], and
     /// that of its z-loss times `z_factor`, z_factor 2 z lse p_i.
     #[inline(always)]
