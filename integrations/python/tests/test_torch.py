@@ -1,5 +1,6 @@
 """The drop-in for PyTorch's loss: values and derivatives are those of PyTorch's own."""
 
+import math
 import os
 import subprocess
 import sys
@@ -674,8 +675,57 @@ def test_losses_and_upstream_gradients_may_be_infinite():
         assert torch.equal(fuseds.nan_to_num(7), pytorchs.nan_to_num(7)) and not fuseds[2].any()
 
 
+@pytest.mark.parametrize("way", ["compiled", "overwriting", "again"])
+@pytest.mark.parametrize("upstream", [math.inf, -math.inf, math.nan])
+def test_an_ignored_row_has_no_gradient_however_large_the_upstream_one_is(way, upstream):
+    x, target = logits_and_target()
+    target[2] = -100
+    input, upstream = x.clone().requires_grad_(), torch.tensor(upstream)
+    if way == "compiled":
+        loss = torch.compile(lambda x: fused.cross_entropy(x, target), backend="eager")(input)
+    else:
+        loss = fused.cross_entropy(input * 1, target, overwrite_input=way == "overwriting")
+    if way == "again":
+        loss.backward(torch.tensor(0.0), retain_graph=True)
+        input.grad = None
+    (grad,) = torch.autograd.grad(loss, input, upstream)
+    assert not grad[2].any() and not grad[target >= 0].isfinite().any()
+
+
+def test_exported_code_takes_logits_in_another_order():
+    x, target = torch.randn(3, 7, 4, 5), torch.randint(0, 7, (3, 4, 5))
+    exported = torch.export.export(fused.CrossEntropyLoss(), (x, target)).module()
+    expected = functional.cross_entropy(x, target)
+    for other in (x.to(memory_format=torch.channels_last), x.transpose(0, 3).contiguous().transpose(0, 3)):
+        assert_close(exported(other, target), expected)
+
+
+def test_symbolic_tracing_records_one_call():
+    traced = torch.fx.symbolic_trace(fused.CrossEntropyLoss(label_smoothing=0.1))
+    calls = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert calls == [fused.cross_entropy]
+    x, target = logits_and_target()
+    assert_close(traced(x, target), functional.cross_entropy(x, target, label_smoothing=0.1))
+
+
+def test_tensors_that_overload_functions_are_asked():
+    class Recorded(torch.Tensor):
+        functions = []
+
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            cls.functions.append(function)
+            return super().__torch_function__(function, types, args, kwargs)
+
+    x, target = logits_and_target()
+    loss = fused.cross_entropy(x.as_subclass(Recorded), target, z_loss=0.1)
+    assert Recorded.functions[0] is fused.cross_entropy
+    assert_close(loss.as_subclass(torch.Tensor), fused.cross_entropy(x, target, z_loss=0.1))
+
+
 MEASURED = """
-    import torch, xent.torch
+    import torch
+    import xent.torch as fused
     torch.set_num_threads(1)
     rows, classes, depth = 1024, 32768, 8  # 128 MiB of logits
     hidden = torch.randn(rows, depth)

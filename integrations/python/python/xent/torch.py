@@ -2,8 +2,9 @@
 
 The gradient is computed along with the loss, in one pass over the logits, and handed out in the backward pass: as it is
 where the upstream gradient is 1, else scaled where it lies. Neither logits nor gradient are copied, but for logits whose
-rows or planes are not such in memory. A second backward pass, and double backward, go to the logits again. The memory of
-the last large gradient is kept for the next: :func:`release_memory` lets it go.
+rows or planes are not such in memory, and the scaled gradient in compiled code. A second backward pass, double backward and
+the backward pass of ``reduction="none"`` go to the logits again, which may not have changed by then: PyTorch says so if they
+have. The memory of the last large gradient is kept for the next: :func:`release_memory` lets it go.
 
 PyTorch's own function takes what is not covered: tensors that are not on the CPU, dtypes that are not in ``xent.DTYPES``,
 targets that require a gradient, class weights that are negative or not finite or that float32 does not hold (of float64
@@ -15,11 +16,10 @@ but with classes as targets, 64 or more of them, and innermost, PyTorch's formul
 What differs on purpose: a target that is no class raises an ``IndexError`` with its row, and a probability that is negative
 or not finite a ``ValueError``, as do rows without classes; targets may be of any integer dtype. A class of probability or
 weight 0 adds 0 to the loss though its logit is -inf, and an ignored row has no gradient though its logits are NaN, where
-PyTorch has NaN. In compiled code, class weights that are negative or not finite are a ``ValueError``.
+PyTorch has NaN; nor has any row where the mean divides by a weight of 0. In compiled code, class weights that are negative or not finite are a ``ValueError``.
 """
 
 import math
-import warnings
 from functools import lru_cache, partial
 from operator import index
 from typing import Optional, Tuple
@@ -27,7 +27,8 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn import functional
+from torch.nn import _reduction, functional
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 from torch.utils.dlpack import to_dlpack
 
 import xent
@@ -68,16 +69,28 @@ def cross_entropy(
     about a variable that was modified in place. There is no second backward pass then. It has no effect where no gradient is
     wanted, in compiled code, and where PyTorch's own function is called.
     """
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            weight,
+            size_average,
+            ignore_index,
+            reduce,
+            reduction,
+            label_smoothing,
+            z_loss=z_loss,
+            overwrite_input=overwrite_input,
+        )
     if size_average is not None or reduce is not None:
-        reduction = _legacy_reduction(size_average, reduce)
+        reduction = _reduction.legacy_get_string(size_average, reduce)
     if not _is_covered(input, target, weight):
         return _formula(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
     if target.is_floating_point() and ignore_index >= 0:
         raise ValueError("ignore_index is for classes as targets, not for probabilities")
-    if not _is_readable(input):
-        input = input.contiguous()
-    if target.is_floating_point() and not _is_readable(target):
-        target = target.contiguous()
+    input, target = _readable(input), _readable(target)
     if torch.compiler.is_compiling():
         return _compiled(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
     wants_grad = torch.is_grad_enabled() and input.requires_grad
@@ -245,12 +258,19 @@ class _CrossEntropy(torch.autograd.Function):
             grad = ctx.loss.gradient(*ctx.saved_tensors, upstream)
         else:
             scale = upstream.item()
-            if not math.isfinite(scale) and not ctx.overwritten:
-                # Rows that are ignored have a gradient of 0 all the same.
-                grad = ctx.loss.formula_gradient(*ctx.saved_tensors, upstream)
+            if not math.isfinite(scale):
+                if ctx.overwritten:
+                    grad.copy_(_scaled(grad, upstream))
+                else:
+                    grad = ctx.loss.formula_gradient(*ctx.saved_tensors, upstream)
             elif scale != 1.0:
                 grad.mul_(upstream)
         return grad, None, None, None, None
+
+
+def _scaled(grad, upstream):
+    """Rows that are ignored have a gradient of 0, also where the upstream one is not finite."""
+    return torch.where(grad == 0, grad, grad * upstream)
 
 
 class _Gradient(torch.autograd.Function):
@@ -355,6 +375,11 @@ def _is_weight(weight):
     return low.item() >= 0 and high.item() < math.inf
 
 
+def _readable(tensor):
+    """The same numbers, in memory that can be read as it is."""
+    return tensor if not tensor.is_floating_point() or _is_readable(tensor) else tensor.contiguous()
+
+
 def _is_readable(input):
     """Whether its memory can be read as it is."""
     if input.is_contiguous():
@@ -393,17 +418,6 @@ def _check_overwritable(input, reduction):
     base = input._base
     if input.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
         raise ValueError("overwrite_input would write to a leaf that requires a gradient")
-
-
-def _legacy_reduction(size_average, reduce):
-    """What the two arguments meant that PyTorch has deprecated."""
-    size_average = True if size_average is None else size_average
-    reduce = True if reduce is None else reduce
-    reduction = "none" if not reduce else "mean" if size_average else "sum"
-    warnings.warn(
-        f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.", stacklevel=3
-    )
-    return reduction
 
 
 def _formula(input, target, weight, ignore_index, reduction, label_smoothing, z_loss):
@@ -457,6 +471,8 @@ def _operation(
     dtype: torch.dtype,
     wants_grad: bool,
 ) -> Tuple[Tensor, Tensor]:
+    # Code that was traced may meet another order in memory.
+    input, target = _readable(input), _readable(target)
     loss = _loss(weight, ignore_index, reduction, label_smoothing, z_loss)
     if not wants_grad:
         return loss.forward(input, target, None, dtype), input.new_empty(0)
@@ -490,7 +506,7 @@ def _scaled_grad(ctx, upstream, _):
         # As a function of the logits; or there was no gradient where the code was traced.
         grad = _formula_gradient(lambda input: _wide_formula(input, target, weight, *ctx.options), input, upstream)
     else:
-        grad = (grad * (upstream.unsqueeze(1) if ctx.per_row else upstream)).to(grad.dtype)
+        grad = _scaled(grad, upstream.unsqueeze(1) if ctx.per_row else upstream).to(grad.dtype)
     return (grad, *[None] * 8)
 
 
