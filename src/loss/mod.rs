@@ -86,6 +86,16 @@ pub(crate) struct Coefficients {
     pub(crate) at_target: f64,
 }
 
+/// What the gradient of a row's loss is made of: `hard` of the target's term, `each` of all that smoothing spreads over, of
+/// which the target weighs `own` and the others `others`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shares {
+    pub(crate) hard: f64,
+    pub(crate) each: f64,
+    pub(crate) own: f64,
+    pub(crate) others: f64,
+}
+
 impl Default for Options {
     fn default() -> Self {
         /// PyTorch's.
@@ -261,47 +271,31 @@ impl Terms {
         2.0 * self.z * softmax.lse() * z_factor
     }
 
-    /// [`Terms::gradient`] without label smoothing.
+    /// The shares of a row whose target weighs `own`, all other classes `others`.
     #[inline(always)]
-    pub(crate) fn hard_gradient<L: Real>(
-        &self,
-        softmax: &Softmax<L>,
-        own: f64,
-        factor: f64,
-        z_factor: f64,
-    ) -> Coefficients {
-        let (p, q) = (softmax.target_probability, softmax.others_probability);
-        let hard = self.hard * own;
-        let z_slope = self.z_slope(softmax, z_factor);
-        Coefficients {
-            scale: (hard * factor + z_slope) * softmax.scale,
-            shift: 0.0,
-            // A zero that is positive.
-            at_target: (0.0 - hard * q) * factor + z_slope * p,
-        }
+    pub(crate) fn shares(&self, own: f64, others: f64) -> Shares {
+        Shares { hard: self.hard * own, each: self.smooth, own, others }
     }
 
-    /// The gradient of a row's loss times `factor`, factor [(1 - eps) w_y (p_i - [i = y]) + (eps / C) (W p_i - w_i)], and
-    /// that of its z-loss times `z_factor`, z_factor 2 z lse p_i.
+    /// The gradient of a row's loss times `factor`, factor [hard (p_i - [i = y]) + each (W p_i - w_i)] with W = own + others,
+    /// and that of its z-loss times `z_factor`, z_factor 2 z lse p_i.
     #[inline(always)]
     pub(crate) fn gradient<L: Real>(
         &self,
         softmax: &Softmax<L>,
-        own: f64,
+        Shares { hard, each, own, others }: Shares,
         factor: f64,
         z_factor: f64,
     ) -> Coefficients {
         let (p, q) = (softmax.target_probability, softmax.others_probability);
-        let (hard, others) = (self.hard * own, self.others(softmax));
         // W p - w_y, without cancellation.
-        let spread = self.smooth * (others * p - own * q);
+        let spread = each * (others * p - own * q);
         let z_slope = self.z_slope(softmax, z_factor);
-        let at_target = (spread - hard * q) * factor + z_slope * p;
-        let coefficient = (hard + self.smooth * (others + own)) * factor + z_slope;
+        let coefficient = (hard + each * (others + own)) * factor + z_slope;
         Coefficients {
             scale: coefficient * softmax.scale,
-            shift: self.smooth * self.unit * factor,
-            at_target,
+            shift: each * self.unit * factor,
+            at_target: (spread - hard * q) * factor + z_slope * p,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Variants whose terms differ from row to row: smoothing over some of the classes, and the focal loss.
 
-use super::{Coefficients, Smoothing, Softmax, Terms, weighted};
+use super::{Shares, Smoothing, Softmax, Terms, weighted};
 use crate::kernel::lanes::RowLanes;
 use crate::kernel::real::Real;
 use crate::simd::LANES;
@@ -63,26 +63,9 @@ impl TermLanes {
         if nll.is_nan() { nll } else { loss }
     }
 
-    /// Its gradient; see [`Terms::gradient`].
+    /// Those of a row in which the other classes that smoothing spreads over weigh `others`.
     #[inline(always)]
-    pub(crate) fn gradient<L: Real>(
-        &self,
-        terms: &Terms,
-        softmax: &Softmax<L>,
-        lane: usize,
-        factor: f64,
-        z_factor: f64,
-    ) -> Coefficients {
-        let (p, q) = (softmax.target_probability, softmax.others_probability);
-        let (hard, each, own) = (self.slope[lane], self.each[lane], self.own[lane]);
-        let others = terms.others(softmax);
-        let spread = each * (others * p - own * q);
-        let z_slope = terms.z_slope(softmax, z_factor);
-        let coefficient = (hard + each * (others + own)) * factor + z_slope;
-        Coefficients {
-            scale: coefficient * softmax.scale,
-            shift: each * terms.unit * factor,
-            at_target: (spread - hard * q) * factor + z_slope * p,
-        }
+    pub(crate) fn shares(&self, lane: usize, others: f64) -> Shares {
+        Shares { hard: self.slope[lane], each: self.each[lane], own: self.own[lane], others }
     }
 }

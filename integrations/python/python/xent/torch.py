@@ -16,7 +16,8 @@ but with classes as targets, 64 or more of them, and innermost, PyTorch's formul
 What differs on purpose: a target that is no class raises an ``IndexError`` with its row, and a probability that is negative
 or not finite a ``ValueError``, as do rows without classes; targets may be of any integer dtype. A class of probability or
 weight 0 adds 0 to the loss though its logit is -inf, and an ignored row has no gradient though its logits are NaN, where
-PyTorch has NaN; nor has any row where the mean divides by a weight of 0. In compiled code, class weights that are negative or not finite are a ``ValueError``.
+PyTorch has NaN; nor has any row where the mean divides by a weight of 0. In compiled code, class weights that are negative
+or not finite are a ``ValueError``.
 """
 
 import math
