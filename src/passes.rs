@@ -211,10 +211,6 @@ impl Passes for Transposed {
             rows: lanes,
         };
         job.schedule.instructions.run(task);
-        // The lanes of an incomplete tile hold what no row is.
-        if !lanes.is_full() {
-            lanes.leave_out_ignored();
-        }
     }
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_>, tile: Range<usize>, output: &Output<'_>) {

@@ -142,10 +142,6 @@ impl<T: Kernels> Passes<T> for FewClasses {
             gaps: gaps_of(job, batch),
             rows: lanes,
         });
-        // The lanes of an incomplete tile hold what no row is.
-        if !lanes.is_full() {
-            lanes.leave_out_ignored();
-        }
     }
 
     fn affine(&mut self, job: &Job<'_>, batch: &mut Batch<'_, T>, tile: Range<usize>, output: &Output<'_>) {

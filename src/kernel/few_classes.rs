@@ -10,20 +10,25 @@
 //! exponentials    in the place of the logits; their sums four at a time, then in f64 lanes
 //! scale           and back through the transposition
 //! ```
+//!
+//! Few rows take less time without all this, and the same bits come of it: see `few_rows.rs`.
 
 use super::gaps::Gaps;
 use super::lanes::RowLanes;
 use super::place::RowsOf;
 use super::results::CoefficientLanes;
-use super::side_by_side;
+use super::{few_rows, side_by_side};
 use crate::simd::{LANES, Simd, Task};
 
-/// Rows of up to so many classes are taken this way. From 128 on, transposing costs more than reducing each row.
-pub(crate) const MOST: usize = 127;
+/// Rows of up to so many classes are taken this way. Of more, transposing costs more than reducing each row: from about 90
+/// to 110 classes on, depending on the CPU.
+pub(crate) const MOST: usize = 95;
 
 /// A transposed tile: for each class, one vector of 16 rows. Logits at first, then their exponentials.
 pub(crate) struct Tile {
     pub(super) columns: [[f32; LANES]; MOST],
+    /// Whether these are rows, one behind the other: see `few_rows.rs`.
+    holds_rows: bool,
 }
 
 /// The statistics of a tile's rows.
@@ -63,7 +68,7 @@ pub(super) trait Transposed<S: Simd> {
 
 impl Tile {
     pub(crate) fn new() -> Self {
-        Self { columns: [[0.0; LANES]; MOST] }
+        Self { columns: [[0.0; LANES]; MOST], holds_rows: false }
     }
 }
 
@@ -163,6 +168,10 @@ impl Task for StatisticsTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        self.tile.holds_rows = self.logits.count <= few_rows::most(self.logits.classes);
+        if self.tile.holds_rows {
+            return s.vectorize(few_rows::RowsTask(self));
+        }
         let Self { tile, logits, gaps, rows } = self;
         let classes = logits.classes;
         let mut targets = TargetLanes::new(s, rows, &[f32::NEG_INFINITY; LANES]);
@@ -173,6 +182,10 @@ impl Task for StatisticsTask<'_> {
         let reference = side_by_side::maximum(s, vectors, 0, rows);
         side_by_side::gaps(s, vectors, 0, gaps, reference, rows);
         side_by_side::exponentials(s, vectors, gaps, reference, rows);
+        // The lanes of an incomplete tile hold what no row is.
+        if !rows.is_full() {
+            rows.leave_out_ignored();
+        }
     }
 }
 
@@ -223,6 +236,9 @@ impl Task for AffineTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        if self.tile.holds_rows {
+            return s.vectorize(few_rows::AffineRowsTask(self));
+        }
         if self.adds {
             return s.vectorize(AddTask(self));
         }
@@ -241,6 +257,15 @@ impl Task for AddTask<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self(task) = self;
         Affine::new(s, &task).add(s, task.to, task.rows);
+    }
+}
+
+/// Adds a gradient to what is there.
+#[inline(always)]
+pub(super) fn add_to_row(out: &mut [f32], gradient: &[f32]) {
+    for (out, gradient) in out.iter_mut().zip(gradient) {
+        let sum = *out + gradient;
+        *out = if sum.abs() < f32::MIN_POSITIVE { 0.0 } else { sum };
     }
 }
 
@@ -267,11 +292,7 @@ impl<'a, S: Simd> Affine<'a, S> {
             s.store_columns(self.quad(s, column), whole.as_flattened_mut(), MOST, column);
         }
         for row in (0..to.count).filter(|&row| rows.counts[row]) {
-            let out = &mut to.data[row * to.row_stride..][..to.classes];
-            for (out, gradient) in out.iter_mut().zip(&whole[row]) {
-                let sum = *out + gradient;
-                *out = if sum.abs() < f32::MIN_POSITIVE { 0.0 } else { sum };
-            }
+            add_to_row(&mut to.data[row * to.row_stride..][..to.classes], &whole[row]);
         }
     }
 }

@@ -32,7 +32,8 @@
 //! precedes it (`statistics.rs`). The first pass keeps the exponentials where the gradient will be, and the second is then
 //! a multiplication.
 //!
-//! Three kinds of rows: few classes go 16 rows at a time, one lane each (`few_classes.rs`, `few_distributions.rs`); rows of
+//! Three kinds of rows: few classes go 16 rows at a time, one lane each (`few_classes.rs`, `few_distributions.rs`), but for
+//! the last few rows of a batch (`few_rows.rs`); rows of
 //! one block take each step together with their neighbours (`short_rows.rs`); longer ones go alone, in pieces for several
 //! threads (`tasks.rs`), and where outputs go past the caches, the second pass over one along with the first over the next
 //! (`alongside.rs`). Rows whose classes lie in planes go 16 at a time as well (`planes.rs`, `bands.rs`). The scalars are
@@ -54,6 +55,7 @@ pub(crate) mod exp;
 mod fetch;
 pub(crate) mod few_classes;
 pub(crate) mod few_distributions;
+mod few_rows;
 pub(crate) mod gaps;
 pub(crate) mod groups;
 pub(crate) mod lanes;

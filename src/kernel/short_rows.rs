@@ -213,7 +213,7 @@ fn is_counted(rows: &RowLanes, row: usize) -> bool {
 }
 
 #[inline(always)]
-fn pivot_of<T: Number>(x: &[T], class: usize) -> Entry {
+pub(super) fn pivot_of<T: Number>(x: &[T], class: usize) -> Entry {
     if class == NO_CLASS { Entry::NONE } else { Entry::new(class, x[class].to_f32()) }
 }
 
@@ -322,7 +322,7 @@ impl<T: Number> Task for ScratchAffineTask<'_, T> {
 }
 
 #[inline(always)]
-fn affine_of_row<S: Simd, F: Number, T: Number>(
+pub(super) fn affine_of_row<S: Simd, F: Number, T: Number>(
     s: S,
     columns: Columns<'_, F, T>,
     shift: &Shift<'_>,

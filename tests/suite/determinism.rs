@@ -41,7 +41,7 @@ fn variants(classes: usize) -> [(&'static str, CrossEntropyBuilder); 7] {
 
 /// Fewer of the class counts, for tests that walk another dimension as well.
 fn some_class_counts() -> impl Iterator<Item = usize> {
-    let some = [1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 48, 64, 79, 80, 127, 128, 96, 127, 128, 129, 130];
+    let some = [1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 48, 64, 79, 80, 95, 96, 127, 128, 129, 130];
     class_counts().into_iter().filter(move |classes| *classes > 130 || some.contains(classes))
 }
 
@@ -150,6 +150,44 @@ fn rows_are_the_same_alone_as_in_the_batch() {
                     let alone = Evaluation::of(&ce, &batch.select([row]));
                     let context = format!("{backend}, {classes} classes, {variant}, row {row} alone");
                     alone.assert_rows_equal(&whole, row..row + 1, &context);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_with_nan_infinities_and_masks_are_the_same_alone_as_in_the_batch() {
+    for backend in backends() {
+        for classes in some_class_counts().filter(|&classes| classes <= 1000) {
+            let mut batch = Batch::random(rows_for(classes), classes, 6);
+            let mut random = Random::new(7);
+            for row in 0..batch.rows {
+                let target = batch.targets[row];
+                let x = batch.row_mut(row);
+                let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                match row % 8 {
+                    0 => x[random.below(classes)] = f32::NAN,
+                    1 => x[random.below(classes)] = f32::INFINITY,
+                    2 => x.fill(f32::NEG_INFINITY),
+                    3 | 4 => {
+                        x.iter_mut().filter(|_| random.below(2) == 0).for_each(|x| *x = f32::NEG_INFINITY)
+                    }
+                    5 => x[random.below(classes)] = largest,
+                    6 if target >= 0 => x[target as usize] = largest,
+                    _ => {}
+                }
+            }
+            for (variant, builder) in variants(classes) {
+                let ce = build(&builder, backend, Parallelism::Serial);
+                let whole = Evaluation::of(&ce, &batch);
+                for count in [1, 3, 7] {
+                    for start in (0..batch.rows).step_by(count) {
+                        let rows = start..batch.rows.min(start + count);
+                        let alone = Evaluation::of(&ce, &batch.select(rows.clone()));
+                        let context = format!("{backend}, {classes} classes, {variant}, rows {rows:?} alone");
+                        alone.assert_rows_equal(&whole, rows, &context);
+                    }
                 }
             }
         }

@@ -186,7 +186,7 @@ fn check_backends<T: Half>() {
 }
 
 fn check_bits<T: Half>() {
-    for classes in [1, 10, 80, 127, 128, 100, 513, 2048, 2049, 70_000, 600_000] {
+    for classes in [1, 10, 80, 95, 96, 100, 127, 128, 513, 2048, 2049, 70_000, 600_000] {
         let rows = if classes > 100_000 { 2 } else { 200_000 / classes + 3 };
         let batch = batch::<T>(rows.min(600), classes, 11);
         for (name, builder) in variants(classes) {
@@ -317,7 +317,7 @@ fn check_streaming<T: Half>() {
 }
 
 fn check_nan_rows<T: Half>() {
-    for classes in [1, 5, 80, 127, 128, 200, 2048, 2049, 5000] {
+    for classes in [1, 5, 80, 95, 96, 128, 200, 2048, 2049, 5000] {
         let plain = batch::<T>(20, classes, 19);
         let mut spoilt = plain.clone();
         for (i, value) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().enumerate() {
@@ -354,7 +354,7 @@ fn check_nan_rows<T: Half>() {
 }
 
 fn check_softmax_functions<T: Half>() {
-    for classes in [1, 3, 16, 80, 127, 128, 130, 2048, 2049, 2050, 9001] {
+    for classes in [1, 3, 16, 80, 95, 96, 128, 130, 2048, 2049, 2050, 9001] {
         let batch = batch::<T>(20, classes, 23);
         let logits = narrow::<T>(&batch.logits);
         fn matrix_of<T>(x: &[T], classes: usize) -> Matrix<'_, T> {

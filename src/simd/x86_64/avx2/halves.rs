@@ -3,6 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::Avx2;
+use crate::simd::x86_64::memory::store_few_halves;
 use crate::simd::{Halves, LANES};
 
 impl Avx2 {
@@ -66,15 +67,7 @@ impl Halves for Avx2 {
 
     #[inline(always)]
     fn store_halves_partial(self, v: __m256i, out: &mut [u16]) {
-        let len = out.len().min(LANES);
-        // SAFETY: `self` exists, so the instructions do; the mask of whole pairs stops before the slice's end, and masked
-        // lanes are not accessed.
-        unsafe { _mm256_maskstore_epi32(out.as_mut_ptr().cast(), self.mask_of(len / 2)[0], v) }
-        if len % 2 == 1 {
-            let mut lanes = [0; LANES];
-            self.store_halves(v, &mut lanes);
-            out[len - 1] = lanes[len - 1];
-        }
+        store_few_halves(v, out);
     }
 
     #[inline(always)]

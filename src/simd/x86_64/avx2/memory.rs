@@ -4,6 +4,7 @@ use core::arch::x86_64::*;
 
 use super::{Avx2, HALF};
 use crate::simd::memory::holds_columns;
+use crate::simd::x86_64::memory::store_few;
 use crate::simd::{LANES, Memory, Simd};
 
 impl Avx2 {
@@ -20,33 +21,6 @@ impl Avx2 {
                 _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
                 _mm256_shuffle_ps::<0xee>(ab_high, cd_high),
             ]
-        }
-    }
-
-    /// Stores the first lanes of a register, all of them at most: 4, 2 and 1, because a masked store takes AMD's CPUs as
-    /// long as some twenty of others.
-    #[inline(always)]
-    fn store_few(self, v: __m256, out: &mut [f32]) {
-        // SAFETY: `self` exists, so the instructions do; registers' bytes are as many floats.
-        unsafe {
-            if let Some((all, _)) = out.split_first_chunk_mut() {
-                *all = core::mem::transmute::<__m256, [f32; HALF]>(v);
-                return;
-            }
-            let mut lanes = _mm256_castps256_ps128(v);
-            let (four, rest) = out.as_chunks_mut();
-            if let [four] = four {
-                *four = core::mem::transmute::<__m128, [f32; 4]>(lanes);
-                lanes = _mm256_extractf128_ps::<1>(v);
-            }
-            let (two, one) = rest.as_chunks_mut();
-            if let [two] = two {
-                [*two, _] = core::mem::transmute::<__m128, [[f32; 2]; 2]>(lanes);
-                lanes = _mm_movehl_ps(lanes, lanes);
-            }
-            if let [one] = one {
-                *one = _mm_cvtss_f32(lanes);
-            }
         }
     }
 }
@@ -89,11 +63,11 @@ impl Memory for Avx2 {
     #[inline(always)]
     fn store_partial(self, [low, high]: [__m256; 2], out: &mut [f32]) {
         let Some((first, rest)) = out.split_first_chunk_mut::<HALF>() else {
-            return self.store_few(low, out);
+            return store_few(low, out);
         };
         // SAFETY: a register's bytes are 8 floats.
         *first = unsafe { core::mem::transmute::<__m256, [f32; HALF]>(low) };
-        self.store_few(high, rest);
+        store_few(high, rest);
     }
 
     #[inline(always)]

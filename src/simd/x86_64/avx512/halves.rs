@@ -3,6 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::{Avx512, mask_of};
+use crate::simd::x86_64::memory::store_few_halves;
 use crate::simd::{Halves, LANES};
 
 impl Halves for Avx512 {
@@ -29,9 +30,7 @@ impl Halves for Avx512 {
 
     #[inline(always)]
     fn store_halves_partial(self, v: __m256i, out: &mut [u16]) {
-        // SAFETY: `self` exists, so the instructions do; the mask stops at the slice's end, and masked lanes are not
-        // accessed.
-        unsafe { _mm256_mask_storeu_epi16(out.as_mut_ptr().cast(), mask_of(out.len()), v) }
+        store_few_halves(v, out);
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@ use core::arch::x86_64::*;
 
 use super::{Avx512, mask_of};
 use crate::simd::memory::holds_columns;
+use crate::simd::x86_64::memory::store_few;
 use crate::simd::{LANES, Memory};
 
 impl Avx512 {
@@ -47,9 +48,20 @@ impl Memory for Avx512 {
 
     #[inline(always)]
     fn store_partial(self, v: __m512, out: &mut [f32]) {
-        // SAFETY: `self` exists, so the instructions do; the mask stops at the slice's end, and masked lanes are not
-        // accessed.
-        unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask_of(out.len()), v) }
+        // SAFETY: `self` exists, so the instructions do; registers' bytes are as many floats.
+        unsafe {
+            if let Some((all, _)) = out.split_first_chunk_mut() {
+                *all = core::mem::transmute::<__m512, [f32; LANES]>(v);
+                return;
+            }
+            let mut lanes = _mm512_castps512_ps256(v);
+            let (eight, rest) = out.as_chunks_mut();
+            if let [eight] = eight {
+                *eight = core::mem::transmute::<__m256, [f32; 8]>(lanes);
+                lanes = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
+            }
+            store_few(lanes, rest);
+        }
     }
 
     #[inline(always)]
