@@ -1,7 +1,8 @@
 //! The loss as Python holds it: options, built once, and its calls.
 
 use pyo3::prelude::*;
-use xent::Reduction;
+use pyo3::types::{PyDict, PyTuple};
+use xent::{Backend, Reduction};
 
 use crate::array::Array;
 use crate::dtypes::{Dtype, Scalar, with_logits};
@@ -22,6 +23,8 @@ pub(crate) struct CrossEntropy {
     ce: xent::CrossEntropy,
     /// `reduction="none"`; the crate's own is then the sum.
     per_row: bool,
+    /// That was asked for.
+    backend: Option<Backend>,
 }
 
 /// The numbers that every call has at hand when it is done.
@@ -83,10 +86,11 @@ impl CrossEntropy {
         if let Some(weight) = weight {
             builder = builder.weight(options::weight(weight)?);
         }
+        let backend = backend.map(options::backend).transpose()?;
         if let Some(backend) = backend {
-            builder = builder.backend(options::backend(backend)?);
+            builder = builder.backend(backend);
         }
-        Ok(Self { ce: builder.build().map_err(exception)?, per_row })
+        Ok(Self { ce: builder.build().map_err(exception)?, per_row, backend })
     }
 
     /// The reduced loss, or with `reduction="none"` that of each row.
@@ -245,31 +249,47 @@ impl CrossEntropy {
         second_order::jvp(py, &self.ce, call, direction)
     }
 
-    fn __repr__(&self) -> String {
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let keywords = self.keywords(py)?;
+        keywords.set_item("backend", options::backend_name(self.ce.backend()))?;
+        let keywords = keywords.iter().map(|(name, value)| match self.ce.weight() {
+            Some(weight) if name.eq("weight")? => Ok(format!("weight=<{} classes>", weight.len())),
+            _ => Ok(format!("{name}={}", value.repr()?)),
+        });
+        Ok(format!("CrossEntropy({})", keywords.collect::<PyResult<Vec<_>>>()?.join(", ")))
+    }
+
+    /// For `pickle` and `copy`.
+    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
+        Ok((PyTuple::empty(py), self.keywords(py)?))
+    }
+}
+
+impl CrossEntropy {
+    /// What builds it again: with a backend only if one was asked for, because another machine may have others.
+    fn keywords<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let ce = &self.ce;
         let reduction = match (self.per_row, ce.reduction()) {
             (true, _) => "none",
             (false, Reduction::Mean) => "mean",
             (false, Reduction::Sum) => "sum",
         };
-        let weight =
-            ce.weight().map_or_else(|| "None".to_owned(), |weight| format!("<{} classes>", weight.len()));
-        format!(
-            "CrossEntropy(weight={weight}, ignore_index={:?}, reduction='{reduction}', label_smoothing={:?}, \
-             smoothing='{}', z_loss={:?}, focal_gamma={:?}, logit_scale={:?}, softcap={}, backend='{}')",
-            ce.ignore_indices(),
-            ce.label_smoothing(),
-            options::smoothing_name(ce.smoothing()),
-            ce.z_loss(),
-            ce.focal_gamma(),
-            ce.logit_scale(),
-            ce.softcap().map_or_else(|| "None".to_owned(), |softcap| format!("{softcap:?}")),
-            options::backend_name(ce.backend()),
-        )
+        let keywords = PyDict::new(py);
+        keywords.set_item("weight", ce.weight())?;
+        keywords.set_item("ignore_index", ce.ignore_indices())?;
+        keywords.set_item("reduction", reduction)?;
+        keywords.set_item("label_smoothing", ce.label_smoothing())?;
+        keywords.set_item("smoothing", options::smoothing_name(ce.smoothing()))?;
+        keywords.set_item("z_loss", ce.z_loss())?;
+        keywords.set_item("focal_gamma", ce.focal_gamma())?;
+        keywords.set_item("logit_scale", ce.logit_scale())?;
+        keywords.set_item("softcap", ce.softcap())?;
+        keywords.set_item("empty_mean", options::empty_mean_name(ce.empty_mean()))?;
+        keywords.set_item("backend", self.backend.map(options::backend_name))?;
+        keywords.set_item("parallelism", options::parallelism_name(ce.parallelism()))?;
+        Ok(keywords)
     }
-}
 
-impl CrossEntropy {
     /// It divides one loss, and not those of rows.
     fn check_denominator(&self, denominator: Option<f64>) -> PyResult<()> {
         match denominator {

@@ -1,5 +1,6 @@
 //! From Python's options to the crate's, by PyTorch's names.
 
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use xent::{Backend, CrossEntropyBuilder, EmptyMean, Parallelism, Reduction, Smoothing};
 
@@ -61,17 +62,20 @@ const SMOOTHINGS: [(&str, Smoothing); 3] = [
     ("other_classes", Smoothing::OtherClasses),
     ("live_classes", Smoothing::LiveClasses),
 ];
+const EMPTY_MEANS: [(&str, EmptyMean); 2] = [("nan", EmptyMean::Nan), ("zero", EmptyMean::Zero)];
+const PARALLELISMS: [(&str, Parallelism); 2] =
+    [("rayon", Parallelism::Rayon), ("serial", Parallelism::Serial)];
 
 fn smoothing(name: &str) -> Result<Smoothing, Unknown> {
     choice("smoothing", name, &SMOOTHINGS)
 }
 
 fn empty_mean(name: &str) -> Result<EmptyMean, Unknown> {
-    choice("empty_mean", name, &[("nan", EmptyMean::Nan), ("zero", EmptyMean::Zero)])
+    choice("empty_mean", name, &EMPTY_MEANS)
 }
 
 pub(crate) fn parallelism(name: &str) -> Result<Parallelism, Unknown> {
-    choice("parallelism", name, &[("rayon", Parallelism::Rayon), ("serial", Parallelism::Serial)])
+    choice("parallelism", name, &PARALLELISMS)
 }
 
 pub(crate) fn backend(name: &str) -> Result<Backend, Unknown> {
@@ -89,7 +93,15 @@ pub(crate) fn backend_name(backend: Backend) -> &'static str {
 }
 
 pub(crate) fn smoothing_name(smoothing: Smoothing) -> &'static str {
-    SMOOTHINGS.iter().find(|&&(_, value)| value == smoothing).map_or("other", |&(name, _)| name)
+    name_of(smoothing, &SMOOTHINGS)
+}
+
+pub(crate) fn empty_mean_name(empty_mean: EmptyMean) -> &'static str {
+    name_of(empty_mean, &EMPTY_MEANS)
+}
+
+pub(crate) fn parallelism_name(parallelism: Parallelism) -> &'static str {
+    name_of(parallelism, &PARALLELISMS)
 }
 
 /// One index, several, or `None` for none.
@@ -109,11 +121,21 @@ impl<'a, 'py> FromPyObject<'a, 'py> for IgnoreIndex {
         if value.is_none() {
             return Ok(Self(Vec::new()));
         }
-        match value.extract() {
-            Ok(index) => Ok(Self(vec![index])),
-            Err(_) => value.extract().map(Self),
-        }
+        let indices = match value.extract() {
+            Ok(index) => Ok(vec![index]),
+            Err(error) if is_overflow(&error, &value) => Err(error),
+            Err(_) => value.extract(),
+        };
+        indices.map(Self).map_err(|error| match is_overflow(&error, &value) {
+            true => value_error(format!("ignore_index is {}; an index has 64 bits", *value)),
+            false => error,
+        })
     }
+}
+
+/// Whether a number is larger than an integer of 64 bits can be.
+pub(crate) fn is_overflow(error: &PyErr, value: &Bound<'_, PyAny>) -> bool {
+    error.is_instance_of::<PyOverflowError>(value.py())
 }
 
 /// A vector of floating-point numbers, or a sequence of them.
@@ -123,6 +145,10 @@ pub(crate) fn weight(value: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
         return Err(value_error(format!("weight has {} dimensions instead of one", array.shape.len())));
     }
     Ok(numbers(&array)?.into_owned())
+}
+
+fn name_of<T: PartialEq>(value: T, choices: &[(&'static str, T)]) -> &'static str {
+    choices.iter().find(|(_, choice)| *choice == value).map_or("other", |&(name, _)| name)
 }
 
 fn choice<T: Copy>(argument: &str, name: &str, choices: &[(&str, T)]) -> Result<T, Unknown> {

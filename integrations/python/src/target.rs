@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use xent::Matrix;
 
@@ -9,6 +10,7 @@ use crate::array::Array;
 use crate::dtypes::{Dtype, Number};
 use crate::errors::{type_error, value_error};
 use crate::layout::{Layout, check_shape};
+use crate::options::is_overflow;
 use crate::row_values::{Elements, numbers};
 
 /// Where targets come from.
@@ -57,6 +59,9 @@ impl<'py> Source<'py> {
         }
         match object.extract() {
             Ok(class) => Ok(Self::Class(class)),
+            Err(error) if is_overflow(&error, object) => {
+                Err(PyIndexError::new_err(format!("target is {object}; a class has 64 bits")))
+            }
             Err(_) => Array::read("target", object).map(Self::Array),
         }
     }

@@ -1,5 +1,8 @@
 """Values, against the formulas in float64."""
 
+import copy
+import pickle
+
 import ml_dtypes
 import numpy
 import pytest
@@ -238,3 +241,58 @@ def test_bits_are_the_same_serial_and_on_every_backend_with_fma():
     for option in options:
         loss, grad = xent.loss_and_grad(x, target, **option)
         assert loss == expected[0] and numpy.array_equal(grad, expected[1]), option
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight": [float(c) for c in range(19)], "ignore_index": [3, 4], "label_smoothing": 0.25, "reduction": "sum"},
+        {"reduction": "none", "smoothing": "other_classes", "label_smoothing": 0.1, "ignore_index": None},
+        {"z_loss": 1e-3, "logit_scale": 1.5, "softcap": 4.0, "empty_mean": "zero", "parallelism": "serial"},
+        {"focal_gamma": 2.0, "backend": "portable"},
+    ],
+)
+def test_a_loss_is_pickled_and_copied_with_all_its_options(options):
+    x, target = batch()
+    loss = xent.CrossEntropy(**options)
+    expected, expected_grad = loss.loss_and_grad(x, target)
+    for other in pickle.loads(pickle.dumps(loss)), copy.copy(loss), copy.deepcopy(loss):
+        assert repr(other) == repr(loss)
+        value, grad = other.loss_and_grad(x, target)
+        assert numpy.array_equal(value, expected)
+        assert grad.tobytes() == expected_grad.tobytes()
+    given = {name: value for name, value in options.items() if name not in ("weight", "ignore_index")}
+    assert all(f"{name}={value!r}" in repr(loss) for name, value in given.items())
+
+
+def test_a_machine_without_the_backend_can_read_a_loss_that_did_not_ask_for_it():
+    backend = f"backend={xent.BACKENDS[-1]!r}"
+    assert backend in repr(xent.CrossEntropy())
+    assert xent.BACKENDS[-1].encode() not in pickle.dumps(xent.CrossEntropy())
+
+
+@pytest.mark.parametrize("masked", ["input", "target", "loss_mask", "row_weights"])
+def test_masks_are_not_ignored(masked):
+    x, target = batch()
+    arguments = {"input": x, "target": target, "loss_mask": target > 3, "row_weights": numpy.ones(37, numpy.float32)}
+    xent.cross_entropy(**arguments)
+    arguments[masked] = numpy.ma.masked_array(arguments[masked], mask=numpy.zeros(arguments[masked].shape, bool))
+    with pytest.raises(TypeError, match=f"{masked} is a masked array"):
+        xent.cross_entropy(**arguments)
+
+
+def test_subclasses_of_arrays_are_arrays():
+    class Named(numpy.ndarray):
+        pass
+
+    x, target = batch()
+    assert xent.cross_entropy(x.view(Named), target) == xent.cross_entropy(x, target)
+
+
+@pytest.mark.parametrize("index", [2**70, [1, -(2**70)]])
+def test_numbers_beyond_64_bits_are_said(index):
+    with pytest.raises(ValueError, match=r"ignore_index is .*1180591620717411303424.*64 bits"):
+        xent.CrossEntropy(ignore_index=index)
+    with pytest.raises(IndexError, match="target is 1180591620717411303424"):
+        xent.cross_entropy(numpy.zeros(3, numpy.float32), 2**70)

@@ -605,13 +605,15 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("target_dtype", FLOATS)
+@pytest.mark.parametrize("weight_dtype", (None, *FLOATS))
 @pytest.mark.parametrize("compiles", [False, True])
-def test_the_loss_of_probabilities_has_the_wider_dtype(dtype, target_dtype, compiles):
+def test_the_loss_of_probabilities_has_the_widest_dtype(dtype, target_dtype, weight_dtype, compiles):
     x, q = torch.randn(5, 7).to(dtype), torch.rand(5, 7).softmax(1).to(target_dtype)
+    weight = None if weight_dtype is None else torch.arange(1, 8).to(weight_dtype)
     for reduction in ("mean", "none"):
 
         def compute(function):
-            loss = lambda x: function(x, q, reduction=reduction)
+            loss = lambda x: function(x, q, weight, reduction=reduction)
             input = x.clone().requires_grad_()
             value = (torch.compile(loss, backend="aot_eager") if compiles else loss)(input)
             (grad,) = torch.autograd.grad(value.sum(), input)

@@ -1,4 +1,4 @@
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal, Optional, Union, final
 
 from . import Array, Backend, GradDtype, IgnoreIndex, Weight, _Reduction, _Smoothing
 
@@ -6,13 +6,20 @@ BACKENDS: list[str]
 BUILD: str
 DTYPES: list[str]
 
+@final
 class Summary:
-    loss: float
-    z_loss: float
-    weight: float
-    counted: int
-    correct: int
+    @property
+    def loss(self) -> float: ...
+    @property
+    def z_loss(self) -> float: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def counted(self) -> int: ...
+    @property
+    def correct(self) -> int: ...
 
+@final
 class CrossEntropy:
     def __new__(
         cls,

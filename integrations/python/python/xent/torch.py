@@ -9,9 +9,10 @@ have. The memory of the last large gradient is kept for the next: :func:`release
 PyTorch's own function takes what is not covered: tensors that are not on the CPU, dtypes that are not in ``xent.DTYPES``,
 targets that require a gradient, class weights that are negative or not finite or that float32 does not hold (of float64
 logits; in compiled code, any weights of these), probabilities of shape (N, C, d1, ...) unless the classes are innermost in
-memory (``channels_last``) and float64 ones of other logits, ``torch.func`` transforms and forward-mode derivatives,
-batched backward passes, tracing, dispatch modes and subclasses of tensors. Of third derivatives, and of second ones
-but with classes as targets, 64 or more of them, and innermost, PyTorch's formulas are used.
+memory (``channels_last``), probabilities of logits that are not float64 where they or the class weights are,
+``torch.func`` transforms and forward-mode derivatives, batched backward passes, tracing, dispatch modes and subclasses of
+tensors. Of third derivatives, and of second ones but with classes as targets, 64 or more of them, and innermost, PyTorch's
+formulas are used.
 
 What differs on purpose: a target that is no class raises an ``IndexError`` with its row, and a probability that is negative
 or not finite a ``ValueError``, as do rows without classes; targets may be of any integer dtype. A class of probability or
@@ -139,12 +140,13 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 class _Loss:
     """Options, and the loss that is built with them."""
 
-    __slots__ = ("ce", "ignore_index", "label_smoothing", "per_row", "reduction", "z_loss")
+    __slots__ = ("ce", "ignore_index", "label_smoothing", "per_row", "reduction", "weight_dtype", "z_loss")
 
     def __init__(self, weight, ignore_index, reduction, label_smoothing, z_loss):
         self.ignore_index, self.reduction = ignore_index, reduction
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
         self.per_row = reduction == "none"
+        self.weight_dtype = None if weight is None else weight.dtype
         self.ce = xent.CrossEntropy(
             None if weight is None else to_dlpack(weight.detach()),
             ignore_index=ignore_index,
@@ -155,7 +157,7 @@ class _Loss:
 
     def forward(self, input, target, grad, dtype=None):
         """The loss; its gradient in ``grad``, unless that is ``None``. Both tensors may be the same memory."""
-        dtype = dtype or _loss_dtype(input, target)
+        dtype = dtype or _loss_dtype(input, target, self.weight_dtype)
         if self.per_row:
             shape = input.shape[:1] + input.shape[2:] if input.dim() > 1 else ()
             losses = torch.empty(shape, dtype=_per_row_dtype(input), device="cpu")
@@ -320,19 +322,13 @@ def _second_order_formula(ctx, upstream, input, target, weight, direction):
 def _is_covered(input, target, weight):
     if not (input.is_cpu and target.is_cpu) or input.dtype not in _DTYPES or input.layout != torch.strided:
         return False
-    dimensions = input.dim()
-    if dimensions == 0 or target.requires_grad:
+    if input.dim() == 0 or target.requires_grad:
         return False
     if _transforms_are_active() or forward_ad._current_level >= 0:
         return False
     if weight is not None and (not weight.is_cpu or weight.requires_grad):
         return False
-    if dimensions > 2 and target.is_floating_point():
-        if not (_has_classes_innermost(input) and _has_classes_innermost(target)):
-            return False
-        if target.dtype != _per_row_dtype(input):
-            return False
-    if target.dtype == torch.float64 and input.dtype != torch.float64:
+    if target.is_floating_point() and not _are_covered_probabilities(input, target, weight):
         return False
     needs_exact_weight = weight is not None and input.dtype == torch.float64
     if torch.compiler.is_compiling():
@@ -345,6 +341,16 @@ def _is_covered(input, target, weight):
     if weight is not None and not (_is_plain(weight) and _is_weight(weight)):
         return False
     return not needs_exact_weight or weight.equal(weight.float().to(weight.dtype))
+
+
+def _are_covered_probabilities(input, target, weight):
+    # The loss of any of them is in float64.
+    if input.dtype != torch.float64 and torch.float64 in (target.dtype, None if weight is None else weight.dtype):
+        return False
+    if input.dim() <= 2:
+        return True
+    are_rows = _has_classes_innermost(input) and _has_classes_innermost(target)
+    return are_rows and target.dtype == _per_row_dtype(input)
 
 
 def _is_plain(tensor):
@@ -394,11 +400,15 @@ def _has_classes_innermost(tensor):
     return tensor.dim() > 2 and tensor.movedim(1, -1).is_contiguous()
 
 
-def _loss_dtype(input, target):
-    """That of the logits and the probabilities. Autocast runs the loss in float32; the logits need no cast for it."""
+def _loss_dtype(input, target, weight_dtype):
+    """That of the logits, and with probabilities of these and of the class weights, if there are any. Autocast runs the
+    loss in float32; the logits need no cast for it."""
     if torch.is_autocast_enabled("cpu"):
         return _per_row_dtype(input)
-    return torch.promote_types(input.dtype, target.dtype) if target.is_floating_point() else input.dtype
+    if not target.is_floating_point():
+        return input.dtype
+    dtype = torch.promote_types(input.dtype, target.dtype)
+    return dtype if weight_dtype is None else torch.promote_types(dtype, weight_dtype)
 
 
 def _scalar(value, dtype):
@@ -516,5 +526,6 @@ _operation.register_autograd(_scaled_grad, setup_context=_save_grad)
 
 def _compiled(input, target, weight, ignore_index, reduction, label_smoothing, z_loss):
     wants_grad = torch.is_grad_enabled() and input.requires_grad
-    options = ignore_index, reduction, label_smoothing, z_loss, _loss_dtype(input, target)
+    dtype = _loss_dtype(input, target, None if weight is None else weight.dtype)
+    options = ignore_index, reduction, label_smoothing, z_loss, dtype
     return torch.ops.xent.cross_entropy(input, target, weight, *options, wants_grad)[0]

@@ -6,6 +6,7 @@ use core::slice;
 use pyo3::exceptions::PyAttributeError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyCapsule;
 
 use super::Description;
@@ -41,6 +42,11 @@ pub(super) fn describe<'py>(
         Err(error) => return Err(error),
     };
     let Ok(capsule) = capsule.cast_into::<PyCapsule>() else { return Ok(None) };
+    if is_masked(object)? {
+        return Err(type_error(format!(
+            "{argument} is a masked array, whose mask would be ignored: give its data, and loss_mask"
+        )));
+    }
     let pointer = capsule.pointer_checked(None)?.cast::<ArrayInterface>();
     // SAFETY: a capsule without a name at `__array_struct__` holds this struct, which lives as long as the capsule.
     let interface = unsafe { pointer.as_ref() };
@@ -82,6 +88,19 @@ pub(super) fn describe<'py>(
     let writable = if has(WRITABLE) { Ok(()) } else { Err("it is read-only") };
     let data = interface.data.cast();
     Ok(Some(Description { dtype, shape, strides, data, writable, owner: capsule.into_any() }))
+}
+
+/// Whether it is one of `numpy.ma`. Nothing that is just an array is asked.
+fn is_masked(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = object.py();
+    let load = || Ok::<_, PyErr>(py.import("numpy")?.getattr("ndarray")?.unbind());
+    let kind = object.get_type();
+    match ARRAY.get_or_try_init(py, load) {
+        Ok(array) if kind.is(array) => Ok(false),
+        Ok(_) => kind.hasattr(intern!(py, "harden_mask")),
+        Err(_) => Ok(false), // There is no NumPy: other libraries have the interface too.
+    }
 }
 
 /// To NumPy, a bfloat16 of `ml_dtypes` is two bytes of anything.
