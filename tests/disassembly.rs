@@ -17,10 +17,11 @@ const MULTIPLY_ADDS_OF_EXP: usize = 8;
 /// over rows shows no other loop inside, because the compiler put that elsewhere, it has those of a row's ends besides.
 const EXPONENTIALS_OF_SUM: usize = 8;
 
-/// Instructions for each exponential of those loops on AVX-512: 36.3 when this was written, of which 14 are the
-/// exponential and some 5 look for the maximum of columns to come, and 3% for another compiler's taste.
+/// Instructions for each exponential of those loops on AVX-512: 34.9 when this was written, of which 14 are the
+/// exponential and some 5 look for the maximum of columns to come, and 3% for another compiler's taste. They are counted in
+/// release builds, as users have them: with checks of overflow there are more, and not as many in each build (37.5 once).
 /// `benches/instructions.rs` counts for AVX2.
-const MOST_INSTRUCTIONS: f64 = 37.4;
+const MOST_INSTRUCTIONS: f64 = 35.9;
 
 /// Row loops that there are at least: the sum of exponentials, kept or not, with and without the gaps of label
 /// smoothing, and the passes of the gradient.
@@ -165,7 +166,7 @@ fn check(module: &str, register: &str) {
                 main_loops += 1;
                 let each = body.len() as f64 / exponentials as f64;
                 most_instructions = most_instructions.max(each);
-                let is_counted = module == "avx512";
+                let is_counted = module == "avx512" && !cfg!(debug_assertions);
                 assert!(
                     !is_counted || each <= MOST_INSTRUCTIONS,
                     "{each} instructions for each exponential in {at}"
